@@ -1,0 +1,235 @@
+"""Tagged text -> speech, with the true time of every word and tag.
+
+The embedded voice is espeak-ng plus this project's own effects: it needs no network, no model and no system package.
+It is what the scale model learns from and understands.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from evoxtral import tags
+from evoxtral.audio import SAMPLE_RATE
+from evoxtral.errors import SpeechError
+from evoxtral.speech import effects
+from evoxtral.speech.espeak import Prosody, espeak
+
+LANGUAGES = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")  # accents of English, espeak-ng names
+FEMALE = ("f1", "f2", "f3", "f4", "f5", "Annie", "belinda", "linda", "steph", "anika")
+MALE = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "adam", "Andy", "benjamin", "edward", "ian", "john", "max",
+        "Michael", "Mike", "paul", "robert", "victor")  # fmt: skip
+VOICES = tuple(f"{language}+{variant}" for language in LANGUAGES for variant in FEMALE + MALE)
+DEFAULT_VOICE = "en-us+f3"
+
+PAUSES = {"short pause": (0.5, 0.6), "pause": (0.9, 1.25), "long pause": (1.8, 2.4)}  # s; ordinary gaps stay under 0.35 s
+STAMMERS = "stammers"
+SPOKEN_TAGS = (*effects.SOUNDS, *effects.DELIVERIES, STAMMERS, *PAUSES)
+_SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"')\]]*$")  # an ellipsis trails off, it does not end the sentence
+_FIRST_SYLLABLE = re.compile(r"[^\Waeiou]*[aeiou]", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A word or a tag's name with where it sounds, in seconds from the start of the wave."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Speech:
+    """wave: (T,) float32 at 16 kHz, in [-1, 1]. skipped: the tags, as written, that the voice has no sound for."""
+
+    wave: np.ndarray
+    words: tuple[Timed, ...]
+    tags: tuple[Timed, ...]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Sound:
+    name: str  # a key of effects.SOUNDS or PAUSES
+
+
+@dataclass(frozen=True)
+class _Phrase:
+    """Words in one breath and one colour. `opened` are the delivery tags that begin here."""
+
+    words: tuple[str, ...]
+    deliveries: tuple[str, ...]
+    opened: tuple[str, ...]
+    stammered: bool
+
+
+def spoken_as(name: str) -> str | None:
+    """The sound, delivery or pause that the embedded voice makes for a tag's name, by synonym group; None: it has none."""
+    return next((n for n in (name, tags.group(name)) if n in SPOKEN_TAGS), None)
+
+
+def speak(text: str, voice: str = DEFAULT_VOICE, seed: int = 0) -> Speech:
+    """Speak tagged text: `[sighs] I told you. [whispers] It is a SECRET.`
+
+    A delivery (`[sad]`, `[whispers]`) colours the rest of its sentence, or up to the next delivery; two in a row add up.
+    `[stammers]` acts on the next word. A word in capitals is stressed. Tags without a sound are skipped and reported.
+    voice: one of VOICES, or any espeak-ng voice. seed: the speaker's rate and pitch and the grain of every sound;
+    the same arguments give the same wave.
+    Raises SpeechError when nothing in the text can be spoken or the voice does not exist.
+    """
+    plan, skipped = _plan(text)
+    if not plan:
+        raise SpeechError("There is nothing to speak: write some words, or a tag such as [laughs].")
+    rng = np.random.default_rng(seed)
+    speaker = Prosody(rng.uniform(150, 195), rng.uniform(38, 60), rng.uniform(40, 65))
+    speech = _Recording(voice, speaker, rng)
+    previous = None
+    for item in plan:
+        if isinstance(item, _Sound):
+            speech.add_sound(item)
+        else:
+            speech.add_phrase(item, after_phrase=isinstance(previous, _Phrase))
+        previous = item
+    return speech.finish(tuple(skipped))
+
+
+def _plan(text: str) -> tuple[list[_Sound | _Phrase], list[str]]:
+    """What to sound, in order, and the tags that were skipped."""
+    plan: list[_Sound | _Phrase] = []
+    skipped: list[str] = []
+    words: list[str] = []
+    deliveries: list[str] = []  # of the current sentence
+    opened: list[str] = []  # deliveries whose tag stands right before the coming words
+    stammered = False
+
+    def flush(end_of_sentence: bool = False) -> None:
+        nonlocal stammered
+        if words:
+            plan.append(_Phrase(tuple(words), tuple(deliveries), tuple(opened), stammered))
+            words.clear(), opened.clear()
+            stammered = False
+        if end_of_sentence:
+            deliveries.clear()
+
+    for piece in tags.parse(text):
+        if isinstance(piece, tags.Tag):
+            name = spoken_as(piece.name)
+            if name is None:
+                skipped.append(piece.raw)
+                continue
+            flush()
+            if name == STAMMERS:
+                stammered = True
+            elif name in effects.DELIVERIES:
+                if not opened:
+                    deliveries.clear()
+                deliveries.append(name), opened.append(name)
+            else:
+                plan.append(_Sound(name))
+        else:
+            for word in piece.raw.split():
+                words.append(word)
+                if _SENTENCE_END.search(word):
+                    flush(end_of_sentence=True)
+    flush()
+    return plan, skipped
+
+
+class _Recording:
+    """The wave as it grows, with the times of what is in it."""
+
+    def __init__(self, voice: str, speaker: Prosody, rng: np.random.Generator) -> None:
+        self.voice, self.speaker, self.rng = voice, speaker, rng
+        self.language, _, variant = voice.partition("+")
+        self.female = variant in FEMALE
+        self.parts = [effects.silence(rng.uniform(0.08, 0.25))]
+        self.count = len(self.parts[0])  # samples so far
+        self.words: list[Timed] = []
+        self.tags: list[Timed] = []
+        self.reach: dict[str, int] = {}  # delivery -> its latest place in self.tags
+
+    @property
+    def now(self) -> float:
+        return self.count / SAMPLE_RATE  # s
+
+    def _append(self, wave: np.ndarray) -> None:
+        self.parts.append(wave)
+        self.count += len(wave)
+
+    def _gap(self, low: float, high: float) -> None:
+        self._append(effects.silence(self.rng.uniform(low, high)))
+
+    def add_sound(self, sound: _Sound) -> None:
+        start = self.now
+        if sound.name in PAUSES:
+            self._gap(*PAUSES[sound.name])
+        else:
+            self._append(effects.SOUNDS[sound.name](self.rng, self.female))
+        self.tags.append(Timed(sound.name, start, self.now))
+        if sound.name not in PAUSES:
+            self._gap(0.08, 0.2)
+
+    def add_phrase(self, phrase: _Phrase, after_phrase: bool) -> None:
+        if after_phrase:
+            self._gap(0.15, 0.32)
+        deliveries = [effects.DELIVERIES[d] for d in phrase.deliveries] or [effects.NEUTRAL]
+        prosody, voice = self.speaker, self.voice
+        for delivery in deliveries:
+            prosody = delivery.prosody(prosody)
+        if any(d.whispered for d in deliveries):
+            voice = f"{self.language}+{'whisperf' if self.female else 'whisper'}"
+        start = self.now
+        if phrase.stammered:
+            self._stammer(phrase.words[0], voice, prosody)
+            self.tags.append(Timed(STAMMERS, start, self.now))
+        wave, starts = self._say(phrase.words, voice, prosody)
+        for delivery in deliveries:
+            wave, positions = delivery.colour(wave, self.rng)
+            if positions is not None:
+                starts = np.searchsorted(positions, starts)
+        times = [self.now + float(s) / SAMPLE_RATE for s in starts]
+        self._append(wave)
+        ends = [*times[1:], self.now]
+        self.words += [Timed(w, a, b) for w, a, b in zip(phrase.words, times, ends, strict=True)]
+        for name in phrase.deliveries:
+            if name in phrase.opened:
+                self.reach[name] = len(self.tags)
+                self.tags.append(Timed(name, start, self.now))
+            else:  # a phrase later in the same sentence: one tag, that reaches further
+                tag = self.tags[self.reach[name]]
+                self.tags[self.reach[name]] = replace(tag, end=self.now)
+
+    def _say(self, words: tuple[str, ...], voice: str, prosody: Prosody) -> tuple[np.ndarray, np.ndarray]:
+        """Wave at 16 kHz without the silence around it, and the sample at which each word starts."""
+        import soxr
+
+        stressed = {
+            i: (int(self.rng.integers(45, 70)), int(self.rng.integers(58, 72)))  # pitch in %, rate in %
+            for i, word in enumerate(words)
+            if tags.emphasised(word)
+        }
+        # Capitals are read letter by letter by espeak-ng, and they mean stress here: lower-case them.
+        spoken = [word.lower() if i in stressed else word for i, word in enumerate(words)]
+        engine = espeak()
+        wave, starts = engine.synthesize(spoken, voice, prosody, stressed)
+        wave = soxr.resample(wave, engine.rate, SAMPLE_RATE)
+        audible = np.nonzero(np.abs(wave) > 0.004)[0]
+        first, last = (max(0, audible[0] - 160), audible[-1] + 160) if len(audible) else (0, len(wave))
+        starts = np.clip((np.array(starts) * SAMPLE_RATE).astype(int) - first, 0, max(0, last - first - 1))
+        return wave[first:last], starts
+
+    def _stammer(self, word: str, voice: str, prosody: Prosody) -> None:
+        """The word's first syllable, cut short, two or three times."""
+        match = _FIRST_SYLLABLE.search(word)
+        syllable, _ = self._say((match.group() if match and len(word) > 3 else word,), voice, prosody)
+        syllable = effects.peak(syllable[: int(0.22 * SAMPLE_RATE)], effects.NORMAL)
+        fade = min(len(syllable), int(0.02 * SAMPLE_RATE))
+        syllable[len(syllable) - fade :] *= np.linspace(1, 0, fade)
+        for _ in range(self.rng.integers(2, 4)):
+            self._append(syllable)
+            self._gap(0.05, 0.12)
+
+    def finish(self, skipped: tuple[str, ...]) -> Speech:
+        self._gap(0.1, 0.25)
+        wave = np.clip(np.concatenate(self.parts), -1, 1).astype(np.float32)
+        return Speech(wave, tuple(self.words), tuple(sorted(self.tags, key=lambda t: t.start)), skipped)
