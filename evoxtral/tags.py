@@ -1,16 +1,17 @@
 """The grammar of tagged text: `[nervous] So... I NEVER said that. [laughs]`.
 
-One definition of what a tag, an emphasised word and plain text are; the metric, the transcript, the voice and the
-screen all use it.
+One definition of what a tag, an emphasised word and plain text are; the metric, the transcript, the voice and
+the screen all use it.
 
-A tag is what Evoxtral-Bench counts, the regular expression `\\[([^\\]]+)\\]`: it starts at the leftmost `[` and ends
-at the next `]`, with at least one character between them. Three things follow, for every function here alike:
+A tag is what Evoxtral-Bench counts, the regular expression `\\[([^\\]]+)\\]`: it starts at the leftmost `[`
+and ends at the next `]`, with at least one character between them. Hence, for every function alike:
 
 - Brackets do not nest. In `[a [b] c]` the tag is `[a [b]`, named `a [b`, and ` c]` is text.
 - An unclosed `[`, a stray `]` and the empty pair `[]` are text.
 - Any name is a tag, also one that the vocabulary does not know; `[ ]` is a tag whose name is empty.
 
-An emphasised word is two or more capitals A-Z between word boundaries, outside tags: in `[LAUGHS] DON'T` it is `DON`.
+An emphasised word is two or more capitals A-Z between word boundaries, outside tags. In
+`[LAUGHS] NO! I DON'T` they are `NO` and `DON`.
 """
 
 import re
@@ -47,7 +48,7 @@ Piece = Text | Tag
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known about a tag name: how it is shown (`category`) and which names mean the same (`group`)."""
+    """What is known about a tag name: its kind (`category`), and the name of its synonyms (`group`)."""
 
     name: str
     category: str
@@ -56,8 +57,8 @@ class Entry:
 
 def parse(text: str) -> tuple[Piece, ...]:
     """Split text into tags and the text between them, in linear time; `render` gives the same string back."""
-    # str.find instead of the regular expression: `re` looks for the missing `]` again from every `[` of a text like
-    # "[[[[…", which is quadratic. The tests hold both to the same answer.
+    # str.find instead of the regular expression: from every `[` of a text like "[[[[…", `re` looks for the
+    # missing `]` again, which is quadratic. The tests hold both to the same answer.
     pieces: list[Piece] = []
     start = scan = 0
     while (opening := text.find("[", scan)) >= 0 and (closing := text.find("]", opening)) >= 0:
@@ -97,14 +98,14 @@ def without_tags(text: str) -> str:
 def emphasised(text: str) -> list[str]:
     """Emphasised words outside tags, lower-cased, in order, with repetitions.
 
-    They are looked for in the very string that `plain` lower-cases them in, so that each capital is counted once, as
-    emphasis or as spelling. `[LAUGHS]` is a tag and no word was stressed: it counts as a tag only.
+    They are looked for in the very string that `plain` lower-cases them in, so the two always agree on what
+    was emphasised. `[LAUGHS]` is a tag and stresses no word: it counts as a tag only.
     """
     return [word.lower() for word in EMPHASIS.findall(without_tags(text))]
 
 
 def plain(text: str) -> str:
-    """What was said, without how: tags and the white space after them removed, emphasis lower-cased, trimmed."""
+    """What was said, not how: tags and the white space after them removed, emphasis lower-cased, trimmed."""
     return EMPHASIS.sub(lambda word: word.group().lower(), without_tags(text)).strip()
 
 
@@ -121,9 +122,9 @@ def group(name: str) -> str:
     return entry.group if entry else key
 
 
-# ElevenLabs v3 takes any words as a tag; these are the ones that its guide and the model card name, and the ways
-# people write them. Category → group → other names in the group. A group is named as the training set writes it.
-# Groups serve display and grouped scores; nobody rewrites a tag with them.
+# ElevenLabs v3 takes any words as a tag; these are the ones that its guide and the model card name, and the
+# ways people write them. Category → group → the other names in the group. A group is named as the training
+# set writes it. Groups serve display and grouped scores; nobody rewrites a tag with them.
 _GROUPS: Mapping[str, Mapping[str, str]] = {
     "emotion": {
         "nervous": "nervously, anxious, anxiously, worried, uneasy, tense, stressed",
@@ -156,24 +157,25 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "resigned": "resigned tone",
     },
     "non-verbal": {
-        "laughs": "laugh, laughing, laughter, laughs harder, starts laughing, laughs nervously, nervous laugh, "
-        "nervous laughter, laughs softly, soft laugh, light laugh, laughs loudly, bursts out laughing, bitter laugh, "
-        "evil laugh, happy laugh, big laugh, chuckle, chuckles, chuckling, light chuckle, giggle, giggles, giggling, "
-        "snickers, cackles",
-        "sighs": "sigh, sighing, sighs heavily, heavy sigh, deep sigh, sighs deeply, frustrated sigh, happy sigh, "
-        "sigh of relief, sighs with relief",
+        "laughs": "laugh, laughing, laughter, laughs harder, starts laughing, laughs nervously, "
+        "nervous laugh, nervous laughter, laughs softly, soft laugh, light laugh, laughs loudly, "
+        "bursts out laughing, bitter laugh, evil laugh, happy laugh, big laugh, chuckle, chuckles, "
+        "chuckling, light chuckle, giggle, giggles, giggling, snickers, cackles",
+        "sighs": "sigh, sighing, sighs heavily, heavy sigh, deep sigh, sighs deeply, frustrated sigh, "
+        "happy sigh, sigh of relief, sighs with relief",
         "exhales": "exhale, exhaling, exhales sharply, exhales deeply, breathes out, long exhale",
-        "inhales": "inhale, inhaling, inhales deeply, inhales sharply, sharp inhale, breathes in, takes a breath, "
-        "takes a deep breath, deep breath",
-        "breathes": "breath, breathing, breathes heavily, heavy breathing, pants, panting, out of breath, breathless",
+        "inhales": "inhale, inhaling, inhales deeply, inhales sharply, sharp inhale, breathes in, "
+        "takes a breath, takes a deep breath, deep breath",
+        "breathes": "breath, breathing, breathes heavily, heavy breathing, pants, panting, out of breath, "
+        "breathless",
         "gasps": "gasp, gasping, gasps loudly, sharp gasp",
-        "clears throat": "clear throat, clearing throat, throat clear, throat clearing, clears his throat, "
-        "clears her throat, ahem",
+        "clears throat": "clear throat, clearing throat, throat clear, throat clearing, "
+        "clears his throat, clears her throat, ahem",
         "coughs": "cough, coughing, coughs softly, coughing fit",
         "sneezes": "sneeze, sneezing",
         "sniffs": "sniff, sniffing, sniffle, sniffles, sniffling",
-        "crying": "cry, cries, starts crying, sob, sobs, sobbing, weeps, weeping, tearful, tearfully, whimpers, "
-        "whimpering",
+        "crying": "cry, cries, starts crying, sob, sobs, sobbing, weeps, weeping, tearful, tearfully, "
+        "whimpers, whimpering",
         "yawns": "yawn, yawning",
         "gulps": "gulp, gulping, swallow, swallows, swallowing, swallows hard",
         "snorts": "snort, snorting",
@@ -225,8 +227,8 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "pirate voice": "pirate accent",
     },
     "pause": {
-        "pause": "pauses, short pause, brief pause, small pause, long pause, dramatic pause, awkward pause, beat, "
-        "continues after a beat, silence, awkward silence",
+        "pause": "pauses, short pause, brief pause, small pause, long pause, dramatic pause, "
+        "awkward pause, beat, continues after a beat, silence, awkward silence",
     },
     "other": {
         "applause": "clapping, claps",

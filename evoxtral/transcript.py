@@ -1,0 +1,212 @@
+"""What the engine gives back: text with tags, where it lies in the clip, and how sure the model was.
+
+Times are seconds from the start of the clip; probabilities lie in [0, 1]; positions are character offsets in
+`Transcript.text`.
+"""
+
+import html
+import json
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+
+from evoxtral.tags import Tag, category, parse, plain
+
+# Hiding a tag must not leave a gap before these: "Well [laughs], yes" becomes "Well, yes".
+_CLOSING_PUNCTUATION = tuple(",.;:!?…)")
+
+
+@dataclass(frozen=True)
+class Token:
+    """Text of one decoded token and the probability the model gave it; None for text that a person typed."""
+
+    text: str
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class TagSpan:
+    """One tag of a transcript. `probability` is that of its whole span: the product over the tokens in it."""
+
+    name: str
+    category: str
+    position: int
+    probability: float | None
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One segment of the audio, `start` to `end` in seconds; `cut` if decoding stopped before the text ended."""
+
+    start: float
+    end: float
+    tokens: tuple[Token, ...]
+    cut: bool = False
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens).strip()
+
+    @classmethod
+    def from_text(cls, text: str, start: float, end: float) -> "Cue":
+        """A cue of text that no model decoded, so without probabilities."""
+        return cls(start, end, (Token(text, None),))
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What one variant wrote for one clip.
+
+    cues: the clip's segments in order.  duration: seconds of audio.  seconds: time spent on it so far.
+    done: False while more text is still being decoded.
+    """
+
+    cues: tuple[Cue, ...]
+    duration: float
+    seconds: float
+    done: bool = True
+
+    @classmethod
+    def from_text(cls, text: str, duration: float) -> "Transcript":
+        """Text that a person wrote or edited, as one cue over `duration` seconds, without probabilities."""
+        return cls((Cue.from_text(text, 0.0, duration),), duration, seconds=0.0)
+
+    @property
+    def text(self) -> str:
+        """The cues' texts, tags in, joined by one space."""
+        return " ".join(cue.text for cue in self._spoken_cues())
+
+    @property
+    def plain(self) -> str:
+        """What was said, without tags and emphasis, as the benchmark reads it."""
+        return plain(self.text)
+
+    @property
+    def cut(self) -> bool:
+        """Whether any segment ran out of its token budget."""
+        return any(cue.cut for cue in self.cues)
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens a model decoded."""
+        return sum(token.probability is not None for cue in self.cues for token in cue.tokens)
+
+    @property
+    def tags(self) -> tuple[TagSpan, ...]:
+        """Every tag in order of position, with the probability of its span."""
+        starts, ends, probabilities = self._placed_tokens()
+        spans = []
+        position = 0
+        for piece in parse(self.text):
+            end = position + len(piece.raw)
+            if isinstance(piece, Tag):
+                inside = slice(bisect_right(ends, position), bisect_left(starts, end))
+                probability = _product(probabilities[inside])
+                spans.append(TagSpan(piece.name, category(piece.name), position, probability))
+            position = end
+        return tuple(spans)
+
+    def without(self, min_probability: float = 0.0, hidden_categories: Collection[str] = frozenset()) -> str:
+        """The tagged text, less the tags below a probability and those of hidden categories.
+
+        A tag of unknown probability is not below any. Where a tag is hidden, the white space of one side goes
+        with it, and of both sides at the ends of the text and before closing punctuation. Emphasis stays.
+        """
+        spans = iter(self.tags)
+        kept = ""
+        gap = False
+        for piece in parse(self.text):
+            if isinstance(piece, Tag) and _hidden(next(spans), min_probability, hidden_categories):
+                gap = True
+                continue
+            kept = _close_gap(kept, piece.raw) if gap else kept + piece.raw
+            gap = False
+        return kept.strip()
+
+    def as_dict(self) -> dict:
+        """The JSON shape of the command line, the API and the exports."""
+        return {
+            "text": self.text,
+            "plain": self.plain,
+            "tags": [asdict(span) for span in self.tags],
+            "seconds": self.seconds,
+            "cut": self.cut,
+            "cues": [{"start": cue.start, "end": cue.end, "text": cue.text} for cue in self._spoken_cues()],
+        }
+
+    def to_txt(self) -> str:
+        return self.text
+
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict(), ensure_ascii=False, indent=2)
+
+    def to_srt(self) -> str:
+        """SubRip subtitles, tags in, one per segment."""
+        return "".join(
+            f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{_one_line(cue.text)}\n\n"
+            for number, cue in enumerate(self._spoken_cues(), start=1)
+        )
+
+    def to_vtt(self) -> str:
+        """WebVTT captions, tags in, one per segment (https://www.w3.org/TR/webvtt1/)."""
+        # Escaping `<`, `&` and `>` also takes care of `-->`, which may not occur in a caption.
+        return "WEBVTT\n\n" + "".join(
+            f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
+            f"{html.escape(_one_line(cue.text), quote=False)}\n\n"
+            for cue in self._spoken_cues()
+        )
+
+    def _spoken_cues(self) -> Iterator[Cue]:
+        return (cue for cue in self.cues if cue.text)
+
+    def _placed_tokens(self) -> tuple[list[int], list[int], list[float | None]]:
+        """Starts and ends of all tokens in order, as character offsets in `text`, and their probabilities."""
+        starts: list[int] = []
+        ends: list[int] = []
+        probabilities: list[float | None] = []
+        offset = 0
+        for cue in self._spoken_cues():
+            raw = "".join(token.text for token in cue.tokens)
+            # White space that `Cue.text` strips takes no room: its tokens shrink to nothing at the ends.
+            low, high = offset, offset + len(cue.text)
+            position = low - (len(raw) - len(raw.lstrip()))
+            for token in cue.tokens:
+                starts.append(min(max(position, low), high))
+                position += len(token.text)
+                ends.append(min(max(position, low), high))
+                probabilities.append(token.probability)
+            offset = high + 1  # one space joins two cues
+        return starts, ends, probabilities
+
+
+def _product(probabilities: list[float | None]) -> float | None:
+    known = [probability for probability in probabilities if probability is not None]
+    return math.prod(known) if len(known) == len(probabilities) else None
+
+
+def _hidden(span: TagSpan, min_probability: float, hidden_categories: Collection[str]) -> bool:
+    unlikely = span.probability is not None and span.probability < min_probability
+    return unlikely or span.category in hidden_categories
+
+
+def _close_gap(before: str, after: str) -> str:
+    """Join the text on both sides of a hidden tag."""
+    left, right = before.rstrip(), after.lstrip()
+    space = before[len(left) :] or after[: len(after) - len(right)]
+    if not left or after.startswith(_CLOSING_PUNCTUATION):
+        space = ""
+    return left + space + right
+
+
+def _one_line(text: str) -> str:
+    """Subtitle text on one line: an empty line inside a cue would end it. (SRT knows no escapes.)"""
+    return " ".join(text.split())
+
+
+def _clock(seconds: float, point: str) -> str:
+    """`01:02:03,456` for SRT (`point=","`), `01:02:03.456` for VTT."""
+    total_seconds, milliseconds = divmod(round(seconds * 1000), 1000)
+    total_minutes, seconds_left = divmod(total_seconds, 60)
+    hours, minutes = divmod(total_minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds_left:02}{point}{milliseconds:03}"
