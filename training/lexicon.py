@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 WORDS = Path(__file__).with_name("words")
-# Named here because the folder also holds files that are not lists of words (sentence frames and their slots).
+# Named here because the folder also holds files that are not lists of words (sentence frames and slots).
 KINDS = (
     "adjectives adjectives_graded adjectives_predicative adverbs cities conjunctions days_months determiners "
     "functions interjections names nouns_abstract nouns_concrete nouns_mass numbers plurals_irregular "
@@ -38,7 +38,7 @@ _COMPARED = {
 _SILENT_H = re.compile(r"(hour|honest|honor|heir)")
 # Spelled with a vowel but said with "y" or "w": university, useful, Europe, one. Where un- is a prefix
 # (unimportant, uninvited, unidentified) the vowel is a real one.
-_SAID_AS_CONSONANT = re.compile(r"(uni(?!n|mp|d|mag)|unanim|us[aeu]|ut[ei]|ur[ai]n|uk|ubiq|e[uw]|(one|once)\b)")
+_SAID_AS_CONSONANT = re.compile(r"(uni(?!n|mp|d|mag)|unanim|us[aeu]|ut[ei]|ur[ai]n|uk|ubiq|e[uw]|on(c?e)\b)")
 
 
 @cache
