@@ -1,0 +1,7 @@
+"""`python -m evoxtral`."""
+
+import sys
+
+from evoxtral.cli import main
+
+sys.exit(main())

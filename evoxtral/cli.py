@@ -1,0 +1,328 @@
+"""`python -m evoxtral`: the command line.
+
+Results go to stdout and everything else to stderr, so that a pipe carries only results. A mistake ends with
+exit code 2 and one sentence. Heavy modules are imported by the command that needs them: `--help` is instant.
+"""
+
+import argparse
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from evoxtral import __version__
+from evoxtral.errors import EvoxtralError
+
+if TYPE_CHECKING:
+    from evoxtral.checkpoints import Checkpoint
+    from evoxtral.metrics import Report
+    from evoxtral.transcript import Transcript
+
+OK, FAILED, INTERRUPTED = 0, 2, 130  # exit codes; 130 is the shell's own for Ctrl-C
+
+PAIR = '{"prediction": "…", "reference": "…"}'
+
+log = logging.getLogger(__name__)
+
+
+class UsageError(EvoxtralError):
+    """Arguments that do not fit together, or a file of the command line that cannot be read or written."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse with one sentence for a mistake, and help whose last lines may cost an import."""
+
+    late_epilog: Callable[[], str] | None = None
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].upper()}{message[1:]}; see `{self.prog} --help`.")
+
+    def format_help(self) -> str:
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code: 0, 2 for what a person can put right, 130 for Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show "…" gets an escape instead
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        args = build_parser().parse_args(argv)
+        logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+        logging.getLogger("evoxtral").setLevel(logging.WARNING if args.quiet else logging.INFO)
+        code = args.command(args)
+        sys.stdout.flush()
+        return code
+    except EvoxtralError as error:
+        print(error, file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader (`| head`) has seen enough; the interpreter must not flush again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m evoxtral", description="Expressive speech-to-text with inline tags.")
+    parser.add_argument("--version", action="version", version=f"evoxtral {__version__}")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_transcribe(commands)
+    _add_speak(commands)
+    _add_score(commands)
+    _add_info(commands)
+    _add_merge(commands)
+    return parser
+
+
+# --- transcribe -------------------------------------------------------------------------------------------
+
+
+def _add_transcribe(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("transcribe", help="audio files to tagged text")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …")
+    parser.add_argument("--variant", default="rl", help="base, sft, rl or all (default: rl)")
+    parser.add_argument("--format", default="txt", choices=("txt", "json"), help="default: txt")
+    parser.add_argument("--language", default="en", help="default: en")
+    _add_model(parser)
+    parser.set_defaults(command=_transcribe)
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    """Every file is tried: one that cannot be read is named on stderr and costs the others nothing."""
+    from evoxtral import checkpoints
+    from evoxtral.engine import Engine
+
+    checkpoint = checkpoints.resolve(args.model)
+    variants = _variants(args.variant, checkpoint)
+    engine = Engine(checkpoint)
+    alone = len(args.files) == len(variants) == 1
+    results, code = [], OK
+    for number, file in enumerate(args.files, 1):
+        log.info("%s (%d/%d)", file, number, len(args.files))
+        try:
+            transcripts = engine.compare(_existing(file), variants=variants, language=args.language)
+        except EvoxtralError as error:
+            print(f"{file}: {error}", file=sys.stderr)
+            code = FAILED
+            continue
+        if args.format == "json":
+            results.append(file_result(file, checkpoint.name, transcripts))
+        else:
+            print("\n".join(_txt(file, transcripts, alone)), flush=True)
+    if args.format == "json":
+        print_json(results)
+    return code
+
+
+def _variants(asked: str, checkpoint: "Checkpoint") -> tuple[str, ...]:
+    """The variants to run, in the checkpoint's order."""
+    known = ("base", *checkpoint.adapters)
+    if asked == "all":
+        return known
+    if asked not in known:
+        raise UsageError(f"{checkpoint.name} has no variant {asked!r}, only {', '.join(known)}, or all.")
+    return (asked,)
+
+
+def _existing(file: str) -> Path:
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError("It is not a file." if path.exists() else "There is no such file.")
+    return path
+
+
+def file_result(file: str, model: str, transcripts: Mapping[str, "Transcript"]) -> dict:
+    """The JSON object of one file: its name, duration in seconds, model, and every variant's transcript."""
+    keys = ("text", "plain", "tags", "seconds", "cut")
+    variants = {name: {key: t.as_dict()[key] for key in keys} for name, t in transcripts.items()}
+    duration = next(iter(transcripts.values())).duration
+    return {"file": file, "duration": duration, "model": model, "variants": variants}
+
+
+def _txt(file: str, transcripts: Mapping[str, "Transcript"], alone: bool) -> Iterator[str]:
+    """Bare text for the only variant of the only file; otherwise a heading above each text."""
+    for variant, transcript in transcripts.items():
+        if not alone:
+            yield f"== {file} · {variant} =="
+        yield transcript.to_txt().rstrip("\n")
+        if not alone:
+            yield ""
+
+
+# --- speak ------------------------------------------------------------------------------------------------
+
+
+def _add_speak(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("speak", help="tagged text to a WAV file")
+    parser.late_epilog = _voices
+    parser.add_argument("text", metavar="TEXT", help='"[nervous] So… I was thinking. [sighs]"')
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.wav", help="16 kHz mono, 16 bit")
+    parser.add_argument("--voice", help="one of the voices below")
+    parser.add_argument("--seed", type=int, default=0, help="another speaker of the same voice (default: 0)")
+    parser.set_defaults(command=_speak)
+
+
+def _voices() -> str:
+    from evoxtral.speech import VOICES
+
+    return "voices: " + ", ".join(VOICES)
+
+
+def _speak(args: argparse.Namespace) -> int:
+    import soundfile
+
+    from evoxtral.audio import SAMPLE_RATE
+    from evoxtral.speech import DEFAULT_VOICE, speak
+
+    output = Path(args.output)
+    if output.suffix.lower() != ".wav":
+        raise UsageError(f"{output} is not a .wav file name; speech is written as WAV.")
+    speech = speak(args.text, voice=args.voice or DEFAULT_VOICE, seed=args.seed)
+    if speech.skipped:
+        log.warning("Skipped, the voice has no sound for it: %s", " ".join(speech.skipped))
+    data = io.BytesIO()
+    soundfile.write(data, speech.wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    _write(output, data.getvalue())
+    log.info("%s: %.1f s", output, len(speech.wave) / SAMPLE_RATE)
+    return OK
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+# --- score ------------------------------------------------------------------------------------------------
+
+
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("score", help="Evoxtral-Bench over predictions and references")
+    parser.add_argument("file", metavar="FILE.jsonl", help=f"lines of {PAIR}")
+    _add_json(parser)
+    parser.set_defaults(command=_score)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from evoxtral import metrics
+
+    report = metrics.score(read_pairs(Path(args.file)))
+    if args.json:
+        print_json(report_result(report))
+    else:
+        print("\n".join(_table(report)))
+    return OK
+
+
+def read_pairs(path: Path) -> list[tuple[str, str]]:
+    """(prediction, reference) of each line of a JSONL file; empty lines are passed over.
+
+    Raises UsageError, which names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: save it as JSON lines in UTF-8.") from error
+    pairs = [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not pairs:
+        raise UsageError(f"{path} has no lines; each should be {PAIR}.")
+    return pairs
+
+
+def _pair(path: Path, number: int, line: str) -> tuple[str, str]:
+    try:
+        match json.loads(line):
+            case {"prediction": str(prediction), "reference": str(reference)}:
+                return prediction, reference
+    except (ValueError, RecursionError):  # the decoder's own words are about the inside of the line
+        pass
+    raise UsageError(f"{path}, line {number} should be {PAIR} as JSON on one line.")
+
+
+def report_result(report: "Report") -> dict:
+    """The JSON object of a report: n, the seven scores as fractions, and the scores of each tag."""
+    return {**asdict(report.scores), "per_tag": {name: asdict(tag) for name, tag in report.per_tag.items()}}
+
+
+def _table(report: "Report") -> Iterator[str]:
+    for name, value in asdict(report.scores).items():
+        yield f"{name:18} {value:8d}" if name == "n" else f"{name:18} {100 * value:7.1f}%"
+    if report.per_tag:
+        yield f"\n{'tag':18} precision   recall       f1  support"
+    for name, tag in report.per_tag.items():
+        yield f"{name:18} {tag.precision:9.3f}{tag.recall:9.3f}{tag.f1:9.3f}{tag.support:9d}"
+
+
+# --- info and merge ---------------------------------------------------------------------------------------
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("info", help="what a model is made of")
+    _add_model(parser)
+    _add_json(parser)
+    parser.set_defaults(command=_info)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from evoxtral import checkpoints, lora
+
+    checkpoint = checkpoints.resolve(args.model)
+    total, trainable = lora.count_parameters(checkpoint)
+    result = {
+        "model": checkpoint.name,
+        "variants": ["base", *checkpoint.adapters],
+        "total_parameters": total,
+        "trainable_parameters": trainable,
+    }
+    if args.json:
+        print_json(result)
+    else:
+        print(f"{checkpoint.name}: {', '.join(result['variants'])}")
+        print(f"{total:,} parameters, {trainable:,} of them trainable ({trainable / total:.4%})")
+    return OK
+
+
+def _add_merge(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("merge", help="write a model with its adapter merged in, for other engines")
+    parser.add_argument("--variant", default="rl", help="sft or rl (default: rl)")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="a new folder")
+    _add_model(parser)
+    parser.set_defaults(command=_merge)
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from evoxtral import checkpoints, lora
+
+    checkpoint = checkpoints.resolve(args.model)
+    (variant,) = _variants(args.variant, checkpoint)
+    folder = Path(args.output)
+    lora.merge(checkpoint, variant, folder)
+    log.info("%s: %s with %s merged in", folder, checkpoint.name, variant)
+    return OK
+
+
+# --- shared -----------------------------------------------------------------------------------------------
+
+
+def _add_model(parser: Parser) -> None:
+    help = "tiny, mini-3b, or a folder with base/, sft/, rl/ (default: what this machine can run)"
+    parser.add_argument("--model", default="auto", metavar="tiny|mini-3b|FOLDER", help=help)
+
+
+def _add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
