@@ -1,0 +1,128 @@
+"""The files that a Hugging Face Space is made of: README.md's front matter and requirements.txt.
+
+The rules are those of https://huggingface.co/docs/hub/spaces-config-reference and /spaces-zerogpu.
+"""
+
+import ast
+import sys
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import SpaceHardware
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+ZEROGPU_PYTHON = ("3.10", "3.12")
+ZEROGPU_TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+
+# Packages that no line of ours imports, and why they are listed all the same.
+NEEDED_BY_OTHERS = {
+    "mistral-common": "transformers builds Voxtral's tokenizer and prompts with it",
+}
+
+
+@pytest.fixture(scope="module")
+def front_matter() -> dict:
+    _, matter, _ = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(matter)
+
+
+@pytest.fixture(scope="module")
+def requirements() -> dict[str, Requirement]:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+# --- README.md ---------------------------------------------------------------------------------------------
+
+
+def test_the_space_starts_app_py_with_gradio(front_matter):
+    assert front_matter["sdk"] == "gradio"
+    assert (ROOT / front_matter["app_file"]).is_file()
+
+
+def test_the_space_runs_the_gradio_that_the_tests_run(front_matter, requirements):
+    assert front_matter["sdk_version"] == version("gradio")
+    assert str(requirements["gradio"].specifier) == f"=={front_matter['sdk_version']}"
+
+
+def test_python_is_one_that_zerogpu_has_and_this_project_supports(front_matter):
+    assert front_matter["python_version"] in ZEROGPU_PYTHON
+    assert Version(front_matter["python_version"]) >= Version("3.11")
+
+
+def test_the_card_is_complete(front_matter):
+    assert front_matter["title"] and front_matter["emoji"] and front_matter["tags"]
+    assert {front_matter["colorFrom"], front_matter["colorTo"]} <= COLOURS
+    assert 0 < len(front_matter["short_description"]) <= 60
+    assert front_matter["license"] == "apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_a_duplicate_is_offered_zerogpu(front_matter):
+    assert SpaceHardware(front_matter["suggested_hardware"]) is SpaceHardware.ZERO_A10G
+
+
+def test_exactly_the_models_it_runs_are_named_and_preloaded(front_matter):
+    from evoxtral import checkpoints
+
+    mini = checkpoints.MINI_3B
+    used = [mini.base, *mini.adapters.values()]
+    assert front_matter["models"] == used
+    assert [entry.split(" ")[0] for entry in front_matter["preload_from_hub"]] == used
+
+
+def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(front_matter):
+    for entry in front_matter["preload_from_hub"]:
+        files = entry.split(" ")[1].split(",")
+        assert any(file.endswith(".safetensors") for file in files)
+        assert "consolidated.safetensors" not in files  # the same weights in Mistral's own layout
+
+
+# --- requirements.txt --------------------------------------------------------------------------------------
+
+
+def test_spaces_is_left_to_the_platform(requirements):
+    assert str(requirements["spaces"].specifier) == ""
+
+
+@pytest.mark.parametrize("preinstalled", ZEROGPU_TORCH)
+def test_a_torch_that_zerogpu_has_preinstalled_is_kept(requirements, preinstalled):
+    assert Version(preinstalled) in requirements["torch"].specifier
+
+
+def test_everything_else_has_a_lower_and_an_upper_end(requirements):
+    for name in requirements.keys() - {"spaces", "gradio"}:
+        ends = {specifier.operator for specifier in requirements[name].specifier}
+        assert ends & {">=", ">"} and ends & {"<", "<="}, name
+
+
+def test_the_tests_run_inside_the_ranges(requirements):
+    for name, requirement in requirements.items():
+        assert Version(version(name)) in requirement.specifier, name
+
+
+def test_the_list_is_what_the_app_imports_and_nothing_more(requirements):
+    sources = [ROOT / "app.py", *(ROOT / "evoxtral").rglob("*.py")]
+    modules = set().union(*(_modules(file) for file in sources if "serve" not in file.parts))
+    modules -= {"evoxtral", *sys.stdlib_module_names}
+    packages = packages_distributions()
+    imported = {canonicalize_name(packages[module][0]) for module in modules}
+    assert imported | NEEDED_BY_OTHERS.keys() == requirements.keys()
+
+
+def _modules(file: Path) -> set[str]:
+    """Top-level names of everything a file imports, at module level or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
