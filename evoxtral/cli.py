@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -108,7 +109,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     for number, file in enumerate(args.files, 1):
         log.info("%s (%d/%d)", file, number, len(args.files))
         try:
-            transcripts = engine.compare(_existing(file), variants=variants, language=args.language)
+            transcripts = engine.compare(Path(file), variants=variants, language=args.language)
         except EvoxtralError as error:
             print(f"{file}: {error}", file=sys.stderr)
             code = FAILED
@@ -130,13 +131,6 @@ def _variants(asked: str, checkpoint: "Checkpoint") -> tuple[str, ...]:
     if asked not in known:
         raise UsageError(f"{checkpoint.name} has no variant {asked!r}, only {', '.join(known)}, or all.")
     return (asked,)
-
-
-def _existing(file: str) -> Path:
-    path = Path(file)
-    if not path.is_file():
-        raise UsageError("It is not a file." if path.exists() else "There is no such file.")
-    return path
 
 
 def file_result(file: str, model: str, transcripts: Mapping[str, "Transcript"]) -> dict:
@@ -162,6 +156,7 @@ def _txt(file: str, transcripts: Mapping[str, "Transcript"], alone: bool) -> Ite
 
 def _add_speak(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("speak", help="tagged text to a WAV file")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the names of the voices whole
     parser.late_epilog = _voices
     parser.add_argument("text", metavar="TEXT", help='"[nervous] So… I was thinking. [sighs]"')
     parser.add_argument("-o", "--output", required=True, metavar="FILE.wav", help="16 kHz mono, 16 bit")
@@ -173,13 +168,11 @@ def _add_speak(commands: argparse._SubParsersAction) -> None:
 def _voices() -> str:
     from evoxtral.speech import VOICES
 
-    return "voices: " + ", ".join(VOICES)
+    return textwrap.fill("voices: " + ", ".join(VOICES), break_on_hyphens=False)
 
 
 def _speak(args: argparse.Namespace) -> int:
-    import soundfile
-
-    from evoxtral.audio import SAMPLE_RATE
+    from evoxtral import audio
     from evoxtral.speech import DEFAULT_VOICE, speak
 
     output = Path(args.output)
@@ -187,19 +180,10 @@ def _speak(args: argparse.Namespace) -> int:
         raise UsageError(f"{output} is not a .wav file name; speech is written as WAV.")
     speech = speak(args.text, voice=args.voice or DEFAULT_VOICE, seed=args.seed)
     if speech.skipped:
-        log.warning("Skipped, the voice has no sound for it: %s", " ".join(speech.skipped))
-    data = io.BytesIO()
-    soundfile.write(data, speech.wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    _write(output, data.getvalue())
-    log.info("%s: %.1f s", output, len(speech.wave) / SAMPLE_RATE)
+        print(f"Skipped, the voice has no sound for it: {' '.join(speech.skipped)}", file=sys.stderr)
+    audio.save(output, speech.wave)
+    log.info("%s: %.1f s", output, audio.duration(speech.wave))
     return OK
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 # --- score ------------------------------------------------------------------------------------------------
@@ -217,7 +201,7 @@ def _score(args: argparse.Namespace) -> int:
 
     report = metrics.score(read_pairs(Path(args.file)))
     if args.json:
-        print_json(report_result(report))
+        print_json(report.to_dict())
     else:
         print("\n".join(_table(report)))
     return OK
@@ -250,18 +234,17 @@ def _pair(path: Path, number: int, line: str) -> tuple[str, str]:
     raise UsageError(f"{path}, line {number} should be {PAIR} as JSON on one line.")
 
 
-def report_result(report: "Report") -> dict:
-    """The JSON object of a report: n, the seven scores as fractions, and the scores of each tag."""
-    return {**asdict(report.scores), "per_tag": {name: asdict(tag) for name, tag in report.per_tag.items()}}
-
-
 def _table(report: "Report") -> Iterator[str]:
     for name, value in asdict(report.scores).items():
-        yield f"{name:18} {value:8d}" if name == "n" else f"{name:18} {100 * value:7.1f}%"
+        yield f"{name:18} {value:8d}" if name == "n" else f"{name:18} {_percent(value):>8}"
     if report.per_tag:
         yield f"\n{'tag':18} precision   recall       f1  support"
     for name, tag in report.per_tag.items():
         yield f"{name:18} {tag.precision:9.3f}{tag.recall:9.3f}{tag.f1:9.3f}{tag.support:9d}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{fraction:.1%}"
 
 
 # --- info and merge ---------------------------------------------------------------------------------------

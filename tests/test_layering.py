@@ -15,7 +15,7 @@ FLOORS = (
     {"transcript"},
     {"metrics"},
     {"audio"},
-    {"prompt", "checkpoints", "lora", "decode", "speech"},
+    {"prompt", "checkpoints", "lora", "text_model", "decode", "speech"},
     {"engine"},
     {"ui", "serve"},
     {"cli"},

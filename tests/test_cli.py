@@ -1,0 +1,189 @@
+"""`python -m evoxtral`, as a person at a shell sees it: stdout, stderr and the exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evoxtral import audio, cli
+
+ROOT = Path(__file__).parents[1]
+SENTENCE = "[sighs] I left my keys in the car."
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run one command in an empty folder: gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def assert_one_sentence(code: int, out: str, err: str, *mentioned: str) -> None:
+    """What every mistake looks like."""
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1 and "Traceback" not in err
+    for words in mentioned:
+        assert words in err
+
+
+def write_lines(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+# --- the command line itself ------------------------------------------------------------------------------
+
+
+def test_help_needs_no_model(capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["--help"])
+    assert exit.value.code == 0
+    out = capsys.readouterr().out
+    for command in ("transcribe", "speak", "score", "info", "merge"):
+        assert command in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        ([], "COMMAND"),
+        (["sing"], "'sing'"),
+        (["transcribe"], "FILE"),
+        (["transcribe", "a.wav", "--format", "xml"], "'xml'"),
+        (["speak", "hello"], "--output"),
+        (["speak", "hello", "-o", "a.wav", "--seed", "one"], "'one'"),
+        (["score", "a.jsonl", "--loud"], "--loud"),
+    ],
+)
+def test_a_bad_argument_is_one_sentence_that_names_it_and_points_to_the_help(run, arguments, mentioned):
+    assert_one_sentence(*run(*arguments), mentioned, "--help")
+
+
+def test_it_runs_as_a_module_and_a_reader_that_stops_early_is_no_error():
+    command = f'"{sys.executable}" -m evoxtral speak --help | head -n 1; exit "${{PIPESTATUS[0]}}"'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: python -m evoxtral speak")
+    assert done.stderr == ""
+
+
+# --- speak ------------------------------------------------------------------------------------------------
+
+
+def test_speak_writes_a_wave_of_the_models_rate_and_nothing_to_stdout(run):
+    code, out, _ = run("speak", SENTENCE, "-o", "said.wav")
+    assert (code, out) == (0, "")
+    assert audio.duration(audio.load(Path("said.wav"))) > 1
+
+
+def test_the_same_seed_speaks_the_same_wave_and_another_seed_another(run):
+    for name, seed in (("a.wav", 1), ("b.wav", 1), ("c.wav", 2)):
+        run("speak", SENTENCE, "-o", name, "--seed", seed)
+    a, b, c = (Path(name).read_bytes() for name in ("a.wav", "b.wav", "c.wav"))
+    assert a == b != c
+
+
+def test_a_tag_without_a_sound_is_skipped_and_named(run):
+    code, _, err = run("speak", "[levitates] Hello.", "-o", "said.wav")
+    assert code == 0
+    assert "[levitates]" in err
+
+
+def test_quiet_says_nothing_that_is_only_progress(run):
+    assert run("--quiet", "speak", "Hello.", "-o", "said.wav") == (0, "", "")
+
+
+def test_the_help_of_speak_lists_the_voices(capsys):
+    from evoxtral.speech import VOICES
+
+    with pytest.raises(SystemExit):
+        cli.main(["speak", "--help"])
+    assert set(VOICES) <= set(capsys.readouterr().out.replace(",", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mentioned"),
+    [
+        (["Hello.", "-o", "no/such/folder/said.wav"], "no/such/folder"),
+        (["Hello.", "-o", "said.mp3"], "said.mp3"),
+        (["Hello.", "-o", "said.wav", "--voice", "nobody"], "nobody"),
+        (["", "-o", "said.wav"], "speak"),
+    ],
+)
+def test_what_cannot_be_spoken_or_written_is_one_sentence(run, arguments, mentioned):
+    assert_one_sentence(*run("speak", *arguments), mentioned)
+
+
+# --- score ------------------------------------------------------------------------------------------------
+
+
+def pair(prediction: str, reference: str) -> str:
+    return json.dumps({"prediction": prediction, "reference": reference}, ensure_ascii=False)
+
+
+def test_score_gives_the_seven_scores_as_fractions_and_every_tag(run, tmp_path):
+    pairs = pair("[sighs] so it is", "[sighs] so it IS [laughs]"), "", pair("a", "a")
+    file = write_lines(tmp_path / "pairs.jsonl", *pairs)
+    code, out, _ = run("score", file, "--json")
+    assert code == 0
+    result = json.loads(out)
+    per_tag = result.pop("per_tag")
+    assert result == {
+        "n": 2,
+        "wer": 0.0,
+        "cer": 0.0,
+        "tag_precision": 1.0,
+        "tag_recall": 0.75,
+        "tag_f1": pytest.approx((2 / 3 + 1) / 2),
+        "emphasis_f1": 0.5,
+        "tag_hallucination": 0.0,
+    }
+    assert per_tag == {
+        "sighs": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1},
+        "laughs": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1},
+    }
+
+
+def test_without_json_the_scores_are_a_table(run, tmp_path):
+    code, out, _ = run("score", write_lines(tmp_path / "pairs.jsonl", pair("[sighs] hello", "[sighs] hello")))
+    assert code == 0
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines() if line)
+    assert rows["n"] == "1" and rows["tag_f1"] == "100.0%"
+    assert rows["sighs"].split() == ["1.000", "1.000", "1.000", "1"]
+
+
+def test_a_score_that_no_clip_counts_in_is_null_and_not_a_number_that_json_lacks(run, tmp_path):
+    file = write_lines(tmp_path / "pairs.jsonl", pair("hello", "[sighs]"))
+    _, out, _ = run("score", file, "--json")
+    assert json.loads(out)["wer"] is None
+    assert run("score", file)[0] == 0
+
+
+def test_only_a_line_feed_ends_a_line(run, tmp_path):
+    file = write_lines(tmp_path / "pairs.jsonl", pair("one\u2028two", "one\u2028two"))
+    assert json.loads(run("score", file, "--json")[1])["n"] == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", '"a"', '{"prediction": "a"}', '{"prediction": 1, "reference": ""}', "[" * 100_000, "1" * 5000],
+    ids=["half", "list", "text", "no reference", "number", "deep", "long number"],
+)
+def test_a_malformed_line_is_named_by_its_number(run, tmp_path, line):
+    file = write_lines(tmp_path / "pairs.jsonl", pair("a", "a"), "", line, pair("b", "b"))
+    assert_one_sentence(*run("score", file), "line 3", '"reference"')
+
+
+def test_a_file_without_lines_of_text_is_one_sentence(run, tmp_path):
+    binary = tmp_path / "binary.jsonl"
+    binary.write_bytes(b"\x00\xff\xfe")
+    for file in (write_lines(tmp_path / "empty.jsonl"), binary, tmp_path / "missing.jsonl", tmp_path):
+        assert_one_sentence(*run("score", file), str(file))
