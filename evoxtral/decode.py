@@ -1,0 +1,173 @@
+"""From logits to tokens: greedy or nucleus choice, stop rules, and what the host needs to know of each row.
+
+Every row of a batch is on its own: it ends at its own end-of-text, at its own budget, or when it repeats itself. A row
+that has ended goes on computing what nobody reads, so that shapes stay as they are, until all have ended.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from evoxtral.text_model import Session
+
+LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
+LENGTH_STEP = 64  # cache lengths are multiples of this, so that sessions of like batches are reusable
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is decoded; the defaults are greedy.
+
+    temperature: 0 for greedy, else softness of sampling (RAFT samples at 0.7).
+    top_p: nucleus, the smallest set of most likely tokens with at least this probability is sampled from
+        (https://arxiv.org/abs/1904.09751); RAFT uses 0.9.
+    seed: of the sampling; None differs from call to call. The same seed gives a clip the same samples, whatever else
+        is in its batch.
+    max_tokens: budget of one segment; None budgets by its duration.
+    tokens_per_second, spare_tokens: that budget. Speech rarely passes 6 tokens/s of the published vocabulary; the rest
+        is room for tags, and for smaller vocabularies.
+    stop_loops: end a row that repeats itself.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    tokens_per_second: float = 12.5
+    spare_tokens: int = 32
+    stop_loops: bool = True
+
+    def __post_init__(self):
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature {self.temperature} must be >= 0 and top_p {self.top_p} in (0, 1]")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens {self.max_tokens} must be at least 1")
+
+    def budget(self, seconds: float) -> int:
+        """Tokens that a segment of so many seconds may take."""
+        if self.max_tokens is not None:
+            return self.max_tokens
+        return math.ceil(seconds * self.tokens_per_second) + self.spare_tokens
+
+
+@dataclass
+class Row:
+    """What one row has decoded: token ids, the model's probability of each, and how it ended.
+
+    cut: the text was ended by its budget or because it repeated itself, not by the model.
+    """
+
+    budget: int
+    ids: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    done: bool = False
+    cut: bool = False
+
+    def add(self, token: int, probability: float, eos_id: int, stop_loops: bool) -> None:
+        if token == eos_id:
+            self.done = True
+            return
+        self.ids.append(token)
+        self.probabilities.append(probability)
+        repeated = repeated_tail(self.ids) if stop_loops else 0
+        if repeated:
+            del self.ids[-repeated:], self.probabilities[-repeated:]
+        if repeated or len(self.ids) >= self.budget:
+            self.done = self.cut = True
+
+
+LOOP_UNIT = 32  # tokens: the longest phrase that is recognised as repeating
+LOOP_REPEATS = 4  # times it must stand at the end, one after the other,
+LOOP_TOKENS = 24  # and over at least so many tokens, so that "no no no no" and "[laughs] [laughs]" may be said
+
+
+def repeated_tail(ids: Sequence[int]) -> int:
+    """How many tokens at the end only repeat what stands before them; 0 if the text has not run into a loop."""
+    for unit in range(1, min(LOOP_UNIT, len(ids) // LOOP_REPEATS) + 1):
+        span = max(LOOP_REPEATS * unit, LOOP_TOKENS)
+        if len(ids) < span or ids[-1] != ids[-1 - unit]:
+            continue
+        if all(ids[-i] == ids[-i - unit] for i in range(1, span - unit + 1)):
+            return span - unit
+    return 0
+
+
+def choose(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The next token (B,) of every row and its log-probability (B,) under the model, temperature aside.
+
+    logits: (B, vocabulary) float32.  uniform: (B,) in [0, 1), the chance of each row: where it falls in the
+    cumulated nucleus decides the token, so one number per row and step is all that sampling draws.
+    """
+    log_probabilities = torch.log_softmax(logits, dim=-1)
+    if decoding.temperature == 0:
+        token = logits.argmax(dim=-1)
+    else:
+        ordered, order = torch.softmax(logits / decoding.temperature, dim=-1).sort(dim=-1, descending=True)
+        cumulated = ordered.cumsum(dim=-1)
+        kept = ordered * (cumulated - ordered < decoding.top_p)
+        cumulated = kept.cumsum(dim=-1)
+        rank = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
+        last = kept.count_nonzero(dim=-1)[:, None] - 1  # rounding must not step out of the nucleus
+        token = order.gather(-1, rank.minimum(last))[:, 0]
+    return token, log_probabilities.gather(-1, token[:, None])[:, 0]
+
+
+def chances(seed: int | None, keys: Sequence[tuple[int, ...]], steps: int) -> np.ndarray:
+    """Uniform numbers (len(keys), steps) float32 in [0, 1): each row's come from the seed and its own key alone."""
+    root = np.random.SeedSequence(seed).entropy
+    rows = [np.random.default_rng((root, *key)).random(steps, dtype=np.float32) for key in keys]
+    return np.stack(rows)
+
+
+class Batch:
+    """Rows being decoded together. Call `advance` until `done`, reading `rows` in between."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        session: Session,
+        prompts: torch.Tensor,
+        budgets: Sequence[int],
+        eos_id: int,
+        decoding: Decoding,
+        chance: np.ndarray | None = None,
+    ):
+        """prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.  chance: (rows, steps), see `chances`."""
+        self.rows = [Row(budget) for budget in budgets]
+        self.session, self.eos_id, self.decoding = session, eos_id, decoding
+        steps = max(budgets)
+        device = prompts.device
+        self._chance = torch.zeros(len(budgets), steps) if chance is None else torch.from_numpy(chance)
+        self._chance = self._chance.to(device)
+        self._tokens = torch.zeros(len(budgets), steps, dtype=torch.long, device=device)
+        self._log_probabilities = torch.zeros(len(budgets), steps, device=device)
+        self._steps = 0
+        self._logits = session.prefill(prompts)
+
+    @property
+    def done(self) -> bool:
+        return all(row.done for row in self.rows)
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Decode up to LOOK_EVERY more tokens of every row."""
+        start, end = self._steps, min(self._steps + LOOK_EVERY, self._tokens.shape[1])
+        for i in range(start, end):
+            token, log_probability = choose(self._logits.float(), self.decoding, self._chance[:, i])
+            self._tokens[:, i], self._log_probabilities[:, i] = token, log_probability
+            self._logits = self.session.step(token)
+        self._steps = end
+        tokens = self._tokens[:, start:end].tolist()
+        probabilities = self._log_probabilities[:, start:end].exp().tolist()
+        for row, row_tokens, row_probabilities in zip(self.rows, tokens, probabilities, strict=True):
+            for token, probability in zip(row_tokens, row_probabilities, strict=True):
+                if not row.done:
+                    row.add(token, probability, self.eos_id, self.decoding.stop_loops)
+
+
+def cache_length(prompt: int, budgets: Sequence[int]) -> int:
+    """Positions that a cache needs for a prompt of so many tokens and the largest budget."""
+    return math.ceil((prompt + max(budgets)) / LENGTH_STEP) * LENGTH_STEP

@@ -1,0 +1,297 @@
+"""The one way from audio to transcripts: the app, the command line, the API, the benchmark and RAFT all call it.
+
+All asked variants and all segments of a clip are decoded as one batch, rows variant-major: (variants, segments,
+samples). The mel features are shared between variants always, the encoder's output where no adapter touches it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from evoxtral import audio, checkpoints, lora
+from evoxtral.checkpoints import Checkpoint
+from evoxtral.decode import Batch, Decoding, Row, cache_length, chances
+from evoxtral.errors import EvoxtralError
+from evoxtral.prompt import Prompt
+from evoxtral.text_model import Session, TextModel
+from evoxtral.transcript import Cue, Token, Transcript
+
+log = logging.getLogger(__name__)
+
+ROWS = {"cuda": 96, "cpu": 24}  # rows decoded together: bounds the memory that long clips and many variants take
+SHOW_EVERY = 0.05  # s between two growing transcripts
+SMALL = 2e9  # bytes of weight files up to which a CPU computes in float32
+KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
+
+
+class Engine:
+    """One base in memory and its adapters. Any number of threads may call it; they take turns every few tokens.
+
+    checkpoint, variants, window_seconds (longest segment), device, dtype, prompt: to be read.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        rows: int | None = None,
+    ):
+        """Load a checkpoint.
+
+        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or for float32 on a CPU
+        where the weights are small.  rows: the most rows decoded together, None for ROWS. Raises CheckpointError.
+        """
+        folder = checkpoints.fetch(checkpoint.base)
+        config = checkpoints.load_config(folder)
+        self.checkpoint = checkpoint
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype or _default_dtype(self.device, folder)
+        self.rows = rows or ROWS[self.device.type]
+        self.prompt = Prompt(folder, config)
+        self.window_seconds = self.prompt.window_seconds
+        model = checkpoints.load_base(folder, self.dtype)
+        adapters = [lora.read(checkpoints.fetch(ref), model, name) for name, ref in checkpoint.adapters.items()]
+        self._mix = lora.Mix(adapters)
+        self.variants = self._mix.variants
+        for part in (lora.TOWER, lora.PROJECTOR):
+            lora.attach(model, adapters, self._mix, part)
+        self._tower = model.model.audio_tower.to(self.device)
+        self._projector = model.model.multi_modal_projector.to(self.device)
+        self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix).to(self.device)
+        self._lock = threading.Lock()  # held while the model runs and while a session changes hands
+        self._idle: tuple[tuple, Session] | None = None
+
+    def stream(
+        self,
+        source: audio.Source,
+        variants: Sequence[str] | None = None,
+        language: str | None = "en",
+        decoding: Decoding | None = None,
+        max_seconds: float = audio.MAX_SECONDS,
+    ) -> Iterator[dict[str, Transcript]]:
+        """Transcribe a clip, giving growing transcripts of every variant; the last ones have done=True.
+
+        source: path, bytes, or (rate in Hz, array).  variants: None for all.  language: ISO 639-1 code, None to detect.
+        max_seconds: longest clip accepted. Raises AudioError, or EvoxtralError for an unknown variant or language.
+        """
+        names = self._asked(variants)
+        self.prompt.transcription_ids(language)  # a wrong language is said before any work is done
+        decoding = decoding or Decoding()
+        wave = audio.load(source, max_seconds)
+        segments = audio.segments(wave, self.window_seconds)
+        columns = {name: _Column(audio.duration(wave)) for name in names}
+        shown = time.perf_counter()
+        at_once = max(1, self.rows // len(names))
+        for first in range(0, len(segments), at_once):
+            part = segments[first : first + at_once]
+            waves = [wave[round(s.start * audio.SAMPLE_RATE) : round(s.end * audio.SAMPLE_RATE)] for s in part]
+            for column in columns.values():
+                column.begin(part)
+            for rows in self._decode(waves, names, language, decoding, keys=range(first, first + len(part))):
+                for column, block in zip(columns.values(), _blocks(rows, len(names)), strict=True):
+                    column.see(block)
+                if time.perf_counter() - shown >= SHOW_EVERY:
+                    yield {name: column.transcript(self.prompt, done=False) for name, column in columns.items()}
+                    shown = time.perf_counter()
+            for column in columns.values():
+                column.settle(self.prompt)
+        yield {name: column.transcript(self.prompt, done=True) for name, column in columns.items()}
+
+    def compare(
+        self,
+        source: audio.Source,
+        variants: Sequence[str] | None = None,
+        language: str | None = "en",
+        decoding: Decoding | None = None,
+        max_seconds: float = audio.MAX_SECONDS,
+    ) -> dict[str, Transcript]:
+        """Transcripts of a clip by every asked variant, in the order of `self.variants`. Arguments as of `stream`."""
+        *_, last = self.stream(source, variants, language, decoding, max_seconds)
+        return last
+
+    def transcribe(
+        self,
+        source: audio.Source,
+        variant: str = "rl",
+        language: str | None = "en",
+        decoding: Decoding | None = None,
+        max_seconds: float = audio.MAX_SECONDS,
+    ) -> Transcript:
+        """The transcript of a clip by one variant. Arguments as of `stream`."""
+        return self.compare(source, (variant,), language, decoding, max_seconds)[variant]
+
+    def batch(
+        self,
+        waves: Sequence[np.ndarray],
+        variants: Sequence[str] | None = None,
+        language: str | None = "en",
+        decoding: Decoding | None = None,
+        samples: int = 1,
+    ) -> list[dict[str, list[Transcript]]]:
+        """Transcribe many short clips: for each, `samples` transcripts of every variant.
+
+        waves: (T,) float32 at 16 kHz, each of at most `window_seconds`; a wave is encoded and its prompt read once,
+        whatever the number of samples. A transcript's `seconds` are its clip's share of the time of its batch.
+        """
+        names = self._asked(variants)
+        decoding = decoding or Decoding()
+        results = [{name: [_empty(wave)] * samples for name in names} for wave in waves]
+        # Like lengths together: a batch computes until its longest row has ended.
+        spoken = sorted((i for i, w in enumerate(waves) if not audio.is_silent(w)), key=lambda i: -len(waves[i]))
+        at_once = max(1, self.rows // (len(names) * samples))
+        for first in range(0, len(spoken), at_once):
+            part = spoken[first : first + at_once]
+            started = time.perf_counter()
+            for rows in self._decode([waves[i] for i in part], names, language, decoding, part, samples):
+                last = rows
+            seconds = (time.perf_counter() - started) / len(part)
+            for name, block in zip(names, _blocks(last, len(names)), strict=True):
+                for i, copies in zip(part, _blocks(block, len(part)), strict=True):
+                    length = audio.duration(waves[i])
+                    cues = [_cue(audio.Segment(0.0, length), row, self.prompt) for row in copies]
+                    results[i][name] = [Transcript((cue,), length, seconds) for cue in cues]
+        return results
+
+    # --------------------------------------------------------------------------------------------------------- batches
+
+    def _asked(self, variants: Sequence[str] | None) -> tuple[str, ...]:
+        unknown = [name for name in variants or () if name not in self.variants]
+        if unknown:
+            raise EvoxtralError(
+                f"{self.checkpoint.name} has no variant {unknown[0]!r}: it has {', '.join(self.variants)}."
+            )
+        return self._mix.ordered(variants or self.variants)
+
+    def _decode(
+        self,
+        waves: Sequence[np.ndarray],
+        names: tuple[str, ...],
+        language: str | None,
+        decoding: Decoding,
+        keys: Sequence[int],
+        samples: int = 1,
+    ) -> Iterator[list[Row]]:
+        """Decode waves as one batch; gives all its rows, (names, waves, samples) flat, each time some have grown.
+
+        keys: a number for each wave, which with the seed decides what is sampled for it.
+        """
+        budgets = [decoding.budget(audio.duration(wave)) for wave in waves for _ in range(samples)] * len(names)
+        chance = None
+        if decoding.temperature:
+            draws = [(key, sample) for key in keys for sample in range(samples)] * len(names)
+            chance = chances(decoding.seed, draws, max(budgets))
+        ids = self.prompt.transcription_ids(language)
+        mels = self.prompt.log_mel(waves)
+        length = cache_length(len(ids), budgets)
+        with self._lock, torch.inference_mode():
+            session = self._session((names, len(budgets), length))
+            prompts = self._prompts(ids, mels, names)
+            with self._mix.using(names):
+                batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
+        while not batch.done:
+            with self._lock, self._mix.using(names):
+                batch.advance()
+            yield batch.rows
+        with self._lock:
+            if self.device.type == "cuda" and session.bytes <= KEPT:
+                self._idle = (names, len(budgets), length), session
+
+    def _session(self, key: tuple[tuple[str, ...], int, int]) -> Session:
+        """The idle session if it fits, and none is idle afterwards: a session belongs to one batch at a time."""
+        idle, self._idle = self._idle, None
+        if idle and idle[0] == key:
+            return idle[1]
+        return Session(self._text, rows=key[1], length=key[2])
+
+    def _prompts(self, ids: Sequence[int], mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+        """Embedded prompts (names x S, L, D): the ids' embeddings, with the audio (S, mel bands, frames) in its place."""
+        tokens = torch.tensor(ids, device=self.device)
+        features = self._audio_features(mels.to(self.device, self.dtype), names)
+        prompts = self._text.embed(tokens).repeat(len(features), 1, 1)
+        prompts[:, tokens == self.prompt.audio_id] = features.to(prompts.dtype)
+        return prompts
+
+    def _audio_features(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+        """Mels (S, mel bands, frames) -> what each variant hears, (names x S, audio tokens, D).
+
+        A variant that leaves the tower alone hears what the base hears, computed once for all of them; so for the projector.
+        """
+        through_tower = self._mix.ordered(self._owners(names, lora.TOWER))
+        with self._mix.using(through_tower):
+            hidden = self._tower(mels.repeat(len(through_tower), 1, 1)).last_hidden_state
+        through_projector = self._mix.ordered(self._owners(names, lora.TOWER, lora.PROJECTOR))
+        hidden = _spread(hidden, through_tower, self._owners(through_projector, lora.TOWER))
+        width = self._projector.linear_1.weight.shape[1]  # several encoder positions side by side make one audio token
+        with self._mix.using(through_projector):
+            features = self._projector(hidden.reshape(len(hidden), -1, width))
+        return _spread(features, through_projector, self._owners(names, lora.TOWER, lora.PROJECTOR))
+
+    def _owners(self, names: Sequence[str], *parts: str) -> list[str]:
+        """For each variant the one whose output of these parts it shares: its own, or the base's."""
+        return [name if self._mix.touches(name, *parts) else lora.BASE for name in names]
+
+
+class _Column:
+    """One variant's transcript while it grows."""
+
+    def __init__(self, duration: float):
+        self.duration, self.seconds = duration, 0.0
+        self._settled: list[Cue] = []
+        self._segments: Sequence[audio.Segment] = ()
+        self._rows: Sequence[Row] = ()
+
+    def begin(self, segments: Sequence[audio.Segment]) -> None:
+        self._segments, self._rows = segments, ()
+        self._started, self._running = time.perf_counter() - self.seconds, True
+
+    def see(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        if self._running:
+            self.seconds = time.perf_counter() - self._started
+            self._running = not all(row.done for row in rows)
+
+    def settle(self, prompt: Prompt) -> None:
+        """The segments begun last have all ended."""
+        self._settled += self._growing(prompt)
+        self._segments = self._rows = ()
+
+    def transcript(self, prompt: Prompt, done: bool) -> Transcript:
+        return Transcript((*self._settled, *self._growing(prompt)), self.duration, self.seconds, done)
+
+    def _growing(self, prompt: Prompt) -> list[Cue]:
+        # Before the first look at a part there are segments and no rows yet.
+        return [_cue(segment, row, prompt) for segment, row in zip(self._segments, self._rows, strict=False)]
+
+
+def _cue(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
+    pieces = prompt.pieces(row.ids, final=row.done)
+    tokens = tuple(Token(text, p) for text, p in zip(pieces, row.probabilities, strict=True))
+    return Cue(segment.start, segment.end, tokens, row.cut)
+
+
+def _empty(wave: np.ndarray) -> Transcript:
+    return Transcript((), audio.duration(wave), 0.0)
+
+
+def _blocks(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
+    """Rows in `count` neighbouring blocks of the same size."""
+    size = len(rows) // count
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _spread(x: torch.Tensor, have: Sequence[str], want: Sequence[str]) -> torch.Tensor:
+    """x (have x S, …), one block per variant of `have`, to (want x S, …): the blocks of `want`, some more than once."""
+    if list(have) == list(want):
+        return x
+    return x.unflatten(0, (len(have), -1))[[have.index(name) for name in want]].flatten(0, 1)
+
+
+def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return torch.float32 if device.type == "cpu" and size <= SMALL else torch.bfloat16

@@ -1,0 +1,322 @@
+"""LoRA adapters on one base: read and checked from their files, applied to mixed batches, or merged.
+
+Low-rank adaptation (https://arxiv.org/abs/2106.09685): y = W x + (alpha / r) B A x. Here the base weight W is held once
+and read once for a whole batch; the rows of the batch are variant-major, (V, rows of one variant, …), so that all
+adapters of a batch apply as two batched products, whatever the number of variants. That holds in the audio tower and
+the projector as well, where the leading dimension is windows or audio tokens.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from evoxtral.errors import CheckpointError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+TOWER, PROJECTOR = "model.audio_tower", "model.multi_modal_projector"
+BASE = "base"  # the variant without an adapter
+
+# Transformers 4 nested the text model differently; adapters saved with it keep its names.
+_RENAMED_IN_TRANSFORMERS_5 = (
+    (re.compile(r"^language_model\.model\."), "model.language_model."),
+    (re.compile(r"^language_model\.lm_head"), "lm_head"),
+    (re.compile(r"^(audio_tower|multi_modal_projector)\."), r"model.\1."),
+)
+_KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight$")
+# Settings that change what an adapter computes and that no published adapter here needs: refused, never ignored.
+_MUST_BE_UNSET = (
+    "use_dora", "use_qalora", "lora_bias", "modules_to_save", "trainable_token_indices", "layers_to_transform",
+    "layers_pattern", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "layer_replication",
+    "megatron_config", "fan_in_fan_out", "alora_invocation_tokens",
+)  # fmt: skip
+_INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")  # PiSSA and others rewrite W itself
+_NAMED = 3  # how many keys an error names
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """The published adapters' shape. Targets match by suffix, so q/k/v reach the audio tower too."""
+
+    r: int = 64
+    alpha: int = 128
+    dropout: float = 0.05
+    targets: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+        "multi_modal_projector.linear_1", "multi_modal_projector.linear_2",
+    )  # fmt: skip
+
+    def parameters(self, model: nn.Module) -> int:
+        """How many parameters these adapters would have on a model (which may be on the meta device)."""
+        return sum(self.r * (m.in_features + m.out_features) for _, m in targeted(model, self.targets))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter whose every tensor fits a slot of its base.
+
+    weights: module path -> (A (r, in), B (out, r)), the scale alpha / r already in B.
+    """
+
+    name: str
+    weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
+
+
+def targeted(model: nn.Module, targets: str | Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers that an adapter's `target_modules` selects, by PEFT's rules: suffixes, or one regular expression."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear) and _selects(targets, path):
+            yield path, module
+
+
+def _selects(targets: str | Iterable[str], path: str) -> bool:
+    if targets == "all-linear":
+        return path != "lm_head"
+    if isinstance(targets, str):
+        return any(re.fullmatch(targets, name) for name in (path, _transformers_4_path(path)))
+    return any(path == target or path.endswith("." + target) for target in targets)
+
+
+def _transformers_4_path(path: str) -> str:
+    path = path.replace("model.language_model.", "language_model.model.", 1)
+    return re.sub(r"^model\.(audio_tower|multi_modal_projector)\.", r"\1.", path)
+
+
+def _transformers_5_path(path: str) -> str:
+    for pattern, replacement in _RENAMED_IN_TRANSFORMERS_5:
+        path = pattern.sub(replacement, path)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------------- read
+
+
+def read(folder: str | Path, model: nn.Module, name: str) -> Adapter:
+    """Read an adapter that PEFT saved, and check that all of it fits `model`.
+
+    folder: holds adapter_config.json and adapter_model.safetensors. Names of transformers 4 and 5 are both understood.
+    Raises CheckpointError, and the first names, when a file is missing, a setting is not supported, a tensor has no
+    place, a slot stays empty, or a rank or a shape is wrong.
+    """
+    config = _read_config(Path(folder), name)
+    sides = _sides(_read_tensors(Path(folder), name), name)
+    slots = dict(targeted(model, config["target_modules"]))
+    strangers = sorted(path for path in sides if path not in slots)
+    if strangers:
+        raise CheckpointError(
+            f"Adapter {name!r} was made for another base ({config.get('base_model_name_or_path') or 'not named'}): "
+            f"{len(strangers)} of its layers have no place in this one ({first_of(strangers)})."
+        )
+    empty = sorted(f"{path}.lora_{s}" for path in slots for s in "AB" if s not in sides.get(path, {}))
+    if empty:
+        raise CheckpointError(
+            f"Adapter {name!r} is incomplete: {len(empty)} of its {2 * len(slots)} tensors are missing "
+            f"({first_of(empty)}); download or save it again."
+        )
+    rank = config["r"]
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    for path, module in slots.items():
+        _check_shapes(name, path, sides[path], module, config)
+    return Adapter(name, {path: (sides[path]["A"], sides[path]["B"] * scale) for path in slots})
+
+
+def _read_config(folder: Path, name: str) -> dict:
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is no adapter: it has no {CONFIG_FILE}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} is not readable JSON; download it again.") from error
+    if config.get("peft_type", "LORA") != "LORA":
+        raise CheckpointError(f"Adapter {name!r} is of type {config['peft_type']}; only LoRA adapters can be used.")
+    unsupported = [key for key in _MUST_BE_UNSET if config.get(key)]
+    if config.get("bias", "none") != "none":
+        unsupported.append("bias")
+    if config.get("init_lora_weights", True) not in _INITS_THAT_KEEP_THE_BASE:
+        unsupported.append("init_lora_weights")
+    if unsupported:
+        raise CheckpointError(
+            f"Adapter {name!r} uses {', '.join(unsupported)}, which cannot be applied to mixed batches; "
+            "train it as plain LoRA, or merge it into its base."
+        )
+    missing = [key for key in ("r", "lora_alpha", "target_modules") if not config.get(key)]
+    if missing:
+        raise CheckpointError(f"Adapter {name!r} does not say its {', '.join(missing)} in {CONFIG_FILE}.")
+    return config
+
+
+def _read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise CheckpointError(f"Adapter {name!r} has no weights: {path} is missing.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"Adapter {name!r} is damaged: {path} cannot be read; download it again.") from error
+
+
+def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Module path, in the names of transformers 5 -> {"A": …, "B": …}."""
+    sides: dict[str, dict[str, torch.Tensor]] = {}
+    unknown = []
+    for key, tensor in tensors.items():
+        match = _KEY.match(key)
+        if match:
+            sides.setdefault(_transformers_5_path(match["module"]), {})[match["side"]] = tensor
+        else:
+            unknown.append(key)
+    if unknown:
+        raise CheckpointError(
+            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices ({first_of(sorted(unknown))})."
+        )
+    return sides
+
+
+def _check_shapes(name: str, path: str, sides: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping) -> None:
+    a, b = tuple(sides["A"].shape), tuple(sides["B"].shape)
+    rank = config["r"]
+    if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
+        raise CheckpointError(
+            f"Adapter {name!r} says rank {rank}, but {path} holds A {a} and B {b}; its two files do not belong together."
+        )
+    if (a[1], b[0]) != (module.in_features, module.out_features):
+        raise CheckpointError(
+            f"Adapter {name!r} was made for another base ({config.get('base_model_name_or_path') or 'not named'}): "
+            f"{path} maps {a[1]} to {b[0]} there and {module.in_features} to {module.out_features} here."
+        )
+
+
+def first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+
+
+# --------------------------------------------------------------------------------------------------------------- apply
+
+
+class Mix:
+    """Which variants the rows of the current batch belong to; shared by all layers of one model.
+
+    variants: BASE, then the adapters in the order given. Not thread-safe: whoever runs the model holds a lock while
+    `using` is open.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter]):
+        self._touched = {adapter.name: frozenset(adapter.weights) for adapter in adapters}
+        self.variants = (BASE, *self._touched)
+        self.active: tuple[str, ...] = (BASE,)
+
+    @contextmanager
+    def using(self, variants: Sequence[str]) -> Iterator[None]:
+        """While open, a batch has len(variants) equal blocks of rows, one per variant, in the order of `self.variants`."""
+        before, self.active = self.active, tuple(variants)
+        try:
+            yield
+        finally:
+            self.active = before
+
+    def ordered(self, variants: Iterable[str]) -> tuple[str, ...]:
+        """The distinct ones of some variants, in the order of `self.variants`."""
+        asked = set(variants)
+        return tuple(variant for variant in self.variants if variant in asked)
+
+    def touches(self, variant: str, *parts: str) -> bool:
+        """Whether a variant differs from the base in any of these module paths (TOWER, PROJECTOR)."""
+        return any(path.startswith(f"{part}.") for path in self._touched.get(variant, ()) for part in parts)
+
+
+class MixedLinear(nn.Module):
+    """Linear layers that read the same input, as one product, with the LoRA of each row's own adapter.
+
+    weight (sum of outs, in) is the layers' weights one after the other; lora_a (N, in, layers x r) holds the N adapters
+    side by side for all layers, lora_b one (N, r, out) per layer. Ranks below the largest are padded with zeros, and
+    so are adapters that leave these layers alone.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix):
+        """layers: module path -> linear layer; all have a bias or none has."""
+        super().__init__()
+        linears = list(layers.values())
+        biases = [linear.bias for linear in linears if linear.bias is not None]
+        self.weight = _join([linear.weight for linear in linears])
+        self.bias = _join(biases) if biases else None
+        self.mix = mix
+        self.outs = [linear.out_features for linear in linears]
+        self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
+        self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
+        self._plans: dict[tuple[str, ...], tuple | None] = {}
+        if self.changed_by:
+            self._stack(layers, adapters)
+
+    def _stack(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter]) -> None:
+        like = self.weight
+        rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
+        lora_a = torch.zeros(len(adapters), like.shape[1], len(layers) * rank, dtype=like.dtype, device=like.device)
+        lora_b = [torch.zeros(len(adapters), rank, out, dtype=like.dtype, device=like.device) for out in self.outs]
+        for n, adapter in enumerate(adapters):
+            for i, path in enumerate(layers):
+                if path in adapter.weights:
+                    a, b = adapter.weights[path]
+                    lora_a[n, :, i * rank : i * rank + a.shape[0]] = a.T
+                    lora_b[i][n, : b.shape[1]] = b.T
+        self.rank = rank
+        self.register_buffer("lora_a", lora_a, persistent=False)
+        for i, b in enumerate(lora_b):
+            self.register_buffer(f"lora_b{i}", b, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (rows, …, in), variant-major. Gives (rows, …, sum of outs)."""
+        y = nn.functional.linear(x, self.weight, self.bias)
+        active = self.mix.active
+        if active not in self._plans:
+            self._plans[active] = self._plan(active)
+        plan = self._plans[active]
+        if plan is None:
+            return y
+        first, lora_a, lora_b = plan
+        blocks_in = x.reshape(len(active), -1, x.shape[-1])[first:]
+        blocks_out = y.view(len(active), -1, y.shape[-1])[first:]
+        down = torch.bmm(blocks_in, lora_a)
+        for up, low, out in zip(lora_b, down.split(self.rank, -1), blocks_out.split(self.outs, -1), strict=True):
+            out.baddbmm_(low, up)
+        return y
+
+    def _plan(self, active: tuple[str, ...]) -> tuple[int, torch.Tensor, list[torch.Tensor]] | None:
+        """First block that an adapter changes, and the matrices of the blocks from there on; None if none changes."""
+        first = next((i for i, name in enumerate(active) if name in self.changed_by), None)
+        if first is None:
+            return None
+        slots = [self._slots[name] for name in active[first:]]
+        run = range(slots[0], slots[0] + len(slots))
+        pick = slice(run.start, run.stop) if slots == list(run) else slots  # a slice costs no memory
+        return first, self.lora_a[pick], [getattr(self, f"lora_b{i}")[pick] for i in range(len(self.outs))]
+
+
+def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
+    return nn.Parameter(parts[0].detach() if len(parts) == 1 else torch.cat([p.detach() for p in parts]), requires_grad=False)
+
+
+def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str) -> None:
+    """Replace each linear layer under the module path `part` that an adapter touches, in place."""
+    touched = {path for adapter in adapters for path in adapter.weights if path.startswith(f"{part}.")}
+    for path in sorted(touched):
+        parent, _, leaf = path.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, leaf, MixedLinear({path: owner.get_submodule(leaf)}, adapters, mix))
+
+
+def merge(model: nn.Module, adapter: Adapter) -> None:
+    """Fold an adapter into its base's weights, in place: W + (alpha / r) B A, computed in float32."""
+    with torch.no_grad():
+        for path, (a, b) in adapter.weights.items():
+            weight = model.get_submodule(path).weight
+            delta = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
+            weight.copy_(weight.float() + delta)

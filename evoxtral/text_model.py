@@ -1,0 +1,161 @@
+"""Voxtral's text model (a Llama) for decoding: static shapes, one key/value cache, adapters mixed within a batch.
+
+The weights are those of the transformers model, taken over layer by layer so that they are never in memory twice;
+layers that read the same input are joined into one product. What it computes is what `LlamaForCausalLM` computes. The
+loop is our own because a step then has no host work besides launching its kernels, and its shapes never change: on
+CUDA the whole step is captured once and replayed as one graph.
+
+Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+from transformers import LlamaConfig, LlamaModel
+
+from evoxtral.lora import Adapter, Mix, MixedLinear
+
+LANGUAGE_MODEL = "model.language_model"
+_WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
+
+
+class Block(nn.Module):
+    """One transformer layer."""
+
+    def __init__(self, layer: nn.Module, path: str, config: LlamaConfig, adapters: Sequence[Adapter], mix: Mix):
+        super().__init__()
+
+        def linear(owner: nn.Module, inner: str, *names: str) -> MixedLinear:
+            layers = {f"{path}.{inner}.{name}": owner.get_submodule(name) for name in names}
+            return MixedLinear(layers, adapters, mix)
+
+        self.qkv = linear(layer.self_attn, "self_attn", "q_proj", "k_proj", "v_proj")
+        self.out = linear(layer.self_attn, "self_attn", "o_proj")
+        self.gate_up = linear(layer.mlp, "mlp", "gate_proj", "up_proj")
+        self.down = linear(layer.mlp, "mlp", "down_proj")
+        self.attention_norm, self.mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], attend) -> torch.Tensor:
+        """x (B, T, D) -> (B, T, D). attend(q (B, H, T, d), k (B, K, T, d), v) -> (B, H, T, d) also fills the cache."""
+        b, t, _ = x.shape
+        heads = self.qkv(rms_norm(x, x.shape[-1:], self.attention_norm, self.eps))
+        heads = heads.view(b, t, -1, self.head_dim).transpose(1, 2)
+        turned = _rotate(heads[:, : self.heads + self.kv_heads], *rope)
+        q, k = turned.split([self.heads, self.kv_heads], dim=1)
+        y = attend(q, k, heads[:, self.heads + self.kv_heads :])
+        x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
+        gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
+        return x + self.down(silu(gate) * up)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions on (B, heads, T, d); `sin` has the sign of the swapped halves in it."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+class TextModel(nn.Module):
+    """The text model and its output layer."""
+
+    def __init__(self, language_model: LlamaModel, lm_head: nn.Linear, adapters: Sequence[Adapter], mix: Mix):
+        """Takes the layers out of `language_model`, which cannot be used afterwards."""
+        super().__init__()
+        self.config = language_model.config
+        self.embed = language_model.embed_tokens
+        self.rotary = language_model.rotary_emb
+        self.norm = language_model.norm.weight
+        self.blocks = nn.ModuleList()
+        for i, layer in enumerate(language_model.layers):
+            self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", self.config, adapters, mix))
+            language_model.layers[i] = nn.Identity()  # frees what was joined: weights are in memory once
+        self.head = MixedLinear({"lm_head": lm_head}, adapters, mix)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Next-token logits (B, vocabulary) after the last of x (B, T, D)."""
+        return self.head(rms_norm(x[:, -1], x.shape[-1:], self.norm, self.config.rms_norm_eps))
+
+
+class Session:
+    """A cache for one batch: `prefill` once, then `step` per token. Reusable for another batch of the same shape."""
+
+    def __init__(self, text: TextModel, rows: int, length: int):
+        """rows: B.  length: L, positions of prompt and text together."""
+        config, like = text.config, text.norm
+        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
+        self.text, self.rows, self.length = text, rows, length
+        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros_like(self.keys)
+        self.positions = torch.arange(length, device=like.device)
+        cos, sin = text.rotary(like, self.positions[None])
+        half = config.head_dim // 2
+        self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+        self.used = 0
+        self.token = torch.zeros(rows, dtype=torch.long, device=like.device)
+        self.position = torch.zeros(1, dtype=torch.long, device=like.device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._graph_logits: torch.Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the cache."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def prefill(self, prompts: torch.Tensor) -> torch.Tensor:
+        """Read the prompts (P, T, D), each for rows / P neighbouring rows; gives logits (B, vocabulary)."""
+        t, copies = prompts.shape[1], self.rows // prompts.shape[0]
+        rope = self.cos[:t], self.sin[:t]
+        x = prompts
+        for layer, block in enumerate(self.text.blocks):
+
+            def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int = layer) -> torch.Tensor:
+                self.keys[layer, :, :, :t] = k.repeat_interleave(copies, dim=0)
+                self.values[layer, :, :, :t] = v.repeat_interleave(copies, dim=0)
+                return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+            x = block(x, rope, attend)
+        self.used = t
+        return self.text.logits(x).repeat_interleave(copies, dim=0)
+
+    def step(self, token: torch.Tensor) -> torch.Tensor:
+        """Append a token (B,) to every row; gives logits (B, vocabulary), valid until the next step."""
+        self.token.copy_(token)
+        self.position.fill_(self.used)
+        self.used += 1
+        if self.token.device.type != "cuda":
+            return self._step()
+        if self._graph is None:
+            self._capture()
+        self._graph.replay()
+        return self._graph_logits
+
+    def _step(self) -> torch.Tensor:
+        rope = self.cos[self.position], self.sin[self.position]
+        mask = (self.positions <= self.position)[None, None, None]  # (1, 1, 1, L)
+        x = self.text.embed(self.token)[:, None]
+        for layer, block in enumerate(self.text.blocks):
+            keys, values = self.keys[layer], self.values[layer]
+
+            def attend(q, k, v, keys: torch.Tensor = keys, values: torch.Tensor = values) -> torch.Tensor:
+                keys.index_copy_(2, self.position, k)
+                values.index_copy_(2, self.position, v)
+                # The query heads that share a key/value head become its queries: (B, K, H / K, d), no copies of keys.
+                grouped = q.reshape(self.rows, keys.shape[1], -1, q.shape[-1])
+                return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
+
+            x = block(x, rope, attend)
+        return self.text.logits(x)
+
+    def _capture(self) -> None:
+        """Record one step as a CUDA graph. Steps run meanwhile write what the replay will write again."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                self._step()
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._graph_logits = self._step()

@@ -1,0 +1,87 @@
+"""A tiny Voxtral of random weights, with everything around it real: processor, Tekken file, adapters saved by PEFT."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import VoxtralConfig, VoxtralForConditionalGeneration
+
+from evoxtral.checkpoints import Checkpoint
+from evoxtral.engine import Engine
+from evoxtral.lora import LoraRecipe
+from training.tokenizer import EOS, N_SPECIAL, write_processor
+
+torch.set_num_threads(1)  # results must not depend on the machine
+
+WINDOW = 10.0  # s
+MERGES = [b"th", b"er", b" t", b" a", b"in", b" [", b"] ", b"ou", b"la", b"ugh", b"si"]
+VOCABULARY = N_SPECIAL + 256 + len(MERGES)
+RECIPE = LoraRecipe(r=4, alpha=8, dropout=0.0)
+
+
+def tiny_config(hidden: int = 48) -> VoxtralConfig:
+    audio = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+             "max_source_positions": int(WINDOW * 50), "num_mel_bins": 128, "vocab_size": VOCABULARY}  # fmt: skip
+    text = {"vocab_size": VOCABULARY, "hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024,
+            "rope_theta": 10_000.0, "bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": 11}  # fmt: skip
+    return VoxtralConfig(
+        audio_token_id=24,
+        audio_config={"model_type": "voxtral_encoder", **audio},
+        text_config={"model_type": "llama", **text},
+    )
+
+
+def randomise(module: torch.nn.Module, seed: int, scale: float = 2.0) -> None:
+    """Weights large enough that audio and adapters change what is written; a small model's own are too timid."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad and parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale * fan_in**-0.5)
+                if "embed_tokens" in name:
+                    parameter.mul_(fan_in**0.5)
+
+
+def save_base(folder: Path, hidden: int = 48) -> None:
+    model = VoxtralForConditionalGeneration(tiny_config(hidden))
+    randomise(model, seed=0)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = EOS, 11
+    model.save_pretrained(folder)
+    write_processor(folder, MERGES, WINDOW)
+
+
+def save_adapter(base: Path, folder: Path, seed: int, **settings) -> None:
+    """An adapter as training saves it: PEFT's own files, with the names of the installed transformers."""
+    defaults = {"r": RECIPE.r, "lora_alpha": RECIPE.alpha, "target_modules": list(RECIPE.targets), "task_type": "CAUSAL_LM"}
+    model = VoxtralForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
+    peft = get_peft_model(model, LoraConfig(**{**defaults, **settings}))
+    randomise(peft, seed, scale=0.7)
+    peft.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("tiny")
+    save_base(folder / "base")
+    save_adapter(folder / "base", folder / "sft", seed=1)
+    save_adapter(folder / "base", folder / "rl", seed=2)
+    adapters = {"sft": str(folder / "sft"), "rl": str(folder / "rl")}
+    return Checkpoint("random", str(folder / "base"), adapters)
+
+
+@pytest.fixture(scope="session")
+def engine(checkpoint) -> Engine:
+    return Engine(checkpoint, device="cpu", dtype=torch.float32)
+
+
+def tone(seconds: float, seed: int = 0) -> np.ndarray:
+    """Something that is not silence: a wave (T,) of gliding tones with gaps, float32 at 16 kHz."""
+    t = np.arange(round(seconds * 16_000)) / 16_000
+    rng = np.random.default_rng(seed)
+    pitch = 200 + 100 * rng.random() + 40 * np.sin(2 * np.pi * t * rng.uniform(0.5, 2))
+    voice = sum(np.sin(2 * np.pi * k * np.cumsum(pitch) / 16_000) / k for k in range(1, 8))
+    return (0.1 * voice * (np.sin(2 * np.pi * 2.5 * t) > -0.6)).astype(np.float32)
