@@ -37,7 +37,7 @@ class TagSpan:
 
 @dataclass(frozen=True)
 class Cue:
-    """One segment of the audio, `start` to `end` in seconds; `cut` if decoding stopped before the text ended."""
+    """One segment of the audio, `start` to `end` in seconds; `cut` if its text was not decoded to the end."""
 
     start: float
     end: float

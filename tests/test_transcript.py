@@ -1,0 +1,191 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evoxtral import tags
+from evoxtral.transcript import Cue, TagSpan, Token, Transcript
+
+
+def transcript(*cues: list[tuple[str, float]], cut: bool = False) -> Transcript:
+    """Cues of 2 s each, from (token text, probability) pairs."""
+    return Transcript(
+        cues=tuple(
+            Cue(2.0 * i, 2.0 * i + 2, tuple(Token(*token) for token in tokens), cut)
+            for i, tokens in enumerate(cues)
+        ),
+        duration=2.0 * len(cues),
+        seconds=0.5,
+    )
+
+
+NERVOUS = transcript(
+    [
+        (" [n", 0.5),
+        ("erv", 0.5),
+        ("ous", 0.9),
+        ("] So", 0.8),
+        (" well", 0.1),
+        (" [laughs],", 0.25),
+        (" yes", 0.3),
+    ],
+    [("  ", 0.1), ("[sighs]", 0.7), (" NO", 0.2), (" \n", 0.4)],
+)
+
+PIECES = st.sampled_from(["[", "]", "[laughs]", "[pause]", " ", "  ", "\n", "so", "NO", ",", "é", ""])
+CUES = st.lists(st.lists(st.tuples(PIECES, st.floats(0, 1)), max_size=6), max_size=4)
+
+
+def test_text_is_the_cues_stripped_and_joined_by_one_space():
+    assert NERVOUS.text == "[nervous] So well [laughs], yes [sighs] NO"
+    assert NERVOUS.plain == "So well , yes no"
+    assert transcript([(" ", 1.0)], [("a", 1.0)], [], [("b", 1.0)]).text == "a b"
+
+
+def test_a_tags_probability_is_the_product_over_the_tokens_that_overlap_it():
+    assert NERVOUS.tags == (
+        TagSpan("nervous", "emotion", 0, 0.5 * 0.5 * 0.9 * 0.8),
+        TagSpan("laughs", "non-verbal", 18, 0.25),
+        TagSpan("sighs", "non-verbal", 32, 0.7),
+    )
+
+
+def test_a_tag_that_runs_over_two_cues_counts_the_tokens_of_both():
+    assert transcript([("a", 0.1), (" [clears", 0.5)], [(" throat", 0.5), ("]", 0.5), (" b", 0.1)]).tags == (
+        TagSpan("clears throat", "non-verbal", 2, 0.125),
+    )
+
+
+@given(CUES)
+def test_every_tag_stands_at_its_position_and_has_a_probability(cues):
+    made = transcript(*cues)
+    assert [span.name for span in made.tags] == tags.names(made.text)
+    for span in made.tags:
+        assert made.text[span.position] == "["
+        assert 0 <= span.probability <= 1
+
+
+@given(CUES)
+def test_how_text_is_cut_into_tokens_does_not_change_it(cues):
+    whole = transcript(*[[("".join(text for text, _ in cue), 0.5)] for cue in cues])
+    assert transcript(*cues).text == whole.text
+
+
+def test_edited_text_has_tags_without_probabilities_and_no_tokens():
+    edited = Transcript.from_text(" [sad] It IS over. ", duration=3.0)
+    assert edited.text == "[sad] It IS over."
+    assert edited.tags == (TagSpan("sad", "emotion", 0, None),)
+    assert edited.token_count == 0
+    assert edited.cues == (Cue.from_text(" [sad] It IS over. ", 0.0, 3.0),)
+    assert edited.without(min_probability=1.0) == edited.text
+
+
+def test_a_tag_with_one_unknown_token_has_an_unknown_probability():
+    half = Cue(0.0, 1.0, (Token("[sa", 0.9), Token("d]", None)))
+    assert Transcript((half,), 1.0, 0.0).tags[0].probability is None
+
+
+def test_token_count_counts_what_a_model_decoded():
+    assert NERVOUS.token_count == 11
+
+
+def test_a_transcript_is_cut_when_a_segment_is():
+    assert not NERVOUS.cut
+    assert transcript([("a", 1.0)], cut=True).cut
+
+
+def test_tags_below_a_probability_are_left_out():
+    assert NERVOUS.without(min_probability=0.2) == "So well [laughs], yes [sighs] NO"
+    assert NERVOUS.without(min_probability=0.25) == "So well [laughs], yes [sighs] NO"
+    assert NERVOUS.without(min_probability=0.5) == "So well, yes [sighs] NO"
+
+
+def test_tags_of_hidden_categories_are_left_out():
+    assert NERVOUS.without(hidden_categories={"non-verbal"}) == "[nervous] So well, yes NO"
+    assert NERVOUS.without(hidden_categories=frozenset(tags.CATEGORIES)) == "So well, yes NO"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("So [pause] well", "So well"),
+        ("NO[pause] WAY", "NO WAY"),
+        ("no [pause]way", "no way"),
+        ("a[pause]b", "ab"),
+        ("one [pause] [laughs] two", "one two"),
+        ("wait [pause][laughs], what", "wait, what"),
+        ("wait [pause] ...what", "wait ...what"),
+        ("[pause] start and end [pause]", "start and end"),
+        ("line\n[pause] line", "line\nline"),
+        ("[pause]", ""),
+        ("[unclosed [] pair", "[unclosed [] pair"),
+    ],
+)
+def test_a_hidden_tag_leaves_neither_a_gap_nor_glued_words(text, shown):
+    everything = frozenset(tags.CATEGORIES) if "unclosed" not in text else {"pause"}
+    assert Transcript.from_text(text, 1.0).without(hidden_categories=everything) == shown
+
+
+@given(CUES)
+def test_hiding_nothing_changes_nothing_and_hiding_all_leaves_no_tag(cues):
+    made = transcript(*cues)
+    assert made.without() == made.text
+    assert "".join(made.without(hidden_categories=tags.CATEGORIES).split()) == "".join(
+        tags.without_tags(made.text).split()
+    )
+
+
+def test_json_has_the_shape_that_programs_rely_on():
+    assert json.loads(NERVOUS.to_json()) == {
+        "text": "[nervous] So well [laughs], yes [sighs] NO",
+        "plain": "So well , yes no",
+        "tags": [
+            {"name": "nervous", "category": "emotion", "position": 0, "probability": 0.5 * 0.5 * 0.9 * 0.8},
+            {"name": "laughs", "category": "non-verbal", "position": 18, "probability": 0.25},
+            {"name": "sighs", "category": "non-verbal", "position": 32, "probability": 0.7},
+        ],
+        "seconds": 0.5,
+        "cut": False,
+        "cues": [
+            {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes"},
+            {"start": 2.0, "end": 4.0, "text": "[sighs] NO"},
+        ],
+    }
+    assert NERVOUS.to_txt() == NERVOUS.text
+
+
+def test_json_keeps_letters_readable():
+    assert "“é” 🎤" in Transcript.from_text("“é” 🎤", 1.0).to_json()
+
+
+def test_srt_numbers_the_cues_that_say_something():
+    silent_first = transcript([(" ", 1.0)], [("[sighs]\n\nNO", 1.0)], [("yes", 1.0)])
+    assert silent_first.to_srt() == (
+        "1\n00:00:02,000 --> 00:00:04,000\n[sighs] NO\n\n2\n00:00:04,000 --> 00:00:06,000\nyes\n\n"
+    )
+
+
+def test_vtt_escapes_what_would_be_markup():
+    hostile = Transcript.from_text("a --> b [<i>&x] ", 3725.5)
+    assert hostile.to_vtt() == ("WEBVTT\n\n00:00:00.000 --> 01:02:05.500\na --&gt; b [&lt;i&gt;&amp;x]\n\n")
+
+
+def test_times_are_rounded_to_the_millisecond_and_carry():
+    assert (
+        "00:00:59,999 --> 00:01:00,000"
+        in Transcript((Cue(59.9994, 59.9996, (Token("a", 1.0),)),), 60.0, 0.0).to_srt()
+    )
+
+
+def test_nothing_said_exports_as_nothing():
+    empty = Transcript((), 1.0, 0.0)
+    assert (empty.text, empty.plain, empty.tags, empty.to_srt(), empty.to_vtt()) == (
+        "",
+        "",
+        (),
+        "",
+        "WEBVTT\n\n",
+    )
+    assert math.isclose(empty.duration, 1.0) and empty.done
