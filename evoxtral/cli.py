@@ -101,6 +101,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     from evoxtral import checkpoints
     from evoxtral.engine import Engine
 
+    _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
     variants = _variants(args.variant, checkpoint)
     engine = Engine(checkpoint)
@@ -124,13 +125,11 @@ def _transcribe(args: argparse.Namespace) -> int:
 
 
 def _variants(asked: str, checkpoint: "Checkpoint") -> tuple[str, ...]:
-    """The variants to run, in the checkpoint's order."""
-    known = ("base", *checkpoint.adapters)
-    if asked == "all":
-        return known
-    if asked not in known:
-        raise UsageError(f"{checkpoint.name} has no variant {asked!r}, only {', '.join(known)}, or all.")
-    return (asked,)
+    """The variants to run; known before any weights are loaded."""
+    if asked not in (*checkpoint.variants, "all"):
+        known = ", ".join(checkpoint.variants)
+        raise UsageError(f"{checkpoint.name} has no variant {asked!r}; choose one of {known}, or all.")
+    return checkpoint.variants if asked == "all" else (asked,)
 
 
 def file_result(file: str, model: str, transcripts: Mapping[str, "Transcript"]) -> dict:
@@ -258,20 +257,20 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from evoxtral import checkpoints, lora
+    from evoxtral import checkpoints
 
     checkpoint = checkpoints.resolve(args.model)
-    total, trainable = lora.count_parameters(checkpoint)
+    total, trainable = checkpoints.parameter_counts(checkpoint)
     result = {
         "model": checkpoint.name,
-        "variants": ["base", *checkpoint.adapters],
+        "variants": checkpoint.variants,
         "total_parameters": total,
         "trainable_parameters": trainable,
     }
     if args.json:
         print_json(result)
     else:
-        print(f"{checkpoint.name}: {', '.join(result['variants'])}")
+        print(f"{checkpoint.name}: {', '.join(checkpoint.variants)}")
         print(f"{total:,} parameters, {trainable:,} of them trainable ({trainable / total:.4%})")
     return OK
 
@@ -285,13 +284,12 @@ def _add_merge(commands: argparse._SubParsersAction) -> None:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from evoxtral import checkpoints, lora
+    from evoxtral import checkpoints
 
+    _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
-    (variant,) = _variants(args.variant, checkpoint)
-    folder = Path(args.output)
-    lora.merge(checkpoint, variant, folder)
-    log.info("%s: %s with %s merged in", folder, checkpoint.name, variant)
+    checkpoints.write_merged(checkpoint, args.variant, Path(args.output))
+    log.info("%s: %s with %s merged in", args.output, checkpoint.name, args.variant)
     return OK
 
 
@@ -305,6 +303,19 @@ def _add_model(parser: Parser) -> None:
 
 def _add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+
+
+def _show_progress(shown: bool) -> None:
+    """Whether downloading and loading weights draw their bars on stderr."""
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    if shown:
+        enable_progress_bars()
+        transformers_logging.enable_progress_bar()
+    else:
+        disable_progress_bars()
+        transformers_logging.disable_progress_bar()
 
 
 def print_json(value: object) -> None:

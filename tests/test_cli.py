@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import tone
 
 from evoxtral import audio, cli
 
@@ -174,7 +175,7 @@ def test_only_a_line_feed_ends_a_line(run, tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["{", "[]", '"a"', '{"prediction": "a"}', '{"prediction": 1, "reference": ""}', "[" * 100_000, "1" * 5000],
+    ["{", "[]", '"a"', '{"prediction": "a"}', '{"prediction": 1, "reference": ""}', "[" * 9_999, "1" * 5000],
     ids=["half", "list", "text", "no reference", "number", "deep", "long number"],
 )
 def test_a_malformed_line_is_named_by_its_number(run, tmp_path, line):
@@ -187,3 +188,112 @@ def test_a_file_without_lines_of_text_is_one_sentence(run, tmp_path):
     binary.write_bytes(b"\x00\xff\xfe")
     for file in (write_lines(tmp_path / "empty.jsonl"), binary, tmp_path / "missing.jsonl", tmp_path):
         assert_one_sentence(*run("score", file), str(file))
+
+
+# --- transcribe -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint) -> Path:
+    """The tests' own model, as a folder with base/, sft/ and rl/."""
+    return Path(checkpoint.base).parent
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    audio.save(tmp_path / "clip.wav", tone(1.5))
+    return tmp_path / "clip.wav"
+
+
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    return write_lines(tmp_path / "broken.wav", "this is no recording")
+
+
+@pytest.mark.parametrize(("asked", "given"), [("all", ["base", "sft", "rl"]), ("sft", ["sft"])])
+def test_json_is_a_list_with_one_object_for_every_file(run, model, clip, engine, asked, given):
+    options = ("--variant", asked, "--model", model, "--format", "json")
+    code, out, _ = run("transcribe", clip, "clip.wav", *options)
+    assert code == 0
+    first, second = json.loads(out)
+    assert (first["file"], second["file"]) == (str(clip), "clip.wav")
+    assert set(first) == {"file", "duration", "model", "variants"}
+    assert first["duration"] == pytest.approx(1.5)
+    assert first["model"] == str(model)
+    assert list(first["variants"]) == given
+    for variant, entry in first["variants"].items():
+        expected = engine.transcribe(clip, variant)
+        assert set(entry) == {"text", "plain", "tags", "seconds", "cut"}
+        assert (entry["text"], entry["plain"], entry["cut"]) == (expected.text, expected.plain, expected.cut)
+        assert [tag["name"] for tag in entry["tags"]] == [tag.name for tag in expected.tags]
+        assert all(set(tag) == {"name", "category", "position", "probability"} for tag in entry["tags"])
+
+
+def test_one_variant_of_one_file_is_the_bare_text(run, model, clip, engine):
+    code, out, _ = run("transcribe", clip, "--variant", "sft", "--model", model)
+    assert (code, out) == (0, engine.transcribe(clip, "sft").text + "\n")
+
+
+def test_rl_is_the_variant_unless_another_is_asked_for(run, model, clip, engine):
+    assert run("transcribe", clip, "--model", model)[1] == engine.transcribe(clip, "rl").text + "\n"
+
+
+def test_several_texts_have_headings(run, model, clip):
+    code, out, _ = run("transcribe", "clip.wav", "--variant", "all", "--model", model)
+    headings = [line for line in out.splitlines() if line.startswith("== ")]
+    assert headings == ["== clip.wav · base ==", "== clip.wav · sft ==", "== clip.wav · rl =="]
+
+
+@pytest.mark.parametrize("form", ["json", "txt"])
+def test_a_file_that_fails_is_named_and_the_others_are_kept(run, model, clip, broken, form):
+    code, out, err = run("-q", "transcribe", broken, clip, "none.wav", "--model", model, "--format", form)
+    assert code == 2
+    assert [line.split(":")[0] for line in err.splitlines()] == [str(broken), "none.wav"]
+    if form == "json":
+        assert [entry["file"] for entry in json.loads(out)] == [str(clip)]
+    else:
+        assert out.startswith(f"== {clip} · rl ==\n")
+
+
+def test_json_is_a_list_even_when_every_file_failed(run, model, broken):
+    code, out, err = run("-q", "transcribe", broken, "--model", model, "--format", "json")
+    assert (code, json.loads(out)) == (2, [])
+    assert err.count("\n") == 1
+
+
+def test_an_unknown_model_or_variant_is_one_sentence_before_anything_is_loaded(run, model, clip):
+    assert_one_sentence(*run("-q", "transcribe", clip, "--model", "no-such-model"), "no-such-model")
+    asked = run("-q", "transcribe", clip, "--model", model, "--variant", "best")
+    assert_one_sentence(*asked, "best", "base, sft, rl")
+
+
+# --- info and merge ---------------------------------------------------------------------------------------
+
+
+def test_info_counts_the_published_model_without_its_weights(run):
+    code, out, _ = run("info", "--model", "mini-3b", "--json")
+    assert code == 0
+    assert json.loads(out) == {
+        "model": "mini-3b",
+        "variants": ["base", "sft", "rl"],
+        "total_parameters": 4_801_051_648,
+        "trainable_parameters": 124_780_544,
+    }
+
+
+def test_info_for_people_says_the_share(run):
+    _, out, _ = run("info", "--model", "mini-3b")
+    assert "4,801,051,648 parameters, 124,780,544 of them trainable (2.5990%)" in out
+
+
+def test_merge_writes_a_model_that_transcribes_as_the_variant_does(run, model, clip, engine):
+    assert run("merge", "--variant", "rl", "--model", model, "-o", "merged/base")[:2] == (0, "")
+    _, out, _ = run("transcribe", clip, "--variant", "base", "--model", "merged")
+    assert out == engine.transcribe(clip, "rl").text + "\n"
+
+
+def test_merge_refuses_what_it_cannot_do(run, model, tmp_path):
+    (tmp_path / "full").mkdir()
+    write_lines(tmp_path / "full" / "mine.txt")
+    assert_one_sentence(*run("-q", "merge", "--variant", "base", "--model", model, "-o", "new"), "base")
+    assert_one_sentence(*run("-q", "merge", "--model", model, "-o", "full"), "full")
