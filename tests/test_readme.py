@@ -1,0 +1,53 @@
+"""The README's commands and snippets, run as a reader would: from top to bottom, in one folder."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+VERBS = sorted(set(re.findall(r"^make (\w+)", README, flags=re.MULTILINE)))  # they set up and serve: not run
+SNIPPETS = [(language, code) for language, code in BLOCKS if not code.startswith("make ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where a reader works, with the predictions that the README mentions."""
+    folder = tmp_path_factory.mktemp("reader")
+    pair = json.dumps({"prediction": "[sighs] Hello.", "reference": "[sighs] Hello."})
+    (folder / "predictions.jsonl").write_text(pair, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(checkpoint) -> dict[str, str]:
+    """The reader's shell: virtual environment on, and the tests' model as the one for this machine."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    model = str(Path(checkpoint.base).parent)
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "EVOXTRAL_MODEL": model}
+
+
+def test_the_readme_has_commands_and_a_snippet():
+    assert {language for language, _ in SNIPPETS} == {"sh", "python"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_make_verb_exists(verb):
+    subprocess.run(["make", "--dry-run", verb], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(("language", "code"), SNIPPETS, ids=[language for language, _ in SNIPPETS])
+def test_every_block_runs(folder, environment, language, code):
+    program = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable]}[language]
+    done = subprocess.run([*program, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_command_lines_leave_what_they_say(folder):
+    assert {"hello.wav", "hello.json"} <= {path.name for path in folder.iterdir()}
