@@ -1,6 +1,8 @@
-"""Which weights to use: the scale model that ships with the package, the published model, a folder, or a Hub id.
+"""Which weights to use: the scale model that ships with the package, the published model, a folder, or a Hub
+id.
 
-A checkpoint is a base and any number of adapters. Each is a folder or a Hub id, `owner/name` or `owner/name@revision`.
+A checkpoint is a base and any number of adapters. Each is a folder or a Hub id, `owner/name` or
+`owner/name@revision`.
 """
 
 import json
@@ -28,8 +30,8 @@ ADAPTER_ORDER = ("sft", "rl")  # the order in which a folder's adapters were tra
 
 # The Hub's copy of the base holds the same weights a second time in Mistral's own format: not fetched.
 FILES = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tekken.json",
-    "model*.safetensors", "model.safetensors.index.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE,
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "tekken.json", "model*.safetensors", "model.safetensors.index.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE,
 )  # fmt: skip
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
@@ -39,8 +41,8 @@ _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
 class Checkpoint:
     """A base and its adapters, by folder or Hub id; nothing is loaded yet.
 
-    name: what people call it.  adapters: variant -> folder or Hub id.  reason: why this one was chosen, for the log and
-    the page.
+    name: what people call it.  adapters: variant -> folder or Hub id.  reason: why this one was chosen, for
+    the log and the page.
     """
 
     name: str
@@ -54,10 +56,11 @@ class Checkpoint:
 
 
 def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Checkpoint:
-    """Find the checkpoint of a name: "auto", "tiny", "mini-3b", a folder that holds base/ and adapters, or a Hub id.
+    """Find the checkpoint of a name: "auto", "tiny", "mini-3b", a folder that holds base/ and adapters, or a
+    Hub id.
 
-    "auto" is EVOXTRAL_MODEL where that is set; else mini-3b where there is a CUDA device (or ZeroGPU) and its weights
-    can be had, and tiny elsewhere. EVOXTRAL_SFT and EVOXTRAL_RL replace those adapters, and
+    "auto" is EVOXTRAL_MODEL where that is set; else mini-3b where there is a CUDA device (or ZeroGPU) and its
+    weights can be had, and tiny elsewhere. EVOXTRAL_SFT and EVOXTRAL_RL replace those adapters, and
     EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. Raises CheckpointError.
     """
     reason = "asked for"
@@ -74,18 +77,22 @@ def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Chec
 
 def _parts(name: str) -> tuple[str, dict[str, str]]:
     if name == TINY and not (TINY_FOLDER / "base" / "config.json").is_file():
-        raise CheckpointError(f"The scale model is missing from this installation ({TINY_FOLDER}); install it again.")
+        raise CheckpointError(
+            f"The scale model is missing from this installation ({TINY_FOLDER}); install it again."
+        )
     if name == MINI:
         return MINI_BASE, dict(MINI_ADAPTERS)
     folder = TINY_FOLDER if name == TINY else Path(name)
     if (folder / "base").is_dir():
         found = {p.parent.name: str(p.parent) for p in sorted(folder.glob(f"*/{lora.CONFIG_FILE}"))}
         known = [variant for variant in ADAPTER_ORDER if variant in found]
-        return str(folder / "base"), {variant: found[variant] for variant in [*known, *(found.keys() - {*known})]}
+        return str(folder / "base"), {
+            variant: found[variant] for variant in [*known, *(found.keys() - {*known})]
+        }
     if not folder.exists() and _HUB_ID.fullmatch(name):
         return name, {}
     raise CheckpointError(
-        f"There is no model {name!r}: use {TINY}, {MINI}, a folder that holds base/ and its adapters, or a Hub id."
+        f"There is no model {name!r}: use {TINY}, {MINI}, a folder that holds base/ and adapters, or a Hub id."
     )
 
 
@@ -97,7 +104,7 @@ def _named_adapters(environ: Mapping[str, str]) -> dict[str, str]:
         variant, equals, reference = entry.partition("=")
         if not equals or not variant.isidentifier() or variant == lora.BASE or not reference:
             raise CheckpointError(
-                f"EVOXTRAL_ADAPTERS holds {entry!r}: write name=folder or name=owner/repository, separated by commas."
+                f"EVOXTRAL_ADAPTERS holds {entry!r}: write name=folder or name=owner/name, with commas between."
             )
         named[variant] = reference
     return named
@@ -121,15 +128,19 @@ def _best_here(environ: Mapping[str, str]) -> tuple[str, str]:
         return TINY, f"{MINI} is not on this machine, and the Hub cannot be reached ({type(error).__name__})"
 
 
-# --------------------------------------------------------------------------------------------------------------- fetch
+# ------------------------------------------------------------------------------------------------------ fetch
 
 
 def fetch(reference: str) -> Path:
-    """The folder of a base or an adapter, downloaded with progress if it is a Hub id. Raises CheckpointError."""
+    """The folder of a base or an adapter, downloaded with progress if it is a Hub id. Raises
+    CheckpointError.
+    """
     if Path(reference).is_dir():
         return Path(reference)
     if not _HUB_ID.fullmatch(reference):
-        raise CheckpointError(f"{reference} is neither a folder nor a Hub id (owner/name or owner/name@revision).")
+        raise CheckpointError(
+            f"{reference} is neither a folder nor a Hub id (owner/name or owner/name@revision)."
+        )
     return Path(_download(reference, FILES))
 
 
@@ -149,18 +160,24 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
         return snapshot_download(repo, revision=revision or None, allow_patterns=files)
     except GatedRepoError as error:
         raise CheckpointError(
-            f"{repo} is gated: accept its terms at https://huggingface.co/{repo}, then log in (`hf auth login` or HF_TOKEN)."
+            f"{repo} is gated: accept its terms at https://huggingface.co/{repo}, "
+            "then log in (`hf auth login` or HF_TOKEN)."
         ) from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(f"{repo} is not on the Hub, or it is private and you are not logged in (HF_TOKEN).") from error
+        raise CheckpointError(
+            f"{repo} is not on the Hub, or it is private and you are not logged in (HF_TOKEN)."
+        ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{repo} has no revision {revision or 'main'!r}.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, *_no_network()) as error:
         raise CheckpointError(
-            f"{reference} is not on this machine and the Hub cannot be reached: check the network, or use --model tiny."
+            f"{reference} is not on this machine and the Hub cannot be reached: "
+            "check the network, or use --model tiny."
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{reference} could not be stored on this machine: {error.strerror or error}.") from error
+        raise CheckpointError(
+            f"{reference} could not be stored on this machine: {error.strerror or error}."
+        ) from error
 
 
 def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
@@ -172,11 +189,14 @@ def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
     except DryRunError:  # offline: nothing would be downloaded
         return
     needed = sum(file.file_size or 0 for file in plan if file.will_download)
-    cache = next(p for p in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if p.exists())
+    cache = next(
+        p for p in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if p.exists()
+    )
     free = shutil.disk_usage(cache).free
     if needed > free:
         raise CheckpointError(
-            f"{repo} needs {needed / 1e9:.1f} GB of disk and {cache} has {free / 1e9:.1f} GB free: make room, or set HF_HOME."
+            f"{repo} needs {needed / 1e9:.1f} GB of disk and {cache} has {free / 1e9:.1f} GB free: "
+            "make room, or set HF_HOME."
         )
 
 
@@ -187,7 +207,7 @@ def _no_network() -> tuple[type[Exception], ...]:
     return ConnectionError, TimeoutError, httpx2.TransportError
 
 
-# ---------------------------------------------------------------------------------------------------------------- load
+# ------------------------------------------------------------------------------------------------------- load
 
 
 def load_config(folder: Path) -> VoxtralConfig:
@@ -206,10 +226,16 @@ def load_config(folder: Path) -> VoxtralConfig:
 def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
     """The base model, in evaluation mode on the CPU, every weight from its files. Raises CheckpointError."""
     try:
-        model, info = VoxtralForConditionalGeneration.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, info = VoxtralForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True
+        )
     except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"The weights in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(key) for key in info["mismatched_keys"])})
+        raise CheckpointError(
+            f"The weights in {folder} cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    wrong = sorted(
+        {*info["missing_keys"], *info["unexpected_keys"], *(str(key) for key in info["mismatched_keys"])}
+    )
     if wrong:
         raise CheckpointError(f"The weights in {folder} do not fit its config.json: {lora.first_of(wrong)}.")
     return model.eval()
@@ -224,14 +250,18 @@ def published_config() -> VoxtralConfig:
     text = {
         "model_type": "llama", "vocab_size": 131072, "hidden_size": 3072, "intermediate_size": 8192,
         "num_hidden_layers": 30, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
-        "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8, "tie_word_embeddings": False,
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e8,
+        "tie_word_embeddings": False,
     }  # fmt: skip
-    return VoxtralConfig(audio_token_id=24, projector_hidden_act="gelu",
-                         audio_config={"model_type": "voxtral_encoder", **audio}, text_config=text)  # fmt: skip
+    audio["model_type"] = "voxtral_encoder"
+    return VoxtralConfig(
+        audio_token_id=24, projector_hidden_act="gelu", audio_config=audio, text_config=text
+    )
 
 
 def parameter_counts(checkpoint: Checkpoint, recipe: lora.LoraRecipe | None = None) -> tuple[int, int]:
-    """(total, trainable) parameters of a base with the recipe's LoRA on it, LoRA included in the total, as PEFT counts.
+    """(total, trainable) parameters of a base with the recipe's LoRA on it, LoRA included in the total, as
+    PEFT counts.
 
     Counted on the meta device: needs the configuration only, and for the published base not even that.
     """
@@ -248,13 +278,15 @@ def parameter_counts(checkpoint: Checkpoint, recipe: lora.LoraRecipe | None = No
 
 
 def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
-    """Write a model that is the base with one adapter folded in, in the base's own precision and with its processor.
+    """Write a model that is the base with one adapter folded in, in the base's own precision and with its
+    processor.
 
     Plain transformers loads it, and so do engines that cannot apply these adapters. Raises CheckpointError.
     """
     if variant not in checkpoint.adapters:
         raise CheckpointError(
-            f"{variant!r} cannot be merged: {checkpoint.name} has the adapters {', '.join(checkpoint.adapters) or 'none'}."
+            f"{variant!r} cannot be merged: the adapters of {checkpoint.name} are "
+            f"{', '.join(checkpoint.adapters) or 'none'}."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists already: name a new folder.")

@@ -1,7 +1,8 @@
 """From logits to tokens: greedy or nucleus choice, stop rules, and what the host needs to know of each row.
 
-Every row of a batch is on its own: it ends at its own end-of-text, at its own budget, or when it repeats itself. A row
-that has ended goes on computing what nobody reads, so that shapes stay as they are, until all have ended.
+Every row of a batch is on its own: it ends at its own end-of-text, at its own budget, or when it repeats
+itself. A row that has ended goes on computing what nobody reads, so that shapes stay as they are, until all
+have ended.
 """
 
 import math
@@ -24,11 +25,11 @@ class Decoding:
     temperature: 0 for greedy, else softness of sampling (RAFT samples at 0.7).
     top_p: nucleus, the smallest set of most likely tokens with at least this probability is sampled from
         (https://arxiv.org/abs/1904.09751); RAFT uses 0.9.
-    seed: of the sampling; None differs from call to call. The same seed gives a clip the same samples, whatever else
-        is in its batch.
+    seed: of the sampling; None differs from call to call. The same seed gives a clip the same samples,
+        whatever else is in its batch.
     max_tokens: budget of one segment; None budgets by its duration.
-    tokens_per_second, spare_tokens: that budget. Speech rarely passes 6 tokens/s of the published vocabulary; the rest
-        is room for tags, and for smaller vocabularies.
+    tokens_per_second, spare_tokens: that budget. Speech rarely passes 6 tokens/s of the published vocabulary;
+        the rest is room for tags, and for smaller vocabularies.
     stop_loops: end a row that repeats itself.
     """
 
@@ -81,11 +82,15 @@ class Row:
 
 LOOP_UNIT = 32  # tokens: the longest phrase that is recognised as repeating
 LOOP_REPEATS = 4  # times it must stand at the end, one after the other,
-LOOP_TOKENS = 24  # and over at least so many tokens, so that "no no no no" and "[laughs] [laughs]" may be said
+LOOP_TOKENS = (
+    24  # and over at least so many tokens, so that "no no no no" and "[laughs] [laughs]" may be said
+)
 
 
 def repeated_tail(ids: Sequence[int]) -> int:
-    """How many tokens at the end only repeat what stands before them; 0 if the text has not run into a loop."""
+    """How many tokens at the end only repeat what stands before them; 0 if the text has not run into a
+    loop.
+    """
     for unit in range(1, min(LOOP_UNIT, len(ids) // LOOP_REPEATS) + 1):
         span = max(LOOP_REPEATS * unit, LOOP_TOKENS)
         if len(ids) < span or ids[-1] != ids[-1 - unit]:
@@ -95,7 +100,9 @@ def repeated_tail(ids: Sequence[int]) -> int:
     return 0
 
 
-def choose(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def choose(
+    logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token (B,) of every row and its log-probability (B,) under the model, temperature aside.
 
     logits: (B, vocabulary) float32.  uniform: (B,) in [0, 1), the chance of each row: where it falls in the
@@ -116,7 +123,9 @@ def choose(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor) -> t
 
 
 def chances(seed: int | None, keys: Sequence[tuple[int, ...]], steps: int) -> np.ndarray:
-    """Uniform numbers (len(keys), steps) float32 in [0, 1): each row's come from the seed and its own key alone."""
+    """Uniform numbers (len(keys), steps) float32 in [0, 1): each row's come from the seed and its own key
+    alone.
+    """
     root = np.random.SeedSequence(seed).entropy
     rows = [np.random.default_rng((root, *key)).random(steps, dtype=np.float32) for key in keys]
     return np.stack(rows)
@@ -135,7 +144,9 @@ class Batch:
         decoding: Decoding,
         chance: np.ndarray | None = None,
     ):
-        """prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.  chance: (rows, steps), see `chances`."""
+        """prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.  chance: (rows, steps),
+        see `chances`.
+        """
         self.rows = [Row(budget) for budget in budgets]
         self.session, self.eos_id, self.decoding = session, eos_id, decoding
         steps = max(budgets)

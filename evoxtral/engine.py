@@ -1,7 +1,9 @@
-"""The one way from audio to transcripts: the app, the command line, the API, the benchmark and RAFT all call it.
+"""The one way from audio to transcripts: the app, the command line, the API, the benchmark and RAFT all call
+it.
 
-All asked variants and all segments of a clip are decoded as one batch, rows variant-major: (variants, segments,
-samples). The mel features are shared between variants always, the encoder's output where no adapter touches it.
+All asked variants and all segments of a clip are decoded as one batch, rows variant-major: (variants,
+segments, samples). The mel features are shared between variants always, the encoder's output where no adapter
+touches it.
 """
 
 import logging
@@ -23,14 +25,18 @@ from evoxtral.transcript import Cue, Token, Transcript
 
 log = logging.getLogger(__name__)
 
-ROWS = {"cuda": 96, "cpu": 24}  # rows decoded together: bounds the memory that long clips and many variants take
+ROWS = {
+    "cuda": 96,
+    "cpu": 24,
+}  # rows decoded together: bounds the memory that long clips and many variants take
 SHOW_EVERY = 0.05  # s between two growing transcripts
 SMALL = 2e9  # bytes of weight files up to which a CPU computes in float32
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
 
 class Engine:
-    """One base in memory and its adapters. Any number of threads may call it; they take turns every few tokens.
+    """One base in memory and its adapters. Any number of threads may call it; they take turns every few
+    tokens.
 
     checkpoint, variants, window_seconds (longest segment), device, dtype, prompt: to be read.
     """
@@ -44,8 +50,9 @@ class Engine:
     ):
         """Load a checkpoint.
 
-        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or for float32 on a CPU
-        where the weights are small.  rows: the most rows decoded together, None for ROWS. Raises CheckpointError.
+        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or for float32
+        on a CPU where the weights are small.  rows: the most rows decoded together, None for ROWS. Raises
+        CheckpointError.
         """
         folder = checkpoints.fetch(checkpoint.base)
         config = checkpoints.load_config(folder)
@@ -56,7 +63,9 @@ class Engine:
         self.prompt = Prompt(folder, config)
         self.window_seconds = self.prompt.window_seconds
         model = checkpoints.load_base(folder, self.dtype)
-        adapters = [lora.read(checkpoints.fetch(ref), model, name) for name, ref in checkpoint.adapters.items()]
+        adapters = [
+            lora.read(checkpoints.fetch(ref), model, name) for name, ref in checkpoint.adapters.items()
+        ]
         self._mix = lora.Mix(adapters)
         self.variants = self._mix.variants
         for part in (lora.TOWER, lora.PROJECTOR):
@@ -77,8 +86,10 @@ class Engine:
     ) -> Iterator[dict[str, Transcript]]:
         """Transcribe a clip, giving growing transcripts of every variant; the last ones have done=True.
 
-        source: path, bytes, or (rate in Hz, array).  variants: None for all.  language: ISO 639-1 code, None to detect.
-        max_seconds: longest clip accepted. Raises AudioError, or EvoxtralError for an unknown variant or language.
+        source: path, bytes, or (rate in Hz, array).  variants: None for all.  language: ISO 639-1 code, None
+        to detect.
+        max_seconds: longest clip accepted. Raises AudioError, or EvoxtralError for an unknown variant or
+        language.
         """
         names = self._asked(variants)
         self.prompt.transcription_ids(language)  # a wrong language is said before any work is done
@@ -90,14 +101,18 @@ class Engine:
         at_once = max(1, self.rows // len(names))
         for first in range(0, len(segments), at_once):
             part = segments[first : first + at_once]
-            waves = [wave[round(s.start * audio.SAMPLE_RATE) : round(s.end * audio.SAMPLE_RATE)] for s in part]
+            waves = [
+                wave[round(s.start * audio.SAMPLE_RATE) : round(s.end * audio.SAMPLE_RATE)] for s in part
+            ]
             for column in columns.values():
                 column.begin(part)
             for rows in self._decode(waves, names, language, decoding, keys=range(first, first + len(part))):
                 for column, block in zip(columns.values(), _blocks(rows, len(names)), strict=True):
                     column.see(block)
                 if time.perf_counter() - shown >= SHOW_EVERY:
-                    yield {name: column.transcript(self.prompt, done=False) for name, column in columns.items()}
+                    yield {
+                        name: column.transcript(self.prompt, done=False) for name, column in columns.items()
+                    }
                     shown = time.perf_counter()
             for column in columns.values():
                 column.settle(self.prompt)
@@ -111,7 +126,9 @@ class Engine:
         decoding: Decoding | None = None,
         max_seconds: float = audio.MAX_SECONDS,
     ) -> dict[str, Transcript]:
-        """Transcripts of a clip by every asked variant, in the order of `self.variants`. Arguments as of `stream`."""
+        """Transcripts of a clip by every asked variant, in the order of `self.variants`. Arguments as of
+        `stream`.
+        """
         *_, last = self.stream(source, variants, language, decoding, max_seconds)
         return last
 
@@ -136,14 +153,17 @@ class Engine:
     ) -> list[dict[str, list[Transcript]]]:
         """Transcribe many short clips: for each, `samples` transcripts of every variant.
 
-        waves: (T,) float32 at 16 kHz, each of at most `window_seconds`; a wave is encoded and its prompt read once,
-        whatever the number of samples. A transcript's `seconds` are its clip's share of the time of its batch.
+        waves: (T,) float32 at 16 kHz, each of at most `window_seconds`; a wave is encoded and its prompt read
+        once, whatever the number of samples. A transcript's `seconds` are its clip's share of the time of its
+        batch.
         """
         names = self._asked(variants)
         decoding = decoding or Decoding()
         results = [{name: [_empty(wave)] * samples for name in names} for wave in waves]
         # Like lengths together: a batch computes until its longest row has ended.
-        spoken = sorted((i for i, w in enumerate(waves) if not audio.is_silent(w)), key=lambda i: -len(waves[i]))
+        spoken = sorted(
+            (i for i, w in enumerate(waves) if not audio.is_silent(w)), key=lambda i: -len(waves[i])
+        )
         at_once = max(1, self.rows // (len(names) * samples))
         for first in range(0, len(spoken), at_once):
             part = spoken[first : first + at_once]
@@ -158,7 +178,8 @@ class Engine:
                     results[i][name] = [Transcript((cue,), length, seconds) for cue in cues]
         return results
 
-    # --------------------------------------------------------------------------------------------------------- batches
+    # ---------------------------------------------------------------------------------------------------------
+    # batches
 
     def _asked(self, variants: Sequence[str] | None) -> tuple[str, ...]:
         unknown = [name for name in variants or () if name not in self.variants]
@@ -177,11 +198,14 @@ class Engine:
         keys: Sequence[int],
         samples: int = 1,
     ) -> Iterator[list[Row]]:
-        """Decode waves as one batch; gives all its rows, (names, waves, samples) flat, each time some have grown.
+        """Decode waves as one batch; gives all its rows, (names, waves, samples) flat, each time some have
+        grown.
 
         keys: a number for each wave, which with the seed decides what is sampled for it.
         """
-        budgets = [decoding.budget(audio.duration(wave)) for wave in waves for _ in range(samples)] * len(names)
+        budgets = [decoding.budget(audio.duration(wave)) for wave in waves for _ in range(samples)] * len(
+            names
+        )
         chance = None
         if decoding.temperature:
             draws = [(key, sample) for key in keys for sample in range(samples)] * len(names)
@@ -203,14 +227,18 @@ class Engine:
                 self._idle = (names, len(budgets), length), session
 
     def _session(self, key: tuple[tuple[str, ...], int, int]) -> Session:
-        """The idle session if it fits, and none is idle afterwards: a session belongs to one batch at a time."""
+        """The idle session if it fits, and none is idle afterwards: a session belongs to one batch at a
+        time.
+        """
         idle, self._idle = self._idle, None
         if idle and idle[0] == key:
             return idle[1]
         return Session(self._text, rows=key[1], length=key[2])
 
     def _prompts(self, ids: Sequence[int], mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Embedded prompts (names x S, L, D): the ids' embeddings, with the audio (S, mel bands, frames) in its place."""
+        """Embedded prompts (names x S, L, D): the ids' embeddings, with the audio (S, mel bands, frames) in
+        its place.
+        """
         tokens = torch.tensor(ids, device=self.device)
         features = self._audio_features(mels.to(self.device, self.dtype), names)
         prompts = self._text.embed(tokens).repeat(len(features), 1, 1)
@@ -220,14 +248,17 @@ class Engine:
     def _audio_features(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """Mels (S, mel bands, frames) -> what each variant hears, (names x S, audio tokens, D).
 
-        A variant that leaves the tower alone hears what the base hears, computed once for all of them; so for the projector.
+        A variant that leaves the tower alone hears what the base hears, computed once for all of them; so for
+        the projector.
         """
         through_tower = self._mix.ordered(self._owners(names, lora.TOWER))
         with self._mix.using(through_tower):
             hidden = self._tower(mels.repeat(len(through_tower), 1, 1)).last_hidden_state
         through_projector = self._mix.ordered(self._owners(names, lora.TOWER, lora.PROJECTOR))
         hidden = _spread(hidden, through_tower, self._owners(through_projector, lora.TOWER))
-        width = self._projector.linear_1.weight.shape[1]  # several encoder positions side by side make one audio token
+        width = self._projector.linear_1.weight.shape[
+            1
+        ]  # several encoder positions side by side make one audio token
         with self._mix.using(through_projector):
             features = self._projector(hidden.reshape(len(hidden), -1, width))
         return _spread(features, through_projector, self._owners(names, lora.TOWER, lora.PROJECTOR))
@@ -286,7 +317,9 @@ def _blocks(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
 
 
 def _spread(x: torch.Tensor, have: Sequence[str], want: Sequence[str]) -> torch.Tensor:
-    """x (have x S, …), one block per variant of `have`, to (want x S, …): the blocks of `want`, some more than once."""
+    """x (have x S, …), one block per variant of `have`, to (want x S, …): the blocks of `want`, some more
+    than once.
+    """
     if list(have) == list(want):
         return x
     return x.unflatten(0, (len(have), -1))[[have.index(name) for name in want]].flatten(0, 1)

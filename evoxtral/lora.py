@@ -1,9 +1,9 @@
 """LoRA adapters on one base: read and checked from their files, applied to mixed batches, or merged.
 
-Low-rank adaptation (https://arxiv.org/abs/2106.09685): y = W x + (alpha / r) B A x. Here the base weight W is held once
-and read once for a whole batch; the rows of the batch are variant-major, (V, rows of one variant, …), so that all
-adapters of a batch apply as two batched products, whatever the number of variants. That holds in the audio tower and
-the projector as well, where the leading dimension is windows or audio tokens.
+Low-rank adaptation (https://arxiv.org/abs/2106.09685): y = W x + (alpha / r) B A x. Here the base weight W is
+held once and read once for a whole batch; the rows of the batch are variant-major, (V, rows of one variant,
+…), so that all adapters of a batch apply as two batched products, whatever the number of variants. That holds
+in the audio tower and the projector as well, where the leading dimension is windows or audio tokens.
 """
 
 import json
@@ -33,13 +33,20 @@ _RENAMED_IN_TRANSFORMERS_5 = (
     (re.compile(r"^(audio_tower|multi_modal_projector)\."), r"model.\1."),
 )
 _KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight$")
-# Settings that change what an adapter computes and that no published adapter here needs: refused, never ignored.
+# Settings that change what an adapter computes and that no published adapter here needs: refused, never
+# ignored.
 _MUST_BE_UNSET = (
-    "use_dora", "use_qalora", "lora_bias", "modules_to_save", "trainable_token_indices", "layers_to_transform",
-    "layers_pattern", "exclude_modules", "target_parameters", "rank_pattern", "alpha_pattern", "layer_replication",
-    "megatron_config", "fan_in_fan_out", "alora_invocation_tokens",
+    "use_dora", "use_qalora", "lora_bias", "modules_to_save", "trainable_token_indices",
+    "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters", "rank_pattern",
+    "alpha_pattern", "layer_replication", "megatron_config", "fan_in_fan_out", "alora_invocation_tokens",
 )  # fmt: skip
-_INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")  # PiSSA and others rewrite W itself
+_INITS_THAT_KEEP_THE_BASE = (
+    True,
+    False,
+    "gaussian",
+    "eva",
+    "orthogonal",
+)  # PiSSA and others rewrite W itself
 _NAMED = 3  # how many keys an error names
 
 
@@ -72,7 +79,9 @@ class Adapter:
 
 
 def targeted(model: nn.Module, targets: str | Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers that an adapter's `target_modules` selects, by PEFT's rules: suffixes, or one regular expression."""
+    """The linear layers that an adapter's `target_modules` selects, by PEFT's rules: suffixes, or one regular
+    expression.
+    """
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) and _selects(targets, path):
             yield path, module
@@ -97,15 +106,15 @@ def _transformers_5_path(path: str) -> str:
     return path
 
 
-# ---------------------------------------------------------------------------------------------------------------- read
+# ------------------------------------------------------------------------------------------------------- read
 
 
 def read(folder: str | Path, model: nn.Module, name: str) -> Adapter:
     """Read an adapter that PEFT saved, and check that all of it fits `model`.
 
-    folder: holds adapter_config.json and adapter_model.safetensors. Names of transformers 4 and 5 are both understood.
-    Raises CheckpointError, and the first names, when a file is missing, a setting is not supported, a tensor has no
-    place, a slot stays empty, or a rank or a shape is wrong.
+    folder: holds adapter_config.json and adapter_model.safetensors. Names of transformers 4 and 5 are both
+    understood. Raises CheckpointError, and the first names, when a file is missing, a setting is not
+    supported, a tensor has no place, a slot stays empty, or a rank or a shape is wrong.
     """
     config = _read_config(Path(folder), name)
     sides = _sides(_read_tensors(Path(folder), name), name)
@@ -113,7 +122,7 @@ def read(folder: str | Path, model: nn.Module, name: str) -> Adapter:
     strangers = sorted(path for path in sides if path not in slots)
     if strangers:
         raise CheckpointError(
-            f"Adapter {name!r} was made for another base ({config.get('base_model_name_or_path') or 'not named'}): "
+            f"Adapter {name!r} was made for another base ({_base_of(config)}): "
             f"{len(strangers)} of its layers have no place in this one ({first_of(strangers)})."
         )
     empty = sorted(f"{path}.lora_{s}" for path in slots for s in "AB" if s not in sides.get(path, {}))
@@ -137,7 +146,9 @@ def _read_config(folder: Path, name: str) -> dict:
     except ValueError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} is not readable JSON; download it again.") from error
     if config.get("peft_type", "LORA") != "LORA":
-        raise CheckpointError(f"Adapter {name!r} is of type {config['peft_type']}; only LoRA adapters can be used.")
+        raise CheckpointError(
+            f"Adapter {name!r} is of type {config['peft_type']}; only LoRA adapters can be used."
+        )
     unsupported = [key for key in _MUST_BE_UNSET if config.get(key)]
     if config.get("bias", "none") != "none":
         unsupported.append("bias")
@@ -161,7 +172,9 @@ def _read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"Adapter {name!r} is damaged: {path} cannot be read; download it again.") from error
+        raise CheckpointError(
+            f"Adapter {name!r} is damaged: {path} cannot be read; download it again."
+        ) from error
 
 
 def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -176,37 +189,46 @@ def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str
             unknown.append(key)
     if unknown:
         raise CheckpointError(
-            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices ({first_of(sorted(unknown))})."
+            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices "
+            f"({first_of(sorted(unknown))})."
         )
     return sides
 
 
-def _check_shapes(name: str, path: str, sides: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping) -> None:
+def _check_shapes(
+    name: str, path: str, sides: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping
+) -> None:
     a, b = tuple(sides["A"].shape), tuple(sides["B"].shape)
     rank = config["r"]
     if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
         raise CheckpointError(
-            f"Adapter {name!r} says rank {rank}, but {path} holds A {a} and B {b}; its two files do not belong together."
+            f"Adapter {name!r} says rank {rank}, but {path} holds A {a} and B {b}; "
+            "its two files do not belong together."
         )
     if (a[1], b[0]) != (module.in_features, module.out_features):
         raise CheckpointError(
-            f"Adapter {name!r} was made for another base ({config.get('base_model_name_or_path') or 'not named'}): "
+            f"Adapter {name!r} was made for another base ({_base_of(config)}): "
             f"{path} maps {a[1]} to {b[0]} there and {module.in_features} to {module.out_features} here."
         )
 
 
+def _base_of(config: Mapping) -> str:
+    return config.get("base_model_name_or_path") or "not named"
+
+
 def first_of(names: Sequence[str]) -> str:
+    """The first few names, for an error."""
     return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
-# --------------------------------------------------------------------------------------------------------------- apply
+# ------------------------------------------------------------------------------------------------------ apply
 
 
 class Mix:
     """Which variants the rows of the current batch belong to; shared by all layers of one model.
 
-    variants: BASE, then the adapters in the order given. Not thread-safe: whoever runs the model holds a lock while
-    `using` is open.
+    variants: BASE, then the adapters in the order given. Not thread-safe: whoever runs the model holds a lock
+    while `using` is open.
     """
 
     def __init__(self, adapters: Sequence[Adapter]):
@@ -216,7 +238,9 @@ class Mix:
 
     @contextmanager
     def using(self, variants: Sequence[str]) -> Iterator[None]:
-        """While open, a batch has len(variants) equal blocks of rows, one per variant, in the order of `self.variants`."""
+        """While open, a batch has len(variants) equal blocks of rows, one per variant, in the order of
+        `self.variants`.
+        """
         before, self.active = self.active, tuple(variants)
         try:
             yield
@@ -236,9 +260,9 @@ class Mix:
 class MixedLinear(nn.Module):
     """Linear layers that read the same input, as one product, with the LoRA of each row's own adapter.
 
-    weight (sum of outs, in) is the layers' weights one after the other; lora_a (N, in, layers x r) holds the N adapters
-    side by side for all layers, lora_b one (N, r, out) per layer. Ranks below the largest are padded with zeros, and
-    so are adapters that leave these layers alone.
+    weight (sum of outs, in) is the layers' weights one after the other; lora_a (N, in, layers x r) holds the
+    N adapters side by side for all layers, lora_b one (N, r, out) per layer. Ranks below the largest are
+    padded with zeros, and so are adapters that leave these layers alone.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix):
@@ -259,8 +283,12 @@ class MixedLinear(nn.Module):
     def _stack(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter]) -> None:
         like = self.weight
         rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
-        lora_a = torch.zeros(len(adapters), like.shape[1], len(layers) * rank, dtype=like.dtype, device=like.device)
-        lora_b = [torch.zeros(len(adapters), rank, out, dtype=like.dtype, device=like.device) for out in self.outs]
+        lora_a = torch.zeros(
+            len(adapters), like.shape[1], len(layers) * rank, dtype=like.dtype, device=like.device
+        )
+        lora_b = [
+            torch.zeros(len(adapters), rank, out, dtype=like.dtype, device=like.device) for out in self.outs
+        ]
         for n, adapter in enumerate(adapters):
             for i, path in enumerate(layers):
                 if path in adapter.weights:
@@ -285,12 +313,16 @@ class MixedLinear(nn.Module):
         blocks_in = x.reshape(len(active), -1, x.shape[-1])[first:]
         blocks_out = y.view(len(active), -1, y.shape[-1])[first:]
         down = torch.bmm(blocks_in, lora_a)
-        for up, low, out in zip(lora_b, down.split(self.rank, -1), blocks_out.split(self.outs, -1), strict=True):
+        for up, low, out in zip(
+            lora_b, down.split(self.rank, -1), blocks_out.split(self.outs, -1), strict=True
+        ):
             out.baddbmm_(low, up)
         return y
 
     def _plan(self, active: tuple[str, ...]) -> tuple[int, torch.Tensor, list[torch.Tensor]] | None:
-        """First block that an adapter changes, and the matrices of the blocks from there on; None if none changes."""
+        """First block that an adapter changes, and the matrices of the blocks from there on; None if none
+        changes.
+        """
         first = next((i for i, name in enumerate(active) if name in self.changed_by), None)
         if first is None:
             return None
@@ -301,7 +333,9 @@ class MixedLinear(nn.Module):
 
 
 def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
-    return nn.Parameter(parts[0].detach() if len(parts) == 1 else torch.cat([p.detach() for p in parts]), requires_grad=False)
+    return nn.Parameter(
+        parts[0].detach() if len(parts) == 1 else torch.cat([p.detach() for p in parts]), requires_grad=False
+    )
 
 
 def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str) -> None:

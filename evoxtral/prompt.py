@@ -1,8 +1,8 @@
-"""What the model is asked: waves and a language become prompt ids and log-mels, through Voxtral's own processor.
+"""What the model is asked: audio and a language become prompt ids and log-mels, by Voxtral's own processor.
 
-Every piece of audio given to this module fits one model window, so every prompt of one kind has the same length: a batch
-needs no padding and no attention mask. Audio always comes as arrays; the processor would also take paths and URLs, and
-a string that comes from a user would be fetched.
+Every piece of audio given to this module fits one model window, so every prompt of one kind has the same
+length: a batch needs no padding and no attention mask. Audio always comes as arrays; the processor would also
+take paths and URLs, and a string that comes from a user would be fetched.
 """
 
 import base64
@@ -18,11 +18,11 @@ from transformers import VoxtralConfig, VoxtralProcessor
 from evoxtral.audio import SAMPLE_RATE, wav_bytes
 from evoxtral.errors import CheckpointError, EvoxtralError
 
-HOP = 160  # samples per mel frame: 10 ms at 16 kHz
-FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2: one position is 20 ms
-SAMPLES_PER_POSITION = HOP * FRAMES_PER_POSITION
+FRAMES_PER_POSITION = 2  # mel frames; the encoder's second convolution has stride 2
 PCM_STEPS = 32768  # levels of 16-bit audio on each side of zero
 
+# Stands in for a clip where only the ids are wanted: the processor pads every clip to full windows.
+_SOME_AUDIO = np.zeros(SAMPLE_RATE // 10, np.float32)
 # A model that detects the language may say it first, as ordinary text; it is no part of the transcript.
 _SPOKEN_LANGUAGE = re.compile(r"lang:[a-z]{2}")
 
@@ -30,7 +30,8 @@ _SPOKEN_LANGUAGE = re.compile(r"lang:[a-z]{2}")
 class Prompt:
     """The processor of one checkpoint.
 
-    window_seconds, window_samples, window_frames: length of one model window in s, samples at 16 kHz and mel frames.
+    window_seconds, window_samples, window_frames: length of one model window in s, samples at 16 kHz and mel
+    frames. hop: samples per mel frame (160 in the published model, which is 10 ms; more in a coarser one).
     audio_tokens: how many prompt positions one window takes. eos_id, audio_id: token ids.
     """
 
@@ -40,19 +41,22 @@ class Prompt:
         Raises CheckpointError when the processor's files are missing or do not fit the configuration.
         """
         positions = config.audio_config.max_source_positions
-        self.window_samples = positions * SAMPLES_PER_POSITION
         self.window_frames = positions * FRAMES_PER_POSITION
+        self.processor = load_processor(folder, self.window_frames)
+        self.hop = self.processor.feature_extractor.hop_length
+        self.window_samples = self.window_frames * self.hop
         self.window_seconds = self.window_samples / SAMPLE_RATE
-        self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
+        self.audio_tokens = (
+            positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
+        )
         self.audio_id = config.audio_token_id
-        self.processor = load_processor(folder, self.window_samples)
         self._tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
         self.eos_id = self._tekken.eos_id
-        self._transcription_ids: dict[str | None, list[int]] = {}  # a request takes ~0.1 s to build, and asks are few
+        self._transcription_ids: dict[str | None, list[int]] = {}  # by language; building one takes ~0.1 s
         if self.transcription_ids(None).count(self.audio_id) != self.audio_tokens:
             raise CheckpointError(
-                f"The processor in {folder} does not fit its model: one window of {self.window_seconds:g} s should take "
-                f"{self.audio_tokens} audio tokens; use the processor files that came with this model's weights."
+                f"The processor in {folder} does not fit its model, whose window, {self.window_seconds:g} s, "
+                f"is {self.audio_tokens} audio tokens; use the processor files that came with the weights."
             )
 
     def transcription_ids(self, language: str | None = "en") -> list[int]:
@@ -66,34 +70,38 @@ class Prompt:
 
     def chat_ids(self, question: str) -> list[int]:
         """Prompt ids (L,) of a chat turn: one window of audio, then a question about it."""
-        silence = base64.b64encode(wav_bytes(np.zeros(self.window_samples, np.float32))).decode()
-        content = [{"type": "audio", "base64": silence}, {"type": "text", "text": question}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}])["input_ids"][0].tolist()
+        audio = {"type": "audio", "base64": base64.b64encode(wav_bytes(_SOME_AUDIO)).decode()}
+        turn = {"role": "user", "content": [audio, {"type": "text", "text": question}]}
+        return self.processor.apply_chat_template([turn])["input_ids"][0].tolist()
 
     def _request_transcription(self, language: str | None) -> list[int]:
-        silence = np.zeros(self.window_samples, np.float32)
+        settings = {"format": ["WAV"], "sampling_rate": SAMPLE_RATE, "model_id": "voxtral"}
         try:
-            request = self.processor.apply_transcription_request(
-                audio=[silence], format=["WAV"], sampling_rate=SAMPLE_RATE, language=language, model_id="voxtral"
-            )
+            request = self.processor.apply_transcription_request([_SOME_AUDIO], language=language, **settings)
         except ValueError as error:
             raise EvoxtralError(
-                f"{language!r} is not a language code: use two letters such as 'en' (ISO 639-1), or none to detect it."
+                f"{language!r} is not a language code: use two letters such as 'en' (ISO 639-1), "
+                "or none to detect it."
             ) from error
         return request["input_ids"][0].tolist()
 
     def log_mel(self, waves: Sequence[np.ndarray]) -> torch.Tensor:
-        """Log-mel features (S, 128, window_frames) float32 of S waves (T,), each padded with silence to a full window.
+        """Log-mels (S, 128, window_frames) float32 of S waves (T,), each padded with silence to a full
+        window.
 
-        Equal to the processor's own, which passes audio through 16-bit WAV (libsndfile rounds down). Raises ValueError
-        for a wave that is longer than the window.
+        Equal to the processor's own, which passes audio through 16-bit WAV (libsndfile rounds down). Raises
+        ValueError for a wave that is longer than the window.
         """
         padded = np.zeros((len(waves), self.window_samples), np.float32)
         for row, wave in zip(padded, waves, strict=True):
             if len(wave) > self.window_samples:
-                raise ValueError(f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}")
+                raise ValueError(
+                    f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}"
+                )
             row[: len(wave)] = np.clip(np.floor(wave * PCM_STEPS), -PCM_STEPS, PCM_STEPS - 1) / PCM_STEPS
-        features = self.processor.feature_extractor(list(padded), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        features = self.processor.feature_extractor(
+            list(padded), sampling_rate=SAMPLE_RATE, return_tensors="pt"
+        )
         return features["input_features"]
 
     def encode(self, text: str) -> list[int]:
@@ -107,8 +115,8 @@ class Prompt:
     def pieces(self, ids: Sequence[int], final: bool = True) -> list[str]:
         """The text that each token adds; joined they are the whole text.
 
-        A character whose bytes are spread over several tokens appears with the token that completes it; bytes that
-        never make a character appear as U+FFFD, at the end only if no more ids are to come (`final`).
+        A character whose bytes are spread over several tokens appears with the token that completes it; bytes
+        that never make a character appear as U+FFFD, at the end only if no more ids are to come (`final`).
         """
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         special = self._tekken.num_special_tokens
@@ -118,19 +126,22 @@ class Prompt:
         return _without_language(pieces)
 
 
-def load_processor(folder: str | Path, window_samples: int) -> VoxtralProcessor:
-    """Voxtral's processor for windows of `window_samples` samples at 16 kHz.
+def load_processor(folder: str | Path, window_frames: int) -> VoxtralProcessor:
+    """Voxtral's processor for windows of `window_frames` mel frames.
 
-    The processor assumes windows of 30 s, and takes others only through `audio_kwargs`, which are not among the files
-    it saves and which it ignores there: they have to be set after every load.
+    The processor assumes windows of 30 s, and takes others only through `audio_kwargs`, which are not among
+    the
+    files it saves and which it ignores there: they have to be set after every load. Raises CheckpointError.
     """
     if not (Path(folder) / "tekken.json").is_file():
-        raise CheckpointError(f"{folder} has no tekken.json: a model folder needs the processor's files beside its weights.")
+        raise CheckpointError(
+            f"{folder} has no tekken.json: a model folder needs the processor's files beside its weights."
+        )
     processor = VoxtralProcessor.from_pretrained(folder)
     processor.audio_kwargs = {
         **processor.audio_kwargs,
-        "pad_to_multiple_of": window_samples,
-        "max_source_positions": window_samples // HOP,
+        "pad_to_multiple_of": window_frames * processor.feature_extractor.hop_length,
+        "max_source_positions": window_frames,
     }
     return processor
 

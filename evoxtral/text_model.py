@@ -1,9 +1,11 @@
-"""Voxtral's text model (a Llama) for decoding: static shapes, one key/value cache, adapters mixed within a batch.
+"""Voxtral's text model (a Llama) for decoding: static shapes, one key/value cache, adapters mixed within a
+batch.
 
-The weights are those of the transformers model, taken over layer by layer so that they are never in memory twice;
-layers that read the same input are joined into one product. What it computes is what `LlamaForCausalLM` computes. The
-loop is our own because a step then has no host work besides launching its kernels, and its shapes never change: on
-CUDA the whole step is captured once and replayed as one graph.
+The weights are those of the transformers model, taken over layer by layer so that they are never in memory
+twice; layers that read the same input are joined into one product. What it computes is what
+`LlamaForCausalLM` computes. The
+loop is our own because a step then has no host work besides launching its kernels, and its shapes never
+change: on CUDA the whole step is captured once and replayed as one graph.
 
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
@@ -24,7 +26,9 @@ _WARM_UP = 2  # eager steps before a capture, so that libraries have made their 
 class Block(nn.Module):
     """One transformer layer."""
 
-    def __init__(self, layer: nn.Module, path: str, config: LlamaConfig, adapters: Sequence[Adapter], mix: Mix):
+    def __init__(
+        self, layer: nn.Module, path: str, config: LlamaConfig, adapters: Sequence[Adapter], mix: Mix
+    ):
         super().__init__()
 
         def linear(owner: nn.Module, inner: str, *names: str) -> MixedLinear:
@@ -35,12 +39,21 @@ class Block(nn.Module):
         self.out = linear(layer.self_attn, "self_attn", "o_proj")
         self.gate_up = linear(layer.mlp, "mlp", "gate_proj", "up_proj")
         self.down = linear(layer.mlp, "mlp", "down_proj")
-        self.attention_norm, self.mlp_norm = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.attention_norm, self.mlp_norm = (
+            layer.input_layernorm.weight,
+            layer.post_attention_layernorm.weight,
+        )
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
         self.eps = config.rms_norm_eps
 
     def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], attend) -> torch.Tensor:
-        """x (B, T, D) -> (B, T, D). attend(q (B, H, T, d), k (B, K, T, d), v) -> (B, H, T, d) also fills the cache."""
+        """x (B, T, D) -> (B, T, D). attend(q (B, H, T, d), k (B, K, T, d), v) -> (B, H, T, d) also fills the
+        cache.
+        """
         b, t, _ = x.shape
         heads = self.qkv(rms_norm(x, x.shape[-1:], self.attention_norm, self.eps))
         heads = heads.view(b, t, -1, self.head_dim).transpose(1, 2)
@@ -79,7 +92,9 @@ class TextModel(nn.Module):
 
 
 class Session:
-    """A cache for one batch: `prefill` once, then `step` per token. Reusable for another batch of the same shape."""
+    """A cache for one batch: `prefill` once, then `step` per token. Reusable for another batch of the same
+    shape.
+    """
 
     def __init__(self, text: TextModel, rows: int, length: int):
         """rows: B.  length: L, positions of prompt and text together."""
@@ -141,7 +156,8 @@ class Session:
             def attend(q, k, v, keys: torch.Tensor = keys, values: torch.Tensor = values) -> torch.Tensor:
                 keys.index_copy_(2, self.position, k)
                 values.index_copy_(2, self.position, v)
-                # The query heads that share a key/value head become its queries: (B, K, H / K, d), no copies of keys.
+                # The query heads that share a key/value head become its queries: (B, K, H / K, d), no copies
+                # of keys.
                 grouped = q.reshape(self.rows, keys.shape[1], -1, q.shape[-1])
                 return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
 

@@ -1,4 +1,6 @@
-"""A tiny Voxtral of random weights, with everything around it real: processor, Tekken file, adapters saved by PEFT."""
+"""A tiny Voxtral of random weights, with everything around it real: processor, Tekken file, adapters saved by
+PEFT.
+"""
 
 from pathlib import Path
 
@@ -22,20 +24,24 @@ RECIPE = LoraRecipe(r=4, alpha=8, dropout=0.0)
 
 
 def tiny_config(hidden: int = 48) -> VoxtralConfig:
-    audio = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
-             "max_source_positions": int(WINDOW * 50), "num_mel_bins": 128, "vocab_size": VOCABULARY}  # fmt: skip
-    text = {"vocab_size": VOCABULARY, "hidden_size": hidden, "intermediate_size": 96, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024,
-            "rope_theta": 10_000.0, "bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": 11}  # fmt: skip
-    return VoxtralConfig(
-        audio_token_id=24,
-        audio_config={"model_type": "voxtral_encoder", **audio},
-        text_config={"model_type": "llama", **text},
-    )
+    audio = {
+        "model_type": "voxtral_encoder", "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_source_positions": int(WINDOW * 50), "num_mel_bins": 128,
+        "vocab_size": VOCABULARY,
+    }  # fmt: skip
+    text = {
+        "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": hidden, "intermediate_size": 96,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "max_position_embeddings": 1024, "rope_theta": 10_000.0, "bos_token_id": 1, "eos_token_id": EOS,
+        "pad_token_id": 11,
+    }  # fmt: skip
+    return VoxtralConfig(audio_token_id=24, audio_config=audio, text_config=text)
 
 
 def randomise(module: torch.nn.Module, seed: int, scale: float = 2.0) -> None:
-    """Weights large enough that audio and adapters change what is written; a small model's own are too timid."""
+    """Weights large enough that audio and adapters change what is written; a small model's own are too
+    timid.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -56,7 +62,12 @@ def save_base(folder: Path, hidden: int = 48) -> None:
 
 def save_adapter(base: Path, folder: Path, seed: int, **settings) -> None:
     """An adapter as training saves it: PEFT's own files, with the names of the installed transformers."""
-    defaults = {"r": RECIPE.r, "lora_alpha": RECIPE.alpha, "target_modules": list(RECIPE.targets), "task_type": "CAUSAL_LM"}
+    defaults = {
+        "r": RECIPE.r,
+        "lora_alpha": RECIPE.alpha,
+        "target_modules": list(RECIPE.targets),
+        "task_type": "CAUSAL_LM",
+    }
     model = VoxtralForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     peft = get_peft_model(model, LoraConfig(**{**defaults, **settings}))
     randomise(peft, seed, scale=0.7)

@@ -1,0 +1,191 @@
+"""The engine against the reference way: generate() of transformers, one variant at a time, adapters applied
+by PEFT.
+"""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import tone
+from peft import PeftModel
+from transformers import VoxtralForConditionalGeneration
+
+from evoxtral.audio import SAMPLE_RATE
+from evoxtral.checkpoints import Checkpoint
+from evoxtral.decode import Decoding
+from evoxtral.engine import Engine
+from evoxtral.errors import AudioError, CheckpointError, EvoxtralError
+
+TO_THE_END = Decoding(max_tokens=40, stop_loops=False)  # the reference has no stop rule but its budget
+
+
+def reference_ids(
+    checkpoint: Checkpoint, variant: str, engine: Engine, wave: np.ndarray, language="en"
+) -> list[int]:
+    """The seed's own snippet, with the adapter's tensors landing: processor, base, PEFT, generate()."""
+    model = VoxtralForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32).eval()
+    if variant != "base":
+        model = PeftModel.from_pretrained(model, checkpoint.adapters[variant])
+    inputs = engine.prompt.processor.apply_transcription_request(
+        audio=[wave], format=["WAV"], sampling_rate=SAMPLE_RATE, language=language, model_id="any"
+    )
+    written = model.generate(**inputs, max_new_tokens=TO_THE_END.max_tokens, do_sample=False)
+    return written[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("language", ["en", None])
+def test_greedy_tokens_equal_generate_run_per_variant(engine, checkpoint, language):
+    wave = tone(4.0)
+    rows = engine.batch([wave], language=language, decoding=TO_THE_END)[0]
+    texts = set()
+    for variant in engine.variants:
+        ids = reference_ids(checkpoint, variant, engine, wave, language)
+        (transcript,) = rows[variant]
+        assert [t.text for t in transcript.cues[0].tokens] == engine.prompt.pieces(until_end(ids, engine))
+        texts.add(transcript.text)
+    assert len(texts) == 3, "the fixture's adapters must change what is written"
+
+
+def until_end(ids: list[int], engine: Engine) -> list[int]:
+    return ids[: ids.index(engine.prompt.eos_id)] if engine.prompt.eos_id in ids else ids
+
+
+def test_a_row_does_not_depend_on_what_else_is_in_its_batch(engine):
+    waves = [tone(3.0 + i, seed=i) for i in range(4)]
+    together = engine.batch(waves, decoding=TO_THE_END)
+    for wave, columns in zip(waves, together, strict=True):
+        for variant in engine.variants:
+            alone = engine.batch([wave], variants=(variant,), decoding=TO_THE_END)[0][variant]
+            assert columns[variant][0].text == alone[0].text
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_bounding_the_rows_of_a_batch_changes_nothing_but_memory(engine, checkpoint, rows):
+    waves = [tone(2.0 + i, seed=i) for i in range(3)]
+    bounded = Engine(checkpoint, device="cpu", dtype=torch.float32, rows=rows)
+    for some, all_ in zip(bounded.batch(waves), engine.batch(waves), strict=True):
+        assert {v: [t.text for t in some[v]] for v in some} == {v: [t.text for t in all_[v]] for v in all_}
+    long = np.concatenate([tone(9.0, seed=i) for i in range(3)])
+    texts = {v: t.text for v, t in bounded.compare((SAMPLE_RATE, long)).items()}
+    assert texts == {v: t.text for v, t in engine.compare((SAMPLE_RATE, long)).items()}
+
+
+def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
+    clip = (SAMPLE_RATE, tone(14.0))
+    looks = list(engine.stream(clip))
+    assert [look["rl"].done for look in looks] == [False] * (len(looks) - 1) + [True]
+    assert list(looks[0]) == list(engine.variants)
+    for earlier, later in zip(looks, looks[1:], strict=False):
+        for variant in engine.variants:
+            assert (
+                later[variant].token_count >= earlier[variant].token_count - 32
+            )  # a loop takes its repeats back
+            assert later[variant].seconds >= earlier[variant].seconds
+    compared = engine.compare(clip)
+    assert {v: t.text for v, t in looks[-1].items()} == {v: t.text for v, t in compared.items()}
+    assert len(compared["sft"].cues) == 2 and compared["sft"].duration == pytest.approx(14.0)
+
+
+def test_silence_never_reaches_the_model(engine):
+    silence = np.zeros(3 * SAMPLE_RATE, np.float32)
+    for transcript in engine.compare((SAMPLE_RATE, silence)).values():
+        assert transcript.text == "" and transcript.done and not transcript.cut and transcript.duration == 3.0
+    spoken, silent = engine.batch([tone(2.0), silence], samples=2)
+    assert all(t.text == "" for copies in silent.values() for t in copies)
+    assert all(t.cues[0].tokens for copies in spoken.values() for t in copies)
+
+
+def test_every_token_has_the_probability_the_model_gave_it(engine, checkpoint):
+    wave = tone(3.0)
+    (transcript,) = engine.batch([wave], ("base",), decoding=TO_THE_END)[0]["base"]
+    model = VoxtralForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32).eval()
+    ids = reference_ids(checkpoint, "base", engine, wave)
+    prompt = engine.prompt.transcription_ids("en")
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.tensor([prompt + ids]), input_features=engine.prompt.log_mel([wave])
+        ).logits
+    expected = logits[0, len(prompt) - 1 : -1].softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
+    written = [token.probability for token in transcript.cues[0].tokens]
+    np.testing.assert_allclose(written, expected[: len(written)].numpy(), atol=1e-4)
+
+
+def test_sampling_repeats_with_its_seed_and_spreads_over_samples(engine):
+    waves = [tone(2.0, seed=1), tone(5.0, seed=2)]
+    sampling = Decoding(temperature=1.0, top_p=0.9, seed=3, max_tokens=12)
+
+    def texts(waves, decoding, **settings):
+        return [
+            [t.text for t in columns["rl"]] for columns in engine.batch(waves, decoding=decoding, **settings)
+        ]
+
+    first = texts(waves, sampling, samples=4)
+    assert first == texts(waves, sampling, samples=4)
+    assert len(set(first[0])) > 1
+    assert first != texts(waves, Decoding(temperature=1.0, top_p=0.9, seed=4, max_tokens=12), samples=4)
+    # What a clip gets is its own: neither the other clips nor the other variants move it.
+    assert texts(waves[:1], sampling, samples=4, variants=("rl",)) == first[:1]
+
+
+def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(
+    engine, checkpoint, tmp_path, monkeypatch
+):
+    from conftest import save_adapter
+
+    save_adapter(
+        checkpoint.base, tmp_path / "text", seed=5, target_modules=r".*language_model.*\.[qkvo]_proj"
+    )
+    mixed = Checkpoint(
+        "mixed", checkpoint.base, {"text": str(tmp_path / "text"), "rl": checkpoint.adapters["rl"]}
+    )
+    mixed_engine = Engine(mixed, device="cpu", dtype=torch.float32)
+    seen = []
+    mixed_engine._tower.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+    wave = tone(4.0)
+    columns = mixed_engine.batch([wave], decoding=TO_THE_END)[0]
+    mixed_engine.batch([wave], ("text",), decoding=TO_THE_END)
+    assert seen == [2, 1], "windows encoded: base and text together, rl on its own; then one"
+    for variant in mixed.variants:
+        expected = engine.prompt.pieces(until_end(reference_ids(mixed, variant, engine, wave), engine))
+        assert [t.text for t in columns[variant][0].cues[0].tokens] == expected
+
+
+def test_an_abandoned_stream_leaves_the_engine_usable(engine):
+    stream = engine.stream((SAMPLE_RATE, tone(9.0)))
+    next(stream)
+    stream.close()
+    assert engine.compare((SAMPLE_RATE, tone(2.0)))["base"].done
+
+
+def test_threads_get_the_same_transcripts_as_one_after_the_other(engine):
+    clips = [(SAMPLE_RATE, tone(3.0 + i, seed=i)) for i in range(3)]
+    asked = [("base", "rl"), ("sft",), None]
+    expected = [engine.compare(c, v) for c, v in zip(clips, asked, strict=True)]
+    results: dict[int, dict] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: results.update({i: engine.compare(clips[i], asked[i])}))
+        for i in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, transcripts in enumerate(expected):
+        assert {v: t.text for v, t in results[i].items()} == {v: t.text for v, t in transcripts.items()}
+
+
+def test_a_budget_that_ends_the_text_is_reported_as_a_cut(engine):
+    assert engine.transcribe((SAMPLE_RATE, tone(3.0)), decoding=Decoding(max_tokens=3)).cut
+
+
+def test_mistakes_are_one_sentence(engine, checkpoint, tmp_path):
+    clip = (SAMPLE_RATE, tone(2.0))
+    with pytest.raises(EvoxtralError, match="no variant 'ppo'.*base, sft, rl"):
+        engine.compare(clip, variants=("ppo",))
+    with pytest.raises(EvoxtralError, match="'english' is not a language code"):
+        engine.compare(clip, language="english")
+    with pytest.raises(AudioError, match="limit"):
+        engine.compare(clip, max_seconds=1.0)
+    with pytest.raises(CheckpointError, match="no config.json"):
+        Engine(Checkpoint("empty", str(tmp_path)))

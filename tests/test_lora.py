@@ -1,0 +1,273 @@
+"""Adapters: every tensor lands and every slot is filled, or one sentence says what is wrong."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RECIPE, save_adapter, save_base, tone
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import VoxtralForConditionalGeneration
+
+from evoxtral import checkpoints, lora
+from evoxtral.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return checkpoints.load_base(Path(checkpoint.base), torch.float32)
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    """Copies the SFT adapter, with its tensors and its settings changed on the way."""
+
+    def make(tensors=lambda t: t, **settings) -> Path:
+        source = Path(checkpoint.adapters["sft"])
+        config = json.loads((source / lora.CONFIG_FILE).read_text())
+        (tmp_path / lora.CONFIG_FILE).write_text(json.dumps({**config, **settings}))
+        save_file(tensors(load_file(source / lora.WEIGHTS_FILE)), tmp_path / lora.WEIGHTS_FILE)
+        return tmp_path
+
+    return make
+
+
+def named_by_transformers_4(tensors: dict) -> dict:
+    def old(key: str) -> str:
+        key = key.replace("base_model.model.model.language_model.", "base_model.model.language_model.model.")
+        return re.sub(
+            r"base_model\.model\.model\.(audio_tower|multi_modal_projector)", r"base_model.model.\1", key
+        )
+
+    renamed = {old(key): tensor for key, tensor in tensors.items()}
+    assert not renamed.keys() & tensors.keys(), "every name differs between the two"
+    return renamed
+
+
+def one_fewer(tensors: dict) -> dict:
+    return {
+        k: t
+        for k, t in tensors.items()
+        if not k.endswith("language_model.layers.1.mlp.up_proj.lora_B.weight")
+    }
+
+
+def logits(model, engine) -> torch.Tensor:
+    ids = torch.tensor([engine.prompt.transcription_ids("en")])
+    with torch.no_grad():
+        return model(input_ids=ids, input_features=engine.prompt.log_mel([tone(3.0)])).logits
+
+
+# --------------------------------------------------------------------------------------------------- read
+
+
+def test_names_of_transformers_4_and_5_read_as_the_same_adapter(checkpoint, model, copy):
+    new = lora.read(checkpoint.adapters["sft"], model, "sft")
+    old = lora.read(copy(named_by_transformers_4), model, "sft")
+    assert new.weights.keys() == old.weights.keys()
+    for path, (a, b) in new.weights.items():
+        assert torch.equal(a, old.weights[path][0]) and torch.equal(b, old.weights[path][1])
+
+
+def test_the_recipe_reaches_text_model_projector_and_the_towers_attention(model):
+    paths = [path for path, _ in lora.targeted(model, RECIPE.targets)]
+    assert len(paths) == 2 * 3 + 2 + 2 * 7
+    assert "model.audio_tower.layers.0.self_attn.q_proj" in paths
+    assert "model.audio_tower.layers.0.self_attn.out_proj" not in paths
+    assert "model.multi_modal_projector.linear_2" in paths
+
+
+def test_a_text_model_only_adapter_is_whole(checkpoint, model, tmp_path):
+    pattern = r".*language_model.*\.(q_proj|down_proj)"
+    save_adapter(checkpoint.base, tmp_path, seed=3, target_modules=pattern)
+    adapter = lora.read(tmp_path, model, "text")
+    mix = lora.Mix([adapter])
+    assert len(adapter.weights) == 4
+    assert not mix.touches("text", lora.TOWER, lora.PROJECTOR) and mix.touches("text", "model.language_model")
+
+
+def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_layers(model):
+    old = r"language_model\.model\.layers\.\d+\.self_attn\.q_proj|multi_modal_projector\.linear_1"
+    new = r"model\.language_model\.layers\.\d+\.self_attn\.q_proj|model\.multi_modal_projector\.linear_1"
+    assert dict(lora.targeted(model, old)) == dict(lora.targeted(model, new)) != {}
+
+
+# ------------------------------------------------------------------------------------------------ refused
+
+
+@pytest.mark.parametrize(
+    ("tensors", "settings", "sentence"),
+    [
+        (one_fewer, {}, r"incomplete: 1 of its 44 tensors.*language_model\.layers\.1\.mlp\.up_proj\.lora_B"),
+        (lambda t: {}, {}, r"incomplete: 44 of its 44"),
+        (
+            lambda t: {
+                **t,
+                "base_model.model.model.language_model.layers.9.mlp.up_proj.lora_A.weight": torch.ones(4, 48),
+            },
+            {},
+            r"another base.*1 of its layers.*layers\.9\.mlp\.up_proj",
+        ),
+        (
+            lambda t: {**t, "base_model.model.lm_head.weight": torch.ones(2, 2)},
+            {},
+            r"1 tensors that are not LoRA.*lm_head",
+        ),
+        (
+            lambda t: {k: v[:2] if "lora_A" in k else v for k, v in t.items()},
+            {},
+            r"says rank 4, but .* holds A \(2, ",
+        ),
+        (lambda t: t, {"r": 8}, r"says rank 8, but"),
+        (lambda t: t, {"use_dora": True}, r"uses use_dora"),
+        (lambda t: t, {"bias": "all"}, r"uses bias"),
+        (
+            lambda t: t,
+            {"modules_to_save": ["lm_head"], "rank_pattern": {"q_proj": 2}},
+            r"modules_to_save, rank_pattern",
+        ),
+        (lambda t: t, {"init_lora_weights": "pissa"}, r"uses init_lora_weights"),
+        (lambda t: t, {"peft_type": "IA3"}, r"of type IA3"),
+        (lambda t: t, {"lora_alpha": None}, r"does not say its lora_alpha"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(model, copy, tensors, settings, sentence):
+    with pytest.raises(CheckpointError, match=sentence):
+        lora.read(copy(tensors, **settings), model, "sft")
+
+
+def test_an_adapter_of_another_base_is_refused_by_the_shape_of_its_layers(checkpoint, model, tmp_path):
+    save_base(tmp_path / "wide", hidden=64)
+    save_adapter(tmp_path / "wide", tmp_path / "sft", seed=1)
+    with pytest.raises(CheckpointError, match=r"another base \(.*wide\).* 64 to 64 there and 48 to 64 here"):
+        lora.read(tmp_path / "sft", model, "sft")
+
+
+def test_missing_and_damaged_files_are_named(checkpoint, model, copy, tmp_path):
+    with pytest.raises(CheckpointError, match="no adapter_config.json"):
+        lora.read(tmp_path, model, "sft")
+    folder = copy()
+    (folder / lora.WEIGHTS_FILE).write_bytes(b"half a download")
+    with pytest.raises(CheckpointError, match="damaged"):
+        lora.read(folder, model, "sft")
+    (folder / lora.WEIGHTS_FILE).unlink()
+    with pytest.raises(CheckpointError, match="has no weights"):
+        lora.read(folder, model, "sft")
+    (folder / lora.CONFIG_FILE).write_text("{")
+    with pytest.raises(CheckpointError, match="not readable JSON"):
+        lora.read(folder, model, "sft")
+
+
+# ------------------------------------------------------------------------------------------------ computed
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(
+    checkpoint, model, engine, tmp_path, rslora
+):
+    """Through every layer that the recipe touches, one at a time, so that no error can hide behind
+    another.
+    """
+    folders = {}
+    for seed, name in enumerate(("sft", "rl"), start=7):
+        folders[name] = tmp_path / name
+        save_adapter(checkpoint.base, folders[name], seed, use_rslora=rslora)
+    adapters = [lora.read(folder, model, name) for name, folder in folders.items()]
+    mix = lora.Mix(adapters)
+    references = {"base": model}
+    for name, folder in folders.items():
+        fresh = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+        references[name] = PeftModel.from_pretrained(fresh, folder).base_model.model
+    for path, linear in lora.targeted(model, RECIPE.targets):
+        mixed = lora.MixedLinear({path: linear}, adapters, mix)
+        x = torch.randn(3, 2, 5, linear.in_features)
+        for names in (("base",), ("rl",), ("base", "rl"), ("sft", "rl"), ("base", "sft", "rl")):
+            blocks = x[: len(names)]
+            with mix.using(names), torch.no_grad():
+                y = mixed(blocks.flatten(0, 1)).unflatten(0, (len(names), 2))
+                expected = [
+                    references[n].get_submodule(path)(block) for n, block in zip(names, blocks, strict=True)
+                ]
+            torch.testing.assert_close(y, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_joined_layers_compute_what_each_computes_alone(checkpoint, model):
+    adapters = [lora.read(folder, model, name) for name, folder in checkpoint.adapters.items()]
+    mix = lora.Mix(adapters)
+    attention = "model.language_model.layers.0.self_attn"
+    layers = {
+        f"{attention}.{n}": model.get_submodule(f"{attention}.{n}") for n in ("q_proj", "k_proj", "v_proj")
+    }
+    x = torch.randn(6, 3, 48)
+    with mix.using(("base", "sft", "rl")), torch.no_grad():
+        alone = [lora.MixedLinear({path: layer}, adapters, mix)(x) for path, layer in layers.items()]
+        torch.testing.assert_close(lora.MixedLinear(layers, adapters, mix)(x), torch.cat(alone, dim=-1))
+
+
+def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path):
+    save_adapter(checkpoint.base, tmp_path / "small", seed=4, r=2, target_modules=["q_proj"])
+    save_adapter(checkpoint.base, tmp_path / "large", seed=5, r=8, target_modules=["q_proj", "k_proj"])
+    adapters = [lora.read(tmp_path / name, model, name) for name in ("large", "small")]
+    mix = lora.Mix(adapters)
+    for leaf in ("q_proj", "k_proj", "v_proj"):
+        path = f"model.language_model.layers.1.self_attn.{leaf}"
+        linear = model.get_submodule(path)
+        x = torch.randn(3, 4, 48)
+        with mix.using(("base", "large", "small")), torch.no_grad():
+            y = lora.MixedLinear({path: linear}, adapters, mix)(x)
+        for row, adapter in zip((1, 2), adapters, strict=True):
+            a, b = adapter.weights.get(path, (torch.zeros(1, 48), torch.zeros(linear.out_features, 1)))
+            torch.testing.assert_close(y[row], linear(x[row]) + x[row] @ a.T @ b.T)
+
+
+def test_the_base_weight_is_not_copied(checkpoint, model):
+    adapters = [lora.read(checkpoint.adapters["sft"], model, "sft")]
+    path = "model.audio_tower.layers.0.self_attn.q_proj"
+    mixed = lora.MixedLinear({path: model.get_submodule(path)}, adapters, lora.Mix(adapters))
+    assert mixed.weight.data_ptr() == model.get_submodule(path).weight.data_ptr()
+
+
+# ---------------------------------------------------------------------------------------------------- merging
+
+
+def test_a_merged_model_writes_what_the_adapter_writes(checkpoint, engine, tmp_path):
+    checkpoints.write_merged(checkpoint, "rl", tmp_path / "merged")
+    merged = VoxtralForConditionalGeneration.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    base = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+    adapted = PeftModel.from_pretrained(base, checkpoint.adapters["rl"])
+    torch.testing.assert_close(logits(merged, engine), logits(adapted, engine), atol=1e-4, rtol=1e-4)
+
+
+def test_a_merged_folder_is_a_model_of_its_own(checkpoint, engine, tmp_path):
+    from evoxtral.checkpoints import Checkpoint
+    from evoxtral.engine import Engine
+
+    checkpoints.write_merged(checkpoint, "sft", tmp_path / "merged")
+    alone = Engine(Checkpoint("merged", str(tmp_path / "merged")), device="cpu", dtype=torch.float32)
+    clip = (16_000, tone(3.0))
+    assert alone.compare(clip)["base"].text == engine.transcribe(clip, "sft").text
+
+
+def test_merging_asks_for_an_adapter_and_a_new_folder(checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match="'base' cannot be merged.*sft, rl"):
+        checkpoints.write_merged(checkpoint, "base", tmp_path / "x")
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(CheckpointError, match="exists already"):
+        checkpoints.write_merged(checkpoint, "rl", tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------- counts
+
+
+def test_the_recipe_on_the_published_model_has_the_published_number_of_parameters():
+    published = checkpoints.Checkpoint("mini-3b", checkpoints.MINI_BASE)
+    assert checkpoints.parameter_counts(published) == (4_801_051_648, 124_780_544)
+
+
+def test_counts_equal_those_of_peft(checkpoint):
+    base = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+    adapted = PeftModel.from_pretrained(base, checkpoint.adapters["rl"], is_trainable=True)
+    trainable, total = adapted.get_nb_trainable_parameters()
+    assert checkpoints.parameter_counts(checkpoint, RECIPE) == (total, trainable)

@@ -1,0 +1,114 @@
+"""What the model is asked, against Voxtral's own processor."""
+
+import base64
+
+import numpy as np
+import pytest
+import torch
+from conftest import MERGES, tiny_config, tone
+from transformers import VoxtralConfig
+
+from evoxtral.audio import SAMPLE_RATE, wav_bytes
+from evoxtral.errors import CheckpointError, EvoxtralError
+from evoxtral.prompt import Prompt
+from training.tokenizer import write_processor
+
+
+def folder_with_window(folder, seconds: int, hop: int, stack: int) -> VoxtralConfig:
+    config = tiny_config()
+    config.audio_config.max_source_positions = seconds * SAMPLE_RATE // (2 * hop)
+    config.audio_config.intermediate_size = stack * config.audio_config.hidden_size
+    config.save_pretrained(folder)
+    write_processor(folder, MERGES, seconds, hop)
+    return config
+
+
+@pytest.fixture(params=[(10, 160, 4), (30, 160, 4), (10, 320, 2)], ids=["10 s", "30 s", "10 s, 20 ms frames"])
+def prompt(request, tmp_path) -> Prompt:
+    """Windows of the published model, shorter ones, and coarser mel frames."""
+    return Prompt(tmp_path, folder_with_window(tmp_path, *request.param))
+
+
+def request(prompt: Prompt, wave: np.ndarray, language: str | None):
+    return prompt.processor.apply_transcription_request(
+        audio=[wave], format=["WAV"], sampling_rate=SAMPLE_RATE, language=language, model_id="any"
+    )
+
+
+@pytest.mark.parametrize("language", ["en", "fr", None])
+def test_transcription_ids_are_the_processors_own_for_a_clip_of_any_length(prompt, language):
+    for seconds in (0.5, 7.0, prompt.window_seconds):
+        expected = request(prompt, tone(seconds), language)["input_ids"][0].tolist()
+        assert prompt.transcription_ids(language) == expected
+    assert prompt.transcription_ids(language).count(prompt.audio_id) == prompt.audio_tokens
+    assert prompt.audio_tokens == prompt.window_seconds * 12.5
+
+
+def test_features_are_the_processors_own_and_fill_the_window(prompt):
+    waves = [tone(2.0), 0.01 * tone(5.0, seed=1), tone(prompt.window_seconds, seed=2), 3 * tone(1.0)]
+    mels = prompt.log_mel(waves)
+    assert mels.shape == (4, 128, prompt.window_frames) and mels.dtype == torch.float32
+    for mel, wave in zip(mels, waves, strict=True):
+        torch.testing.assert_close(mel, request(prompt, wave, "en")["input_features"][0], atol=1e-5, rtol=0)
+
+
+def test_chat_ids_are_the_processors_own(prompt):
+    audio = base64.b64encode(wav_bytes(tone(4.0))).decode()
+    content = [{"type": "audio", "base64": audio}, {"type": "text", "text": "How is it said?"}]
+    expected = prompt.processor.apply_chat_template([{"role": "user", "content": content}])
+    assert prompt.chat_ids("How is it said?") == expected["input_ids"][0].tolist()
+    assert expected["input_features"].shape[0] == 1
+
+
+def test_a_clip_of_two_windows_is_two_windows_for_the_processor_too(prompt):
+    inputs = request(prompt, tone(prompt.window_seconds + 1), "en")
+    assert inputs["input_features"].shape == (2, 128, prompt.window_frames)
+    assert (inputs["input_ids"][0] == prompt.audio_id).sum() == 2 * prompt.audio_tokens
+
+
+def test_a_wave_longer_than_the_window_is_refused(prompt):
+    with pytest.raises(ValueError, match="longer than the window"):
+        prompt.log_mel([tone(prompt.window_seconds + 0.1)])
+
+
+@pytest.mark.parametrize("language", ["english", "xx", "", "EN-us"])
+def test_what_is_no_language_code_is_refused_in_one_sentence(engine, language):
+    with pytest.raises(EvoxtralError, match="is not a language code: use two letters"):
+        engine.prompt.transcription_ids(language)
+
+
+def test_ids_handed_out_are_the_callers_own(engine):
+    engine.prompt.transcription_ids("en").append(0)
+    assert engine.prompt.transcription_ids("en")[-1] != 0
+
+
+@pytest.mark.parametrize("text", ["", "[sighs] I thought... NO!", "naïve 漢字 🙂 [laughs]", " spaces  and\n"])
+def test_text_survives_encoding_and_its_pieces_join_to_it(engine, text):
+    ids = engine.prompt.encode(text)
+    pieces = engine.prompt.pieces(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == text == engine.prompt.decode(ids)
+
+
+def test_a_character_appears_with_the_token_that_completes_it(engine):
+    ids = engine.prompt.encode("é")
+    assert len(ids) == 2, "the fixture's vocabulary has no merge for it"
+    assert engine.prompt.pieces(ids) == ["", "é"]
+    assert engine.prompt.pieces(ids[:1], final=False) == [""]
+    assert engine.prompt.pieces(ids[:1]) == ["\ufffd"]
+
+
+def test_special_tokens_have_no_text_and_a_spoken_language_is_no_transcript(engine):
+    assert engine.prompt.decode([1, *engine.prompt.encode("hello"), 2]) == "hello"
+    pieces = engine.prompt.pieces(engine.prompt.encode("lang:enHello"))
+    assert "".join(pieces) == "Hello" and len(pieces) == len(engine.prompt.encode("lang:enHello"))
+
+
+def test_a_processor_of_another_window_is_refused(tmp_path):
+    folder_with_window(tmp_path, 10, 160, 4)
+    with pytest.raises(CheckpointError, match="does not fit its model"):
+        Prompt(tmp_path, VoxtralConfig(audio_token_id=24))
+
+
+def test_missing_processor_files_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no tekken\.json"):
+        Prompt(tmp_path, tiny_config())
