@@ -14,8 +14,8 @@ from mistral_common.tokens.tokenizers.base import SpecialTokens
 
 from evoxtral.audio import SAMPLE_RATE
 
-N_MELS, HOP, WINDOW = 128, 160, 400  # mel bands; samples at 16 kHz
-FRAME_RATE = 12.5  # audio tokens/s: 100 mel frames/s, /2 by the convolutions, /4 by the projector
+N_MELS, WINDOW = 128, 400  # mel bands; samples at 16 kHz under one Fourier transform
+FRAME_RATE = 12.5  # audio tokens/s
 N_SPECIAL = 64
 # Voxtral's ids, so that a prompt of the scale model reads like one of the published model.
 SPECIAL_IDS = {
@@ -62,10 +62,10 @@ def _byte_of_character() -> dict[str, int]:
     return {chr(b): b for b in printable} | {chr(256 + k): b for k, b in enumerate(others)}
 
 
-def write_processor(folder: Path, merges: list[bytes], chunk_seconds: float) -> None:
+def write_processor(folder: Path, merges: list[bytes], chunk_seconds: float, hop: int = 160) -> None:
     """Write tekken.json and the processor's files to `folder`, which must already hold the model's config.json.
 
-    chunk_seconds: the model's window. (Without config.json beside it AutoProcessor picks another tokenizer class.)
+    chunk_seconds: the model's window. hop: samples per mel frame. (Without config.json beside it AutoProcessor picks another tokenizer class.)
     """
     from transformers import VoxtralProcessor, WhisperFeatureExtractor
     from transformers.tokenization_mistral_common import MistralCommonBackend
@@ -92,11 +92,11 @@ def write_processor(folder: Path, merges: list[bytes], chunk_seconds: float) -> 
         "audio": {
             "sampling_rate": SAMPLE_RATE,
             "frame_rate": FRAME_RATE,
-            "audio_encoding_config": {"num_mel_bins": N_MELS, "hop_length": HOP, "window_size": WINDOW},
+            "audio_encoding_config": {"num_mel_bins": N_MELS, "hop_length": hop, "window_size": WINDOW},
             "chunk_length_s": chunk_seconds,
         },
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tekken.json").write_text(json.dumps(tekken, ensure_ascii=False), encoding="utf-8")
-    extractor = WhisperFeatureExtractor(feature_size=N_MELS, chunk_length=int(chunk_seconds))
+    extractor = WhisperFeatureExtractor(feature_size=N_MELS, chunk_length=int(chunk_seconds), hop_length=hop)
     VoxtralProcessor(extractor, MistralCommonBackend.from_pretrained(folder)).save_pretrained(folder)

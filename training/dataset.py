@@ -1,0 +1,254 @@
+"""Clips: scripts spoken into shards of log-mels (and audio), and the one collator that turns them into batches.
+
+A shard is two files, `NAME-0007.jsonl` (one clip a line) and `NAME-0007.npy` (their log-mels, one after another), plus
+one FLAC a clip where the audio itself is needed. A shard depends on nothing but its name and the seed: an interrupted
+build goes on with the shards that are missing, and the same seed gives the same files.
+"""
+
+import json
+import logging
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.signal import lfilter
+
+from evoxtral import speech
+from evoxtral.audio import SAMPLE_RATE
+from evoxtral.prompt import Prompt
+from training import scripts
+from training.model import IGNORE
+from training.scripts import Sources
+
+log = logging.getLogger(__name__)
+
+SHARD = 500  # clips
+HELD_OUT = frozenset({"f4", "Annie", "m3", "edward", "max"})  # voice variants that training never hears
+ACCENTS = {"en-us": 0.4, "en": 0.2, "en-gb-x-rp": 0.2, "en-gb-scotland": 0.2}
+VARIANTS = speech.FEMALE + speech.MALE
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One spoken script. text: tagged. frames: of its log-mel, 100 a second. audio: file name in the folder, if kept."""
+
+    id: str
+    text: str
+    slice: str
+    domain: str
+    voice: str
+    held_out_voice: bool
+    seed: int
+    seconds: float
+    frames: int
+    audio: str | None = None
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What to build. augment: room, tone, level and noise, for training only. window_seconds, hop: the model's."""
+
+    clips: int = 1000
+    split: str = "train"
+    seed: int = 42
+    window_seconds: int = 10
+    hop: int = 320  # samples per mel frame
+    held_out_share: float = 0.0  # of clips spoken by held-out voices
+    augment: bool = False
+    keep_audio: bool = True
+    sources: Sources = field(default_factory=Sources)
+
+
+def build(folder: Path, name: str, config: DataConfig, workers: int | None = None) -> "Clips":
+    """Speak `config.clips` scripts into `folder` as shards called `name`; those already there are kept."""
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = [min(SHARD, config.clips - start) for start in range(0, config.clips, SHARD)]
+    missing = [(k, n) for k, n in enumerate(counts) if not (folder / f"{name}-{k:04d}.jsonl").exists()]
+    with (
+        ProcessPoolExecutor(workers or os.cpu_count()) as pool,
+        tqdm(total=config.clips, desc=f"speak {name}", unit="clip", initial=config.clips - sum(n for _, n in missing)) as bar,
+    ):
+        jobs = [pool.submit(_build_shard, folder, name, k, n, config) for k, n in missing]
+        for job in jobs:
+            bar.update(job.result())
+    return Clips.load(folder, name)
+
+
+def _build_shard(folder: Path, name: str, index: int, count: int, config: DataConfig) -> int:
+    import soundfile
+    from transformers import WhisperFeatureExtractor
+
+    torch.set_num_threads(1)  # the pool has a process for every core
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=config.window_seconds, hop_length=config.hop)
+    rng = random.Random(f"{config.seed}/{name}/{index}")
+    stem = f"{name}-{index:04d}"
+    clips, mels = [], []
+    for script, voice, seed, wave in islice(_performances(rng, config), count):
+        mel = extractor(wave, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0]  # (128, F)
+        mel = mel[:, : len(wave) // config.hop + 2].T.astype(np.float16)  # beyond the wave there is only the floor
+        identity = f"{stem}-{len(clips):03d}"
+        audio = None
+        if config.keep_audio:
+            audio = f"{identity}.flac"
+            soundfile.write(folder / audio, wave, SAMPLE_RATE, subtype="PCM_16")
+        held_out = voice.partition("+")[2] in HELD_OUT
+        seconds = round(len(wave) / SAMPLE_RATE, 3)
+        clips.append(Clip(identity, script.text, script.slice, script.domain, voice, held_out, seed, seconds, len(mel), audio))
+        mels.append(mel)
+    np.save(folder / f"{stem}.npy", np.concatenate(mels))
+    # The manifest is written last and renamed into place: a shard with a manifest is whole.
+    partial = folder / f"{stem}.partial"
+    partial.write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips), encoding="utf-8")
+    partial.rename(folder / f"{stem}.jsonl")
+    return count
+
+
+def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[scripts.Script, str, int, np.ndarray]]:
+    """Scripts that fit the window, with voice, seed and wave."""
+    held_out = [v for v in VARIANTS if v in HELD_OUT]
+    known = [v for v in VARIANTS if v not in HELD_OUT]
+    # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
+    for script in scripts.write(rng, config.split, config.sources, int(11.5 * config.window_seconds)):
+        accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
+        variant = rng.choice(held_out if rng.random() < config.held_out_share else known)
+        voice, seed = f"{accent}+{variant}", rng.getrandbits(31)
+        wave = speech.speak(script.text, voice, seed).wave
+        if config.augment:
+            wave = augment(wave, np.random.default_rng(seed))
+        if len(wave) <= (config.window_seconds - 0.1) * SAMPLE_RATE:
+            yield script, voice, seed, wave
+
+
+def augment(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A room, a microphone's tone, a level and a noise floor, each some of the time. (T,) float32 -> (T,) float32."""
+    if rng.random() < 0.25:
+        n = int(0.12 * SAMPLE_RATE)
+        decay = np.exp(-np.arange(n) / (rng.uniform(0.01, 0.035) * SAMPLE_RATE))
+        room = rng.standard_normal(n) * decay * rng.uniform(0.02, 0.07)
+        room[0] = 1
+        wave = np.convolve(wave, room)[: len(wave)]
+    if rng.random() < 0.25:
+        wave = lfilter([1, -rng.uniform(-0.5, 0.6)], [1], wave)
+    wave = speech.effects.peak(wave, rng.uniform(0.3, 0.95))
+    if rng.random() < 0.4:
+        noise = rng.standard_normal(len(wave))
+        if rng.random() < 0.5:
+            noise = speech.effects.lowpass(3 * noise, 1000)
+        wave = wave + 10 ** rng.uniform(-4.2, -2.3) * noise
+    return np.clip(wave, -1, 1).astype(np.float32)
+
+
+class Clips:
+    """The clips of a folder, with their log-mels read from disk as they are asked for."""
+
+    def __init__(self, folder: Path, clips: list[Clip], places: list[tuple[int, int]], mels: list[np.ndarray]) -> None:
+        self.folder, self.clips, self._places, self._mels = folder, clips, places, mels
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> "Clips":
+        clips, places, mels = [], [], []
+        for k, manifest in enumerate(sorted(folder.glob(f"{name}-*.jsonl"))):
+            start = 0
+            for line in manifest.read_text(encoding="utf-8").splitlines():
+                clip = Clip(**json.loads(line))
+                clips.append(clip)
+                places.append((k, start))
+                start += clip.frames
+            mels.append(np.load(manifest.with_suffix(".npy"), mmap_mode="r"))
+        return cls(folder, clips, places, mels)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def mel(self, index: int) -> np.ndarray:
+        """(frames, 128) float16."""
+        shard, start = self._places[index]
+        return self._mels[shard][start : start + self.clips[index].frames]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step reads.
+
+    mels: (B, 128, frames) float32. prompt: (L,). text: (B, T) ids given to the model after the prompt.
+    labels: (B, T + 1) ids to predict, IGNORE where there is nothing to learn.
+    """
+
+    mels: torch.Tensor
+    prompt: torch.Tensor
+    text: torch.Tensor
+    labels: torch.Tensor
+
+
+class Collator:
+    """The one place where clips become tensors.
+
+    Frames are rounded up to 32 and texts to 16, so that few shapes occur; the loss is on the text and its end only.
+    """
+
+    def __init__(self, clips: Clips, prompt: Prompt) -> None:
+        self.clips, self.prompt = clips, prompt
+
+    def __call__(self, indices: list[int], prompt: list[int], texts: list[str], full_window: bool = False) -> Batch:
+        """indices: of the clips. prompt: ids for a full window, from Prompt. texts: the targets."""
+        mels = self.mels(indices, full_window)
+        tokens = mels.shape[2] * self.prompt.audio_tokens // self.prompt.window_frames
+        return Batch(mels, self.cropped(prompt, tokens), *self.targets(texts))
+
+    def mels(self, indices: list[int], full_window: bool = False) -> torch.Tensor:
+        """Log-mels (B, 128, frames), padded with what the processor makes of silence: the clip's maximum less 2."""
+        window = self.prompt.window_frames
+        longest = max(self.clips.clips[i].frames for i in indices)
+        frames = window if full_window else min(window, -(-longest // 32) * 32)
+        out = np.empty((len(indices), frames, 128), np.float32)
+        for row, index in zip(out, indices, strict=True):
+            mel = self.clips.mel(index)[:frames].astype(np.float32)
+            floor = mel.max() - 2  # the extractor clamps at 8 decades under the maximum, then divides by 4
+            row[len(mel) :] = floor
+            np.maximum(mel, floor, out=row[: len(mel)])
+        return torch.from_numpy(out).transpose(1, 2).contiguous()
+
+    def cropped(self, prompt: list[int], tokens: int) -> torch.Tensor:
+        """The prompt of a full window with only `tokens` audio ids in it."""
+        first = prompt.index(self.prompt.audio_id)
+        rest = prompt[first + self.prompt.audio_tokens :]
+        return torch.tensor(prompt[:first] + [self.prompt.audio_id] * tokens + rest)
+
+    def targets(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text ids (B, T) and labels (B, T + 1) with the end of sequence."""
+        rows = [self.prompt.encode(text) for text in texts]
+        length = -(-max(len(row) for row in rows) // 16) * 16
+        text = torch.full((len(rows), length), self.prompt.eos_id)
+        labels = torch.full((len(rows), length + 1), IGNORE)
+        for i, row in enumerate(rows):
+            text[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            labels[i, : len(row) + 1] = torch.tensor([*row, self.prompt.eos_id])
+        return text, labels
+
+
+def batches(clips: Clips, indices: list[int], frames: int, seed: int) -> list[list[int]]:
+    """One epoch of `indices` in batches of about `frames` mel frames, clips of like length together, order shuffled."""
+    rng = random.Random(seed)
+    order = list(indices)
+    rng.shuffle(order)
+    out: list[list[int]] = []
+    pool = 40 * max(1, frames // 250)  # clips sorted among themselves: like lengths, but never the same neighbours
+    for start in range(0, len(order), pool):
+        batch: list[int] = []
+        for index in sorted(order[start : start + pool], key=lambda i: clips.clips[i].frames):
+            if batch and (len(batch) + 1) * clips.clips[index].frames > frames:
+                out.append(batch)
+                batch = []
+            batch.append(index)
+        if batch:
+            out.append(batch)
+    rng.shuffle(out)
+    return out

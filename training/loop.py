@@ -1,0 +1,174 @@
+"""One training loop for every stage: schedule, clipping, progress, log, checkpoints, resume.
+
+A step depends on nothing but its number: batches and random numbers are drawn from the seed and the step, so a run that
+was killed and resumed ends like one that was not.
+"""
+
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """learning_rate rises over `warmup` steps and falls along a cosine to `floor` of it at the last step."""
+
+    learning_rate: float
+    warmup: int
+    steps: int
+    floor: float = 0.02
+
+    def factor(self, step: int) -> float:
+        """What the peak rates are multiplied by at this step."""
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        return min(1.0, (step + 1) / max(1, self.warmup)) * (self.floor + (1 - self.floor) * cosine)
+
+
+def parallel(work: Callable[..., None], *args, processes: int | None = None) -> None:
+    """Run `work(*args)` in several processes that share each step, one per core.
+
+    On a CPU with few cores this beats threads: no operator waits for another thread at its end. The work itself must be
+    importable and picklable. One process: it runs right here.
+    """
+    processes = processes or len(os.sched_getaffinity(0))
+    if processes == 1:
+        work(*args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_join, (processes, f"file://{folder}/rendezvous", work, args), processes)
+
+
+def _join(rank: int, processes: int, rendezvous: str, work: Callable[..., None], args: tuple) -> None:
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=processes)
+    work(*args)
+    dist.destroy_process_group()
+
+
+def autocast() -> torch.autocast:
+    """bf16 where the hardware multiplies it faster than float32: CUDA, and CPUs with AMX. Elsewhere float32."""
+    if torch.cuda.is_available():
+        return torch.autocast("cuda", torch.bfloat16)
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
+
+
+def fit(
+    modules: Sequence[nn.Module],
+    optimizers: Sequence[torch.optim.Optimizer],
+    losses: Callable[[int], dict[str, Tensor]],
+    schedule: Schedule,
+    folder: Path,
+    name: str,
+    seed: int = 0,
+    clip: float = 1.0,
+    save_every: float = 180.0,
+    evaluate: Callable[[int], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+) -> None:
+    """Train the parameters that `optimizers` hold.
+
+    losses: step -> named losses that are already weighted; their sum is minimised. modules: what is saved to and resumed
+    from `folder/NAME.state.pt`, of their trainable parameters only. The log goes to `folder/NAME.log.jsonl`, a line
+    every 20 steps. clip: gradient norm. save_every: seconds between saves.
+    """
+    from tqdm import tqdm
+
+    state, history = folder / f"{name}.state.pt", folder / f"{name}.log.jsonl"
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+    parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    first = _resume(state, modules, optimizers) if state.exists() else 0
+    rank, processes = world()
+    first_process = rank == 0
+    saved, sums, since = time.monotonic(), {}, time.monotonic()
+    with tqdm(total=schedule.steps, initial=first, desc=name, unit="step", smoothing=0.05, disable=not first_process) as bar:
+        for step in range(first, schedule.steps):
+            torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
+            factor = schedule.factor(step)
+            for optimizer, rates in zip(optimizers, peaks, strict=True):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+            parts = losses(step)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            sum(parts.values()).backward()
+            _average(parameters)
+            norm = nn.utils.clip_grad_norm_(parameters, clip)
+            if torch.isfinite(norm):  # one bad batch must not cost the run
+                for optimizer in optimizers:
+                    optimizer.step()
+            for key, value in parts.items():
+                sums[key] = sums.get(key, 0.0) + value.item()
+            bar.update()
+            if (step + 1) % 20 == 0 and first_process:
+                means = {key: round(value / 20, 4) for key, value in sums.items()}
+                pace = (time.monotonic() - since) / 20
+                row = {"step": step + 1, **means, "rate": schedule.learning_rate * factor, "seconds": round(pace, 3)}
+                with history.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                bar.set_postfix(means, refresh=False)
+                sums, since = {}, time.monotonic()
+            if first_process and evaluate and evaluate_every and (step + 1) % evaluate_every == 0:
+                row = {"step": step + 1, **evaluate(step + 1)}
+                log.info("%s %s", name, row)
+                with history.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+            if first_process and time.monotonic() - saved > save_every:
+                _save(state, modules, optimizers, step + 1)
+                saved = time.monotonic()
+    if first_process:
+        _save(state, modules, optimizers, schedule.steps)
+
+
+def world() -> tuple[int, int]:
+    """(rank, processes) of a data-parallel run; (0, 1) of an ordinary one."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _average(parameters: Sequence[Tensor]) -> None:
+    """Mean of the gradients over the processes, in one message."""
+    processes = world()[1]
+    if processes == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    for parameter, mean in zip(parameters, (flat / processes).split([g.numel() for g in gradients]), strict=True):
+        parameter.grad = mean.view_as(parameter)
+
+
+def _trainable(modules: Sequence[nn.Module]) -> list[dict[str, Tensor]]:
+    return [{n: p.data for n, p in module.named_parameters() if p.requires_grad} for module in modules]
+
+
+def _save(path: Path, modules, optimizers, step: int) -> None:
+    content = {
+        "step": step,
+        "modules": _trainable(modules),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    torch.save(content, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").rename(path)  # a kill while saving leaves the older state whole
+
+
+def _resume(path: Path, modules, optimizers) -> int:
+    content = torch.load(path)
+    for tensors, saved in zip(_trainable(modules), content["modules"], strict=True):
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
+    for optimizer, saved in zip(optimizers, content["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    log.info("resuming %s at step %d", path.stem, content["step"])
+    return content["step"]

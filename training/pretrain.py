@@ -1,0 +1,225 @@
+"""The scale base from nothing: what Voxtral-Mini is to the adapters.
+
+It learns two tasks on the same clips. Asked to transcribe, it writes plain text, no tags. Asked in words how something
+was said, it lists the tags and the stressed words in order. The second task is what lets an adapter find delivery in the
+audio later: a text model that was never asked about it does not look. docs/design.md has the measurements behind each
+part of the loss.
+"""
+
+import logging
+import random
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, VoxtralForConditionalGeneration
+
+from evoxtral import tags
+from evoxtral.prompt import Prompt
+from training import dataset, loop, model, scripts, tokenizer
+from training.dataset import Clips, Collator
+from training.muon import Muon
+
+log = logging.getLogger(__name__)
+
+QUESTION = "How is it said?"
+NOTHING = "plain"  # the answer where there is neither tag nor stress
+LETTERS = "_abcdefghijklmnopqrstuvwxyz' ^"  # CTC symbols: blank, letters, space, mark of a stressed word; tags follow
+SYMBOLS = {name: len(LETTERS) + k for k, name in enumerate(scripts.SOUNDS + scripts.DELIVERIES)}
+UNKNOWN = 0  # the id that stands for a dropped text input
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """frames: mel frames in a batch of one process."""
+
+    shape: model.Shape = field(default_factory=model.Shape)
+    steps: int = 3600
+    frames: int = 3_000
+    learning_rate: float = 1.5e-3
+    warmup: int = 150
+    weight_decay: float = 0.05
+    text_dropout: float = 0.5  # of text inputs, annealed to 0: a text model that can guess does not listen
+    letter_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
+    token_ctc: float = 0.3  # weight of CTC on the audio tokens through the text model's own head, falls to 0
+    text_only: float = 0.2  # weight of plain language modelling
+    short_share: float = 0.15  # of the run on clips under `short_frames`
+    short_frames: int = 200
+    seed: int = 0
+
+
+def how_it_is_said(text: str) -> str:
+    """The answer to QUESTION: tags and stressed words in their order, e.g. "[nervous] NEW [laughs]"."""
+    parts = []
+    for piece in tags.parse(text):
+        if isinstance(piece, tags.Tag):
+            parts.append(piece.raw)
+        else:
+            parts += tags.EMPHASIS.findall(piece.raw)
+    return " ".join(parts) or NOTHING
+
+
+def letters(text: str) -> list[int]:
+    """CTC targets of a tagged text: letters, spaces, a mark before each stressed word, and a symbol for each tag."""
+    out: list[int] = []
+    for piece in tags.parse(text):
+        if isinstance(piece, tags.Tag):
+            out.append(SYMBOLS[piece.name])
+            continue
+        words = ("^" + word if tags.EMPHASIS.search(word) else word for word in piece.raw.split())
+        out += [LETTERS.index(c) for c in " ".join(words).lower() if c in LETTERS[1:]]
+    return out
+
+
+def ctc(logits: Tensor, lengths: list[int], targets: list[list[int]]) -> Tensor:
+    """CTC loss, blank 0. logits: (B, T, S); lengths: positions that hold sound; targets: symbols of each row."""
+    return F.ctc_loss(
+        logits.float().log_softmax(-1).transpose(0, 1),
+        torch.tensor([symbol for target in targets for symbol in target]),
+        torch.tensor([min(length, logits.shape[1]) for length in lengths]),
+        torch.tensor([len(target) for target in targets]),
+        zero_infinity=True,
+    )
+
+
+class Pretraining:
+    """The losses of one step, as `loop.fit` asks for them."""
+
+    def __init__(self, base: VoxtralForConditionalGeneration, prompt: Prompt, clips: Clips, config: PretrainConfig):
+        self.base, self.clips, self.config = base, clips, config
+        self.head = nn.Linear(config.shape.encoder_width, len(LETTERS) + len(SYMBOLS))
+        self.collate = Collator(clips, prompt)
+        self.prompt = prompt
+        self.transcribe, self.describe = prompt.transcription_ids("en"), prompt.chat_ids(QUESTION)
+        self.short = [i for i, clip in enumerate(clips.clips) if clip.frames < config.short_frames]
+        self._batches: dict[int, list[list[int]]] = {}
+
+    def _batch(self, step: int) -> list[int]:
+        """The clips of a step; every epoch is shuffled anew from the seed."""
+        early = int(self.config.steps * self.config.short_share) * loop.world()[1]
+        pool = self.short if step < early else range(len(self.clips))
+        if step >= early:
+            step -= early
+        epoch = 0
+        while True:
+            key = (len(pool), epoch)
+            if key not in self._batches:
+                self._batches = {
+                    key: dataset.batches(self.clips, list(pool), self.config.frames, self.config.seed + epoch)
+                }
+            if step < len(self._batches[key]):
+                return self._batches[key][step]
+            step -= len(self._batches[key])
+            epoch += 1
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        config, base = self.config, self.base
+        progress = step / config.steps
+        rng = random.Random(f"{config.seed}/{step}/{loop.world()[0]}")
+        rank, processes = loop.world()
+        indices = self._batch(step * processes + rank)
+        clips = [self.clips.clips[i] for i in indices]
+        # Windows are always full in use; mostly cropped ones are enough until late in the run.
+        mels = self.collate.mels(indices, full_window=rng.random() < (0.05 if progress < 0.8 else 0.4))
+        frames = [clip.frames for clip in clips]
+        with loop.autocast():
+            states = model.encode(base, mels)
+            audio = model.project(base, states)
+            drop = config.text_dropout * max(0.0, 1 - progress / 0.7) * (rng.random() < 0.7)
+            parts = {
+                "transcribe": self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop),
+                "letters": config.letter_ctc * max(0.3, 1 - progress)
+                * ctc(self.head(states), [f // 2 for f in frames], [letters(c.text) for c in clips]),
+            }  # fmt: skip
+            if step % 2:
+                parts["describe"] = self._text(audio, self.describe, [how_it_is_said(c.text) for c in clips], 0.0)
+            if weight := config.token_ctc * max(0.0, 1 - progress / 0.8):
+                logits = base.lm_head(base.model.language_model.norm(audio))
+                targets = [self.prompt.encode(tags.plain(c.text)) for c in clips]
+                parts["tokens"] = weight * ctc(logits, [f * audio.shape[1] // mels.shape[2] + 1 for f in frames], targets)
+            if step % 4 == 0:
+                texts = [clip.text for clip in rng.sample(self.clips.clips, 12)]
+                text, labels = self.collate.targets(texts)
+                logits = model.text_logits(base, None, torch.tensor([tokenizer.BOS]), text)
+                parts["text"] = config.text_only * model.cross_entropy(logits, labels)
+        return parts
+
+    def _text(self, audio: Tensor, prompt: list[int], texts: list[str], drop: float) -> Tensor:
+        text, labels = self.collate.targets(texts)
+        if drop:
+            text = torch.where(torch.rand(text.shape) < drop, UNKNOWN, text)
+        ids = self.collate.cropped(prompt, audio.shape[1])
+        return model.cross_entropy(model.text_logits(self.base, audio, ids, text), labels)
+
+
+def optimizers(modules: list[nn.Module], config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) on the matrices inside the network, AdamW on embeddings, heads, convolutions, norms."""
+    matrices, others = [], []
+    for module in modules:
+        for name, weight in module.named_parameters():
+            if weight.requires_grad:
+                inner = weight.ndim == 2 and "embed" not in name and "lm_head" not in name and module is modules[0]
+                (matrices if inner else others).append(weight)
+    decayed = [w for w in others if w.ndim > 1]
+    plain = [w for w in others if w.ndim <= 1]
+    rate, decay = config.learning_rate, config.weight_decay
+    return [
+        Muon(matrices, lr=rate, weight_decay=decay),
+        torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=rate, betas=(0.9, 0.98), fused=True,
+        ),
+    ]  # fmt: skip
+
+
+def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConfig) -> Path:
+    """Train a base on `clips` and write it to `folder/base`. Resumes; `folder` also takes log and state."""
+    out = folder / "base"
+    if not (out / "tekken.json").exists():
+        texts = [text for clip in clips.clips[:20_000] for text in (clip.text, tags.plain(clip.text))]
+        model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)
+    base = VoxtralForConditionalGeneration.from_pretrained(out, dtype=torch.float32, attn_implementation="eager")
+    base.model.audio_tower.embed_positions.requires_grad_(False)
+    prompt = Prompt(out, AutoConfig.from_pretrained(out))
+    task = Pretraining(base, prompt, clips, config)
+    loop.fit(
+        [base, task.head],
+        optimizers([base, task.head], config),
+        task.losses,
+        loop.Schedule(config.learning_rate, config.warmup, config.steps),
+        folder,
+        "pretrain",
+        config.seed,
+        evaluate=partial(evaluate, base, prompt, validation),
+        evaluate_every=400,
+    )
+    base.to(torch.bfloat16).save_pretrained(out, max_shard_size="9MB")
+    return out
+
+
+@torch.no_grad()
+def evaluate(base, prompt: Prompt, clips: Clips, step: int, count: int = 64) -> dict[str, float]:
+    """Greedy transcription of the first clips, and how well the second task is answered."""
+    import jiwer
+
+    collate = Collator(clips, prompt)
+    indices = list(range(min(count, len(clips))))
+    mels = collate.mels(indices, full_window=True)
+    answers = {}
+    for name, ids in (("wer", prompt.transcription_ids("en")), ("described", prompt.chat_ids(QUESTION))):
+        rows = torch.tensor([ids] * len(indices))
+        with loop.autocast():
+            out = base.generate(
+                input_ids=rows, attention_mask=torch.ones_like(rows), input_features=mels, max_new_tokens=90, do_sample=False
+            )  # fmt: skip
+        answers[name] = [prompt.decode([i for i in row if i != tokenizer.PAD]) for row in out[:, rows.shape[1] :].tolist()]
+    pairs = [(tags.plain(c.text), a) for c, a in zip(clips.clips, answers["wer"], strict=False) if tags.plain(c.text)]
+    described = [how_it_is_said(c.text) == a for c, a in zip(clips.clips, answers["described"], strict=False)]
+    log.info("%s -> %s", *pairs[1])
+    return {
+        "wer": round(jiwer.wer([r for r, _ in pairs], [h for _, h in pairs]), 4),
+        "described": round(sum(described) / len(described), 4),
+    }
