@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral import lora
@@ -84,15 +85,14 @@ def _parts(name: str) -> tuple[str, dict[str, str]]:
         return MINI_BASE, dict(MINI_ADAPTERS)
     folder = TINY_FOLDER if name == TINY else Path(name)
     if (folder / "base").is_dir():
-        found = {p.parent.name: str(p.parent) for p in sorted(folder.glob(f"*/{lora.CONFIG_FILE}"))}
+        found = {p.parent.name: str(p.parent) for p in folder.glob(f"*/{lora.CONFIG_FILE}")}
         known = [variant for variant in ADAPTER_ORDER if variant in found]
-        return str(folder / "base"), {
-            variant: found[variant] for variant in [*known, *(found.keys() - {*known})]
-        }
+        others = sorted(found.keys() - {*known})
+        return str(folder / "base"), {variant: found[variant] for variant in (*known, *others)}
     if not folder.exists() and _HUB_ID.fullmatch(name):
         return name, {}
     raise CheckpointError(
-        f"There is no model {name!r}: use {TINY}, {MINI}, a folder that holds base/ and adapters, or a Hub id."
+        f"There is no model {name!r}: use {TINY}, {MINI}, a folder with base/ and adapters, or a Hub id."
     )
 
 
@@ -104,7 +104,7 @@ def _named_adapters(environ: Mapping[str, str]) -> dict[str, str]:
         variant, equals, reference = entry.partition("=")
         if not equals or not variant.isidentifier() or variant == lora.BASE or not reference:
             raise CheckpointError(
-                f"EVOXTRAL_ADAPTERS holds {entry!r}: write name=folder or name=owner/name, with commas between."
+                f"EVOXTRAL_ADAPTERS has {entry!r}: write name=folder or name=owner/name, with commas between."
             )
         named[variant] = reference
     return named
@@ -229,7 +229,7 @@ def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGenerati
         model, info = VoxtralForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, output_loading_info=True
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"The weights in {folder} cannot be loaded: {str(error).splitlines()[0]}"
         ) from error
@@ -254,9 +254,7 @@ def published_config() -> VoxtralConfig:
         "tie_word_embeddings": False,
     }  # fmt: skip
     audio["model_type"] = "voxtral_encoder"
-    return VoxtralConfig(
-        audio_token_id=24, projector_hidden_act="gelu", audio_config=audio, text_config=text
-    )
+    return VoxtralConfig(audio_token_id=24, projector_hidden_act="gelu", audio_config=audio, text_config=text)
 
 
 def parameter_counts(checkpoint: Checkpoint, recipe: lora.LoraRecipe | None = None) -> tuple[int, int]:

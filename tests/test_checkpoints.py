@@ -1,0 +1,179 @@
+"""Which weights: names, folders, the Hub and the environment, and one sentence for everything that can go
+wrong.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from conftest import save_base
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from evoxtral import checkpoints
+from evoxtral.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, fetch, load_base, load_config, resolve
+from evoxtral.errors import CheckpointError
+
+
+def test_mini_is_the_published_model_with_the_published_adapters():
+    checkpoint = resolve("mini-3b", environ={})
+    assert (checkpoint.name, checkpoint.base) == ("mini-3b", "mistralai/Voxtral-Mini-3B-2507")
+    assert checkpoint.adapters == {"sft": "YongkangZOU/evoxtral-lora", "rl": "YongkangZOU/evoxtral-rl"}
+    assert checkpoint.variants == ("base", "sft", "rl")
+
+
+def test_a_folder_holds_base_and_adapters_in_the_order_they_were_trained(checkpoint, tmp_path):
+    for name in ("rl", "zebra", "sft", "apple"):
+        shutil.copytree(checkpoint.adapters["sft"], tmp_path / name)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "logs").mkdir()
+    found = resolve(str(tmp_path), environ={})
+    assert found.variants == ("base", "sft", "rl", "apple", "zebra")
+    assert found.base == str(tmp_path / "base") and found.adapters["rl"] == str(tmp_path / "rl")
+
+
+def test_a_hub_id_is_a_base_alone_and_a_revision_stays_with_it():
+    assert resolve("me/my-voxtral@v2", environ={}) == Checkpoint("me/my-voxtral@v2", "me/my-voxtral@v2")
+
+
+@pytest.mark.parametrize("name", ["large", "no/such/folder", "", "tiny "])
+def test_an_unknown_name_says_what_is_known(name):
+    with pytest.raises(CheckpointError, match="no model .* use tiny, mini-3b, a folder"):
+        resolve(name, environ={})
+
+
+def test_a_machine_without_cuda_gets_tiny_and_the_reason(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checkpoints, "_parts", lambda name: ("base", {}))
+    chosen = resolve("auto", environ={})
+    assert chosen.name == "tiny" and "no CUDA device" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("cached", "hub", "name"), [(True, False, "mini-3b"), (False, True, "mini-3b"), (False, False, "tiny")]
+)
+def test_a_gpu_gets_mini_where_its_weights_can_be_had(monkeypatch, cached, hub, name):
+    def snapshot(*arguments, local_files_only, **settings):
+        if not cached:
+            raise LocalEntryNotFoundError("not here")
+
+    def info(*arguments, **settings):
+        if not hub:
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    monkeypatch.setattr(checkpoints, "_parts", lambda name: ("base", {}))
+    assert resolve("auto", environ={"SPACES_ZERO_GPU": "true"}).name == name
+
+
+def test_the_environment_chooses_model_and_adapters():
+    environ = {
+        "EVOXTRAL_MODEL": "mini-3b",
+        "EVOXTRAL_SFT": "me/sft@v1",
+        "EVOXTRAL_ADAPTERS": "mine=me/my-lora, other=/some/folder",
+    }
+    chosen = resolve("auto", environ)
+    assert (chosen.name, chosen.base) == ("mini-3b", MINI_BASE) and "EVOXTRAL_MODEL" in chosen.reason
+    assert chosen.adapters == {
+        "sft": "me/sft@v1", "rl": MINI_ADAPTERS["rl"], "mine": "me/my-lora", "other": "/some/folder"
+    }  # fmt: skip
+    assert resolve("me/base", environ).base == "me/base", "a name that is asked for wins over EVOXTRAL_MODEL"
+
+
+@pytest.mark.parametrize("adapters", ["me/my-lora", "=me/my-lora", "mine=", "base=me/x", "a b=c"])
+def test_an_adapter_list_that_cannot_be_read_says_how_to_write_it(adapters):
+    with pytest.raises(CheckpointError, match="EVOXTRAL_ADAPTERS has .* write name="):
+        resolve("mini-3b", {"EVOXTRAL_ADAPTERS": adapters})
+
+
+# ------------------------------------------------------------------------------------------------------ fetch
+
+
+def response(status: int):
+    import httpx2
+
+    return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co"))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (GatedRepoError("gated", response=response(403)), "is gated: accept its terms"),
+        (RepositoryNotFoundError("gone", response=response(404)), "is not on the Hub, or it is private"),
+        (LocalEntryNotFoundError("offline"), "the Hub cannot be reached: check the network"),
+        (OSError(28, "No space left on device"), "could not be stored on this machine: No space left"),
+    ],
+)
+def test_what_the_hub_answers_becomes_one_sentence(monkeypatch, error, sentence):
+    def snapshot(*arguments, dry_run=False, **settings):
+        if dry_run:
+            return []
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(CheckpointError, match=sentence):
+        fetch("me/model@v1")
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_download(monkeypatch, tmp_path):
+    class File:
+        will_download, file_size = True, 10**18
+
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, dry_run=False, **s: [File] if dry_run else 1 / 0
+    )
+    with pytest.raises(CheckpointError, match=r"needs 1000000000\.0 GB of disk and .* GB free"):
+        fetch("me/model")
+
+
+def test_a_revision_is_pinned_and_a_folder_is_used_as_it_is(monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot(repo, revision, allow_patterns, dry_run=False):
+        asked.append((repo, revision))
+        return [] if dry_run else str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert fetch("me/model@abc") == tmp_path and set(asked) == {("me/model", "abc")}
+    assert fetch(str(tmp_path)) == tmp_path and len(asked) == 2
+    with pytest.raises(CheckpointError, match="neither a folder nor a Hub id"):
+        fetch("/no/such/folder")
+
+
+# ------------------------------------------------------------------------------------------------------- load
+
+
+def test_a_base_that_is_not_whole_or_not_voxtral_is_refused(tmp_path):
+    save_base(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+
+    def write(**changes):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+
+    assert load_base(tmp_path, torch.float32).dtype == torch.float32
+    write(text_config={**config["text_config"], "num_hidden_layers": 3})
+    with pytest.raises(CheckpointError, match=r"do not fit its config\.json: .*layers\.2"):
+        load_base(tmp_path, torch.float32)
+    write(model_type="whisper")
+    with pytest.raises(CheckpointError, match="of type 'whisper'"):
+        load_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not readable JSON"):
+        load_config(tmp_path)
+    write()
+    (tmp_path / "model.safetensors").write_bytes(b"half a download")
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_base(tmp_path, torch.float32)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_base(tmp_path, torch.float32)
+
+
+def test_the_published_configuration_is_the_published_model():
+    config = checkpoints.published_config()
+    assert config.audio_config.max_source_positions == 1500 and config.text_config.num_hidden_layers == 30
+    assert config.text_config.rope_parameters["rope_theta"] == 1e8
+    assert Path(__file__).parents[1] / "evoxtral" / "assets" / "tiny" == checkpoints.TINY_FOLDER
