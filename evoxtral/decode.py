@@ -82,15 +82,11 @@ class Row:
 
 LOOP_UNIT = 32  # tokens: the longest phrase that is recognised as repeating
 LOOP_REPEATS = 4  # times it must stand at the end, one after the other,
-LOOP_TOKENS = (
-    24  # and over at least so many tokens, so that "no no no no" and "[laughs] [laughs]" may be said
-)
+LOOP_TOKENS = 24  # and over at least so many tokens: "no no no no" and "[laughs] [laughs]" may be said
 
 
 def repeated_tail(ids: Sequence[int]) -> int:
-    """How many tokens at the end only repeat what stands before them; 0 if the text has not run into a
-    loop.
-    """
+    """How many tokens at the end only repeat what stands before them; 0 where the text is in no loop."""
     for unit in range(1, min(LOOP_UNIT, len(ids) // LOOP_REPEATS) + 1):
         span = max(LOOP_REPEATS * unit, LOOP_TOKENS)
         if len(ids) < span or ids[-1] != ids[-1 - unit]:
@@ -123,9 +119,7 @@ def choose(
 
 
 def chances(seed: int | None, keys: Sequence[tuple[int, ...]], steps: int) -> np.ndarray:
-    """Uniform numbers (len(keys), steps) float32 in [0, 1): each row's come from the seed and its own key
-    alone.
-    """
+    """Uniform numbers (len(keys), steps) in [0, 1): each row's from the seed and its own key alone."""
     root = np.random.SeedSequence(seed).entropy
     rows = [np.random.default_rng((root, *key)).random(steps, dtype=np.float32) for key in keys]
     return np.stack(rows)
@@ -144,8 +138,10 @@ class Batch:
         decoding: Decoding,
         chance: np.ndarray | None = None,
     ):
-        """prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.  chance: (rows, steps),
-        see `chances`.
+        """Read the prompts.
+
+        prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.
+        chance: (rows, steps), see `chances`; None where the choice is greedy.
         """
         self.rows = [Row(budget) for budget in budgets]
         self.session, self.eos_id, self.decoding = session, eos_id, decoding

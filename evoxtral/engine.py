@@ -1,9 +1,8 @@
-"""The one way from audio to transcripts: the app, the command line, the API, the benchmark and RAFT all call
-it.
+"""The one way from audio to transcripts: app, command line, API, benchmark and RAFT all call it.
 
 All asked variants and all segments of a clip are decoded as one batch, rows variant-major: (variants,
-segments, samples). The mel features are shared between variants always, the encoder's output where no adapter
-touches it.
+segments, samples). Variants share the mel features always, and the encoder's output where their adapters
+leave the encoder alone.
 """
 
 import logging
@@ -25,18 +24,14 @@ from evoxtral.transcript import Cue, Token, Transcript
 
 log = logging.getLogger(__name__)
 
-ROWS = {
-    "cuda": 96,
-    "cpu": 24,
-}  # rows decoded together: bounds the memory that long clips and many variants take
+ROWS = {"cuda": 96, "cpu": 24}  # decoded together: bounds the memory that long clips and many variants take
 SHOW_EVERY = 0.05  # s between two growing transcripts
 SMALL = 2e9  # bytes of weight files up to which a CPU computes in float32
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
 
 class Engine:
-    """One base in memory and its adapters. Any number of threads may call it; they take turns every few
-    tokens.
+    """One base in memory, and its adapters. Threads may share it: they take turns every few tokens.
 
     checkpoint, variants, window_seconds (longest segment), device, dtype, prompt: to be read.
     """
@@ -63,9 +58,8 @@ class Engine:
         self.prompt = Prompt(folder, config)
         self.window_seconds = self.prompt.window_seconds
         model = checkpoints.load_base(folder, self.dtype)
-        adapters = [
-            lora.read(checkpoints.fetch(ref), model, name) for name, ref in checkpoint.adapters.items()
-        ]
+        references = checkpoint.adapters.items()
+        adapters = [lora.read(checkpoints.fetch(reference), model, name) for name, reference in references]
         self._mix = lora.Mix(adapters)
         self.variants = self._mix.variants
         for part in (lora.TOWER, lora.PROJECTOR):
@@ -86,10 +80,9 @@ class Engine:
     ) -> Iterator[dict[str, Transcript]]:
         """Transcribe a clip, giving growing transcripts of every variant; the last ones have done=True.
 
-        source: path, bytes, or (rate in Hz, array).  variants: None for all.  language: ISO 639-1 code, None
-        to detect.
-        max_seconds: longest clip accepted. Raises AudioError, or EvoxtralError for an unknown variant or
-        language.
+        source: path, bytes, or (rate in Hz, array).  variants: None for all.
+        language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.
+        Raises AudioError, and EvoxtralError for an unknown variant or language.
         """
         names = self._asked(variants)
         self.prompt.transcription_ids(language)  # a wrong language is said before any work is done
@@ -101,22 +94,18 @@ class Engine:
         at_once = max(1, self.rows // len(names))
         for first in range(0, len(segments), at_once):
             part = segments[first : first + at_once]
-            waves = [
-                wave[round(s.start * audio.SAMPLE_RATE) : round(s.end * audio.SAMPLE_RATE)] for s in part
-            ]
+            waves = [_stretch(wave, segment) for segment in part]
             for column in columns.values():
                 column.begin(part)
             for rows in self._decode(waves, names, language, decoding, keys=range(first, first + len(part))):
                 for column, block in zip(columns.values(), _blocks(rows, len(names)), strict=True):
                     column.see(block)
                 if time.perf_counter() - shown >= SHOW_EVERY:
-                    yield {
-                        name: column.transcript(self.prompt, done=False) for name, column in columns.items()
-                    }
+                    yield {name: c.transcript(self.prompt, done=False) for name, c in columns.items()}
                     shown = time.perf_counter()
             for column in columns.values():
                 column.settle(self.prompt)
-        yield {name: column.transcript(self.prompt, done=True) for name, column in columns.items()}
+        yield {name: c.transcript(self.prompt, done=True) for name, c in columns.items()}
 
     def compare(
         self,
@@ -126,9 +115,7 @@ class Engine:
         decoding: Decoding | None = None,
         max_seconds: float = audio.MAX_SECONDS,
     ) -> dict[str, Transcript]:
-        """Transcripts of a clip by every asked variant, in the order of `self.variants`. Arguments as of
-        `stream`.
-        """
+        """Transcripts of a clip by every asked variant, in the order of `self.variants`; see `stream`."""
         *_, last = self.stream(source, variants, language, decoding, max_seconds)
         return last
 
@@ -140,7 +127,7 @@ class Engine:
         decoding: Decoding | None = None,
         max_seconds: float = audio.MAX_SECONDS,
     ) -> Transcript:
-        """The transcript of a clip by one variant. Arguments as of `stream`."""
+        """The transcript of a clip by one variant; see `stream`."""
         return self.compare(source, (variant,), language, decoding, max_seconds)[variant]
 
     def batch(
@@ -153,17 +140,15 @@ class Engine:
     ) -> list[dict[str, list[Transcript]]]:
         """Transcribe many short clips: for each, `samples` transcripts of every variant.
 
-        waves: (T,) float32 at 16 kHz, each of at most `window_seconds`; a wave is encoded and its prompt read
-        once, whatever the number of samples. A transcript's `seconds` are its clip's share of the time of its
-        batch.
+        waves: (T,) float32 at 16 kHz, each of at most `window_seconds`. A wave is encoded and its prompt is
+        read once, whatever the number of samples. A transcript's `seconds` are its clip's share of its batch.
         """
         names = self._asked(variants)
         decoding = decoding or Decoding()
         results = [{name: [_empty(wave)] * samples for name in names} for wave in waves]
         # Like lengths together: a batch computes until its longest row has ended.
-        spoken = sorted(
-            (i for i, w in enumerate(waves) if not audio.is_silent(w)), key=lambda i: -len(waves[i])
-        )
+        spoken = [i for i, wave in enumerate(waves) if not audio.is_silent(wave)]
+        spoken.sort(key=lambda i: len(waves[i]), reverse=True)
         at_once = max(1, self.rows // (len(names) * samples))
         for first in range(0, len(spoken), at_once):
             part = spoken[first : first + at_once]
@@ -177,9 +162,6 @@ class Engine:
                     cues = [_cue(audio.Segment(0.0, length), row, self.prompt) for row in copies]
                     results[i][name] = [Transcript((cue,), length, seconds) for cue in cues]
         return results
-
-    # ---------------------------------------------------------------------------------------------------------
-    # batches
 
     def _asked(self, variants: Sequence[str] | None) -> tuple[str, ...]:
         unknown = [name for name in variants or () if name not in self.variants]
@@ -198,14 +180,12 @@ class Engine:
         keys: Sequence[int],
         samples: int = 1,
     ) -> Iterator[list[Row]]:
-        """Decode waves as one batch; gives all its rows, (names, waves, samples) flat, each time some have
-        grown.
+        """Decode waves as one batch; gives all its rows, (names x waves x samples), each time they have grown.
 
         keys: a number for each wave, which with the seed decides what is sampled for it.
         """
-        budgets = [decoding.budget(audio.duration(wave)) for wave in waves for _ in range(samples)] * len(
-            names
-        )
+        budgets = [decoding.budget(audio.duration(wave)) for wave in waves for _ in range(samples)]
+        budgets *= len(names)
         chance = None
         if decoding.temperature:
             draws = [(key, sample) for key in keys for sample in range(samples)] * len(names)
@@ -227,18 +207,14 @@ class Engine:
                 self._idle = (names, len(budgets), length), session
 
     def _session(self, key: tuple[tuple[str, ...], int, int]) -> Session:
-        """The idle session if it fits, and none is idle afterwards: a session belongs to one batch at a
-        time.
-        """
+        """The idle session if it fits; none is idle afterwards, for a session serves one batch at a time."""
         idle, self._idle = self._idle, None
         if idle and idle[0] == key:
             return idle[1]
         return Session(self._text, rows=key[1], length=key[2])
 
     def _prompts(self, ids: Sequence[int], mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Embedded prompts (names x S, L, D): the ids' embeddings, with the audio (S, mel bands, frames) in
-        its place.
-        """
+        """Embedded prompts (names x S, L, D): ids (L,) with the audio of mels (S, bands, frames) in its place."""
         tokens = torch.tensor(ids, device=self.device)
         features = self._audio_features(mels.to(self.device, self.dtype), names)
         prompts = self._text.embed(tokens).repeat(len(features), 1, 1)
@@ -246,7 +222,7 @@ class Engine:
         return prompts
 
     def _audio_features(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Mels (S, mel bands, frames) -> what each variant hears, (names x S, audio tokens, D).
+        """Mels (S, bands, frames) -> what each variant hears, (names x S, audio tokens, D).
 
         A variant that leaves the tower alone hears what the base hears, computed once for all of them; so for
         the projector.
@@ -256,9 +232,7 @@ class Engine:
             hidden = self._tower(mels.repeat(len(through_tower), 1, 1)).last_hidden_state
         through_projector = self._mix.ordered(self._owners(names, lora.TOWER, lora.PROJECTOR))
         hidden = _spread(hidden, through_tower, self._owners(through_projector, lora.TOWER))
-        width = self._projector.linear_1.weight.shape[
-            1
-        ]  # several encoder positions side by side make one audio token
+        width = self._projector.linear_1.weight.shape[1]  # encoder positions, side by side in an audio token
         with self._mix.using(through_projector):
             features = self._projector(hidden.reshape(len(hidden), -1, width))
         return _spread(features, through_projector, self._owners(names, lora.TOWER, lora.PROJECTOR))
@@ -306,6 +280,10 @@ def _cue(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
     return Cue(segment.start, segment.end, tokens, row.cut)
 
 
+def _stretch(wave: np.ndarray, segment: audio.Segment) -> np.ndarray:
+    return wave[round(segment.start * audio.SAMPLE_RATE) : round(segment.end * audio.SAMPLE_RATE)]
+
+
 def _empty(wave: np.ndarray) -> Transcript:
     return Transcript((), audio.duration(wave), 0.0)
 
@@ -317,9 +295,7 @@ def _blocks(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
 
 
 def _spread(x: torch.Tensor, have: Sequence[str], want: Sequence[str]) -> torch.Tensor:
-    """x (have x S, …), one block per variant of `have`, to (want x S, …): the blocks of `want`, some more
-    than once.
-    """
+    """x (have x S, …), one block per variant of `have`, to (want x S, …), in which blocks may recur."""
     if list(have) == list(want):
         return x
     return x.unflatten(0, (len(have), -1))[[have.index(name) for name in want]].flatten(0, 1)

@@ -33,20 +33,14 @@ _RENAMED_IN_TRANSFORMERS_5 = (
     (re.compile(r"^(audio_tower|multi_modal_projector)\."), r"model.\1."),
 )
 _KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.\w+)?\.weight$")
-# Settings that change what an adapter computes and that no published adapter here needs: refused, never
-# ignored.
+# Settings that change what an adapter computes, which nothing here implements: refused, never ignored.
 _MUST_BE_UNSET = (
     "use_dora", "use_qalora", "lora_bias", "modules_to_save", "trainable_token_indices",
     "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters", "rank_pattern",
     "alpha_pattern", "layer_replication", "megatron_config", "fan_in_fan_out", "alora_invocation_tokens",
 )  # fmt: skip
-_INITS_THAT_KEEP_THE_BASE = (
-    True,
-    False,
-    "gaussian",
-    "eva",
-    "orthogonal",
-)  # PiSSA and others rewrite W itself
+# Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) rewrite W itself, and the adapter fits that W alone.
+_INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 _NAMED = 3  # how many keys an error names
 
 
@@ -79,9 +73,7 @@ class Adapter:
 
 
 def targeted(model: nn.Module, targets: str | Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers that an adapter's `target_modules` selects, by PEFT's rules: suffixes, or one regular
-    expression.
-    """
+    """Linear layers that `target_modules` selects, as PEFT does: by suffixes, or one regular expression."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear) and _selects(targets, path):
             yield path, module
@@ -238,9 +230,7 @@ class Mix:
 
     @contextmanager
     def using(self, variants: Sequence[str]) -> Iterator[None]:
-        """While open, a batch has len(variants) equal blocks of rows, one per variant, in the order of
-        `self.variants`.
-        """
+        """While open, a batch has one block of rows per variant, equal in size, in `self.variants` order."""
         before, self.active = self.active, tuple(variants)
         try:
             yield
@@ -281,14 +271,10 @@ class MixedLinear(nn.Module):
             self._stack(layers, adapters)
 
     def _stack(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter]) -> None:
-        like = self.weight
+        like = self.weight.data
         rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
-        lora_a = torch.zeros(
-            len(adapters), like.shape[1], len(layers) * rank, dtype=like.dtype, device=like.device
-        )
-        lora_b = [
-            torch.zeros(len(adapters), rank, out, dtype=like.dtype, device=like.device) for out in self.outs
-        ]
+        lora_a = like.new_zeros(len(adapters), like.shape[1], len(layers) * rank)
+        lora_b = [like.new_zeros(len(adapters), rank, out) for out in self.outs]
         for n, adapter in enumerate(adapters):
             for i, path in enumerate(layers):
                 if path in adapter.weights:
@@ -313,16 +299,13 @@ class MixedLinear(nn.Module):
         blocks_in = x.reshape(len(active), -1, x.shape[-1])[first:]
         blocks_out = y.view(len(active), -1, y.shape[-1])[first:]
         down = torch.bmm(blocks_in, lora_a)
-        for up, low, out in zip(
-            lora_b, down.split(self.rank, -1), blocks_out.split(self.outs, -1), strict=True
-        ):
-            out.baddbmm_(low, up)
+        low = down.split(self.rank, dim=-1)
+        for b, x_low, y_part in zip(lora_b, low, blocks_out.split(self.outs, dim=-1), strict=True):
+            y_part.baddbmm_(x_low, b)
         return y
 
     def _plan(self, active: tuple[str, ...]) -> tuple[int, torch.Tensor, list[torch.Tensor]] | None:
-        """First block that an adapter changes, and the matrices of the blocks from there on; None if none
-        changes.
-        """
+        """The first block that an adapter changes, and the matrices from there on; None if none changes."""
         first = next((i for i, name in enumerate(active) if name in self.changed_by), None)
         if first is None:
             return None
@@ -333,9 +316,8 @@ class MixedLinear(nn.Module):
 
 
 def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
-    return nn.Parameter(
-        parts[0].detach() if len(parts) == 1 else torch.cat([p.detach() for p in parts]), requires_grad=False
-    )
+    joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))  # one part stays where it is
+    return nn.Parameter(joined.detach(), requires_grad=False)
 
 
 def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str) -> None:

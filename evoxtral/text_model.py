@@ -1,34 +1,33 @@
-"""Voxtral's text model (a Llama) for decoding: static shapes, one key/value cache, adapters mixed within a
-batch.
+"""Voxtral's text model (a Llama) for decoding: static shapes, one cache, adapters mixed within a batch.
 
-The weights are those of the transformers model, taken over layer by layer so that they are never in memory
-twice; layers that read the same input are joined into one product. What it computes is what
-`LlamaForCausalLM` computes. The
-loop is our own because a step then has no host work besides launching its kernels, and its shapes never
-change: on CUDA the whole step is captured once and replayed as one graph.
+It computes what `LlamaForCausalLM` computes, from the same weights, taken over layer by layer so that they
+are never in memory twice; layers that read the same input are joined into one product. It is our own because
+a step then has no work on the host but launching its kernels, and shapes that never change: on CUDA the whole
+step is captured once and replayed as one graph.
 
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from evoxtral.lora import Adapter, Mix, MixedLinear
 
 LANGUAGE_MODEL = "model.language_model"
+Rope = tuple[torch.Tensor, torch.Tensor]  # cos and sin (T, d)
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
 
 
 class Block(nn.Module):
     """One transformer layer."""
 
-    def __init__(
-        self, layer: nn.Module, path: str, config: LlamaConfig, adapters: Sequence[Adapter], mix: Mix
-    ):
+    def __init__(self, layer: LlamaDecoderLayer, path: str, adapters: Sequence[Adapter], mix: Mix):
         super().__init__()
 
         def linear(owner: nn.Module, inner: str, *names: str) -> MixedLinear:
@@ -39,20 +38,17 @@ class Block(nn.Module):
         self.out = linear(layer.self_attn, "self_attn", "o_proj")
         self.gate_up = linear(layer.mlp, "mlp", "gate_proj", "up_proj")
         self.down = linear(layer.mlp, "mlp", "down_proj")
-        self.attention_norm, self.mlp_norm = (
-            layer.input_layernorm.weight,
-            layer.post_attention_layernorm.weight,
-        )
-        self.heads, self.kv_heads, self.head_dim = (
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.head_dim,
-        )
+        self.attention_norm = layer.input_layernorm.weight
+        self.mlp_norm = layer.post_attention_layernorm.weight
+        config = layer.self_attn.config
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
 
-    def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], attend) -> torch.Tensor:
-        """x (B, T, D) -> (B, T, D). attend(q (B, H, T, d), k (B, K, T, d), v) -> (B, H, T, d) also fills the
-        cache.
+    def forward(self, x: torch.Tensor, rope: Rope, attend: Attend) -> torch.Tensor:
+        """x (B, T, D) -> (B, T, D).
+
+        attend: (q (B, H, T, d), k (B, K, T, d), v (B, K, T, d)) -> (B, H, T, d); it also fills the cache.
         """
         b, t, _ = x.shape
         heads = self.qkv(rms_norm(x, x.shape[-1:], self.attention_norm, self.eps))
@@ -82,7 +78,7 @@ class TextModel(nn.Module):
         self.norm = language_model.norm.weight
         self.blocks = nn.ModuleList()
         for i, layer in enumerate(language_model.layers):
-            self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", self.config, adapters, mix))
+            self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix))
             language_model.layers[i] = nn.Identity()  # frees what was joined: weights are in memory once
         self.head = MixedLinear({"lm_head": lm_head}, adapters, mix)
 
@@ -92,9 +88,7 @@ class TextModel(nn.Module):
 
 
 class Session:
-    """A cache for one batch: `prefill` once, then `step` per token. Reusable for another batch of the same
-    shape.
-    """
+    """The cache of one batch: `prefill` once, then `step` per token. Serves one batch after another."""
 
     def __init__(self, text: TextModel, rows: int, length: int):
         """rows: B.  length: L, positions of prompt and text together."""
@@ -125,7 +119,7 @@ class Session:
         x = prompts
         for layer, block in enumerate(self.text.blocks):
 
-            def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: int = layer) -> torch.Tensor:
+            def attend(q, k, v, layer=layer):
                 self.keys[layer, :, :, :t] = k.repeat_interleave(copies, dim=0)
                 self.values[layer, :, :, :t] = v.repeat_interleave(copies, dim=0)
                 return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -153,11 +147,10 @@ class Session:
         for layer, block in enumerate(self.text.blocks):
             keys, values = self.keys[layer], self.values[layer]
 
-            def attend(q, k, v, keys: torch.Tensor = keys, values: torch.Tensor = values) -> torch.Tensor:
+            def attend(q, k, v, keys=keys, values=values):
                 keys.index_copy_(2, self.position, k)
                 values.index_copy_(2, self.position, v)
-                # The query heads that share a key/value head become its queries: (B, K, H / K, d), no copies
-                # of keys.
+                # The H / K query heads that share a key/value head become its queries: no copies of keys.
                 grouped = q.reshape(self.rows, keys.shape[1], -1, q.shape[-1])
                 return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
 
