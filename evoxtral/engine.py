@@ -180,7 +180,7 @@ class Engine:
         keys: Sequence[int],
         samples: int = 1,
     ) -> Iterator[list[Row]]:
-        """Decode waves as one batch; gives all its rows, (names x waves x samples), each time they have grown.
+        """Decode waves as one batch; gives its rows, (names x waves x samples), each time they have grown.
 
         keys: a number for each wave, which with the seed decides what is sampled for it.
         """
@@ -214,7 +214,7 @@ class Engine:
         return Session(self._text, rows=key[1], length=key[2])
 
     def _prompts(self, ids: Sequence[int], mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Embedded prompts (names x S, L, D): ids (L,) with the audio of mels (S, bands, frames) in its place."""
+        """Embedded prompts (names x S, L, D): ids (L,) with what is heard in mels (S, bands, frames)."""
         tokens = torch.tensor(ids, device=self.device)
         features = self._audio_features(mels.to(self.device, self.dtype), names)
         prompts = self._text.embed(tokens).repeat(len(features), 1, 1)
