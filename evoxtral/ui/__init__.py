@@ -1,0 +1,1 @@
+"""The page that visitors see. Only this package and app.py know Gradio."""

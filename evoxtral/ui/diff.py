@@ -1,0 +1,130 @@
+"""Where tagged texts differ: between variants, and from a reference.
+
+Words are compared lower-cased and without the punctuation around them, so a comma is no disagreement; tags
+by their name and by their place between the words. Everything is aligned with `difflib`, two texts at a time.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+
+from evoxtral import tags
+
+WORD = re.compile(r"\S+")
+_AROUND_A_WORD = re.compile(r"^\W+|\W+$")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A word or a tag as written, where it starts in its text (characters), and what it is compared by."""
+
+    text: str
+    start: int
+    key: str
+    is_tag: bool
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What to point out in a text.
+
+    differs: starts of its items that others lack.  missing: items of a reference that it lacks, by the start
+    of the item that they should have stood before (the text's length: at its end).
+    """
+
+    differs: frozenset[int] = frozenset()
+    missing: Mapping[int, tuple[Item, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one variant's tags have over another's: names in order, with repetitions."""
+
+    before: str
+    after: str
+    added: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def items(text: str) -> tuple[Item, ...]:
+    """The words and tags of a tagged text, in order."""
+    found: list[Item] = []
+    position = 0
+    for piece in tags.parse(text):
+        if isinstance(piece, tags.Tag):
+            found.append(Item(piece.raw, position, f"[{piece.name}]", True))
+        else:
+            for word in WORD.finditer(piece.raw):
+                key = _AROUND_A_WORD.sub("", word.group()).lower() or word.group()
+                found.append(Item(word.group(), position + word.start(), key, False))
+        position += len(piece.raw)
+    return tuple(found)
+
+
+def _matched(mine: tuple[Item, ...], other: tuple[Item, ...]) -> frozenset[int]:
+    """Starts of the items of `mine` that `other` has in the same place."""
+    blocks = _align(mine, other).get_matching_blocks()
+    return frozenset(item.start for block in blocks for item in mine[block.a : block.a + block.size])
+
+
+def _align(a: tuple[Item, ...], b: tuple[Item, ...]) -> SequenceMatcher:
+    return SequenceMatcher(None, [item.key for item in a], [item.key for item in b], autojunk=False)
+
+
+def between(texts: Mapping[str, str]) -> dict[str, Marks]:
+    """For each of two or more variants, its words and tags that some other variant does not have.
+
+    A variant that writes no tags at all says nothing about tags, so it disagrees with none.
+    """
+    itemised = {name: items(text) for name, text in texts.items()}
+    marks = {}
+    for name, mine in itemised.items():
+        differs: set[int] = set()
+        for other_name, other in itemised.items():
+            if other_name != name:
+                tagless = not any(item.is_tag for item in other)
+                matched = _matched(mine, other)
+                differs |= {i.start for i in mine if i.start not in matched and not (i.is_tag and tagless)}
+        marks[name] = Marks(frozenset(differs))
+    return marks
+
+
+def agreed_share(texts: Mapping[str, str]) -> float:
+    """Share of words, 0 to 1, that every variant has: of the variant where it is smallest."""
+    marks = between(texts)
+    shares = []
+    for name, text in texts.items():
+        words = [item for item in items(text) if not item.is_tag]
+        if words:
+            shares.append(sum(word.start not in marks[name].differs for word in words) / len(words))
+        elif any(texts.values()):
+            shares.append(0.0)
+    return min(shares, default=1.0)
+
+
+def tag_change(before: str, after: str, texts: Mapping[str, str]) -> Change:
+    """The tags that variant `after` adds to those of `before`, and those it drops, place by place."""
+    old, new = items(texts[before]), items(texts[after])
+    kept_of_new, kept_of_old = _matched(new, old), _matched(old, new)
+    return Change(
+        before,
+        after,
+        added=tuple(item.key[1:-1] for item in new if item.is_tag and item.start not in kept_of_new),
+        dropped=tuple(item.key[1:-1] for item in old if item.is_tag and item.start not in kept_of_old),
+    )
+
+
+def against(reference: str, text: str) -> Marks:
+    """What in `text` the reference does not have, and what of the reference is missing in it."""
+    wanted, written = items(reference), items(text)
+    differs: set[int] = set()
+    missing: dict[int, tuple[Item, ...]] = {}
+    for operation, i1, i2, j1, j2 in _align(wanted, written).get_opcodes():
+        if operation == "equal":
+            continue
+        differs |= {item.start for item in written[j1:j2]}
+        if i2 > i1:
+            place = written[j1].start if j1 < len(written) else len(text)
+            missing[place] = wanted[i1:i2]
+    return Marks(frozenset(differs), missing)

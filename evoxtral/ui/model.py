@@ -1,0 +1,52 @@
+"""The model behind the page: found and loaded once, by whoever needs it first."""
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evoxtral.checkpoints import Checkpoint
+    from evoxtral.engine import Engine
+
+# Title and what it understands. A model of one's own gets its name alone.
+KNOWN = {
+    "tiny": (
+        "the scale model",
+        "It understands this project's embedded voice (try the examples), not people.",
+    ),
+    "mini-3b": ("Voxtral Mini 3B", "It understands people; tags were trained in English."),
+}
+
+
+class Model:
+    """A checkpoint by name and, from the first call of `engine()` on, its engine.
+
+    Importing torch and transformers takes longer than serving the page, so finding the checkpoint waits too.
+    """
+
+    def __init__(self, name: str = "auto"):
+        self.name = name
+        self._engine: Engine | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def ready(self) -> bool:
+        return self._engine is not None
+
+    def engine(self) -> "Engine":
+        """Finds and loads the weights on the first call; others wait for it. Raises CheckpointError."""
+        # Looked at outside the lock too: a ZeroGPU worker is a fork, in which nobody is left to release it.
+        if self._engine is None:
+            with self._loading:
+                if self._engine is None:
+                    from evoxtral import checkpoints
+                    from evoxtral.engine import Engine
+
+                    self._engine = Engine(checkpoints.resolve(self.name))
+        return self._engine
+
+
+def description(checkpoint: "Checkpoint") -> tuple[str, str]:
+    """Which model is running, and what it understands: for the page's head."""
+    title, understands = KNOWN.get(checkpoint.name, (checkpoint.name, "It is your own checkpoint."))
+    why = "" if checkpoint.reason == "asked for" else f" ({checkpoint.reason})"
+    return f"{title}{why}", understands

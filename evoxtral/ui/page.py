@@ -1,0 +1,72 @@
+"""The page: its head, its tabs, and how it is launched."""
+
+from pathlib import Path
+
+import gradio as gr
+import spaces
+from markupsafe import Markup
+
+from evoxtral.ui import theme
+from evoxtral.ui.compare import QUIETLY, CompareTab, Example
+from evoxtral.ui.metrics_tab import metrics_tab
+from evoxtral.ui.model import Model, description
+
+# Files of a visitor are deleted an hour after they came; looked at every ten minutes (seconds).
+CLEAN_EVERY, CLEAN_AFTER = 600, 3600
+# Visitors who may wait; the next one is told that the house is full.
+QUEUE = 24
+
+# Copies the text that a button carries; one listener serves every column, whenever it is drawn.
+COPY = """<script>
+document.addEventListener("click", async event => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.dataset.copy);
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+});
+</script>"""
+
+
+HEAD = Markup(
+    '<div class="ev-head"><h1>Evo<b>x</b>tral</h1><p>Speech in, expressive transcript out.</p>'
+    '<p class="ev-model">{}</p></div>'
+)
+LOADING = Markup("Loading the model…")
+
+
+def head(model: Model) -> Markup:
+    """The page's head, once the model is there to be named."""
+    title, understands = description(model.engine().checkpoint)
+    return HEAD.format(Markup("Running <b>{}</b>. {}").format(title, understands))
+
+
+def build(model: Model, examples: Path) -> gr.Blocks:
+    """The page for one model. examples: folder with `examples.json` and its clips."""
+    with gr.Blocks(
+        title="Evoxtral", fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
+    ) as page:
+        top = gr.HTML(HEAD.format(LOADING), apply_default_css=False)
+        with gr.Tabs():
+            with gr.Tab("Compare"):
+                CompareTab(model, Example.read(examples))
+            with gr.Tab("Metrics"):
+                metrics_tab()
+        page.load(lambda: head(model), outputs=top, **QUIETLY)
+    return page.queue(max_size=QUEUE)
+
+
+def serve(page: gr.Blocks, model: Model) -> None:
+    """Serve the page until interrupted; host and port come from Gradio's own environment variables."""
+    if spaces.config.Config.zero_gpu:
+        model.engine()  # ZeroGPU takes over the weights that are there when the page is launched
+    page.launch(
+        theme=theme.theme(),
+        css=theme.css(),
+        head=COPY,
+        max_file_size="50mb",
+        footer_links=["api"],
+        prevent_thread_lock=True,
+    )
+    model.engine()  # everywhere else the page is served first, and the weights follow
+    page.block_thread()

@@ -1,0 +1,79 @@
+"""The Metrics tab shows what its files say, and says plainly when there is nothing to show."""
+
+import json
+
+import pytest
+
+from evoxtral.metrics import METRICS
+from evoxtral.ui import metrics_tab
+from evoxtral.ui.metrics_tab import RESULTS, Results
+
+MEASURED = {
+    "n": 400,
+    "seed": 7,
+    "date": "2026-01-02",
+    "commit": "abc1234",
+    "model": "<b>tiny</b>",
+    "variants": {
+        "base": {"scores": {"wer": 0.05, "tag_f1": 0.25}, "intervals": {}, "per_tag": {}},
+        "sft": {
+            "scores": {"wer": 0.0449, "tag_f1": 0.9},
+            "intervals": {"tag_f1": [0.88, 0.92]},
+            "per_tag": {"laughs": {"precision": 1.0, "recall": 0.9, "f1": 0.947, "support": 31}},
+        },
+        "rl": {
+            "scores": {"wer": 0.0449, "tag_f1": 0.91},
+            "intervals": {"tag_f1": [0.89, 0.93]},
+            "per_tag": {"laughs": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 31}},
+        },
+    },
+}
+
+
+@pytest.fixture
+def published() -> Results:
+    return Results.read(RESULTS / "published.json")
+
+
+@pytest.fixture
+def measured(tmp_path) -> Results:
+    (tmp_path / "measured.json").write_text(json.dumps(MEASURED), encoding="utf-8")
+    return Results.read(tmp_path / "measured.json")
+
+
+def test_the_published_table_has_every_metric_of_every_variant(published):
+    html = metrics_tab.table("Published", published)
+    assert all(metric.label in html for metric in METRICS)
+    for name, system in published.systems.items():
+        assert set(system.scores) == {metric.name for metric in METRICS}, name
+        assert all(f"{100 * share:.1f}" in html for share in system.scores.values())
+    assert "n = 50" in html
+
+
+def test_the_best_of_a_row_is_marked_and_a_tie_is_not(measured):
+    html = metrics_tab.table("Measured", measured)
+    assert html.count("<b>") == 1
+    assert "<b>91.0</b><small>89.0–93.0</small>" in html
+
+
+def test_every_figure_has_its_origin(measured):
+    assert metrics_tab.origin(measured) == "<b>tiny</b> · n = 400 · seed 7 · 2026-01-02 · commit abc1234"
+    assert "&lt;b&gt;tiny&lt;/b&gt;" in metrics_tab.table("Measured", measured)
+
+
+def test_the_chart_has_a_bar_for_each_variant_that_writes_the_tag_and_its_support(measured):
+    html = metrics_tab.tag_chart("Measured", measured)
+    assert html.count('class="ev-bar"') == 2
+    assert "94.7" in html and "100.0" in html and "<td>31</td>" in html
+    assert "Base" not in html
+
+
+def test_without_a_measurement_the_tab_says_so_in_words(published, tmp_path):
+    assert Results.read(tmp_path / "measured.json") is None
+    assert "Nothing has been measured" in metrics_tab.report(published, None)
+
+
+def test_the_tab_says_what_the_numbers_hide_and_what_they_mean(published, measured):
+    html = metrics_tab.report(published, measured)
+    assert "one that never writes a tag scores 22\u00a0% Tag F1" in html
+    assert html.count("<dt>") == len(METRICS)

@@ -1,0 +1,292 @@
+"""Transcripts on the screen: what is shown and pointed out, and that nothing a model writes becomes markup."""
+
+import json
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evoxtral import tags
+from evoxtral.transcript import Cue, Token, Transcript
+from evoxtral.ui import view
+from evoxtral.ui.view import Filter
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '[laughs" onmouseover="alert(1)] hello',
+    "[<b>bold</b>] </p></div></article>",
+    "${alert(1)} {{constructor}} `${1}`",
+    "&lt;script&gt; &amp; \"quotes\" 'single'",
+    "[javascript:alert(1)] ]] [[ [] [ ]",
+)
+TAGGED_TEXT = st.lists(
+    st.sampled_from(
+        ["[laughs]", "[ Sad ]", "[nonsense]", "[", "]", "[]", " ", "NO", "so", "<b>", '"', "&", "…", "\n"]
+    )
+).map("".join)
+ELEMENTS = {"p", "span", "em", "mark", "del"}
+ATTRIBUTES = {"class", "tabindex", "style", "data-tip"}
+
+
+class Page(HTMLParser):
+    """The elements, attributes and text of some HTML, as a browser would read them."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(str(html))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def named(self, name: str) -> list[dict[str, str]]:
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+    def of_class(self, name: str) -> list[dict[str, str]]:
+        return [
+            attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()
+        ]
+
+
+def transcript(
+    text: str, probability: float | None = 0.9, done: bool = True, cut: bool = False
+) -> Transcript:
+    """One cue of four seconds, one token for each tag and each stretch of text, decoded in two seconds."""
+    tokens = tuple(Token(piece.raw, probability) for piece in tags.parse(text))
+    return Transcript((Cue(0.0, 4.0, tokens, cut),), duration=4.0, seconds=2.0, done=done)
+
+
+def shown_text(html: str) -> str:
+    """What a reader sees in the text of a column, white space aside."""
+    inner = html.split('class="ev-text"', 1)[1].split(">", 1)[1].split("</div>", 1)[0]
+    return " ".join(Page(inner).text.split())
+
+
+# ------------------------------------------------------------------------------------- escaping
+
+
+@given(TAGGED_TEXT | st.text())
+def test_any_text_is_shown_as_it_is_and_adds_no_element_of_its_own(text):
+    marks = view.against("quite another [sad] reference <b>", text)
+    page = Page(view.body(text, [None] * len(tags.names(text))))
+    assert " ".join(page.text.split()) == " ".join(text.split())
+    for html in (page, Page(view.body(text, [0.5] * len(tags.names(text)), marks))):
+        assert {name for name, _ in html.elements} <= ELEMENTS
+        assert {key for _, attributes in html.elements for key in attributes} <= ATTRIBUTES
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markup_in_a_transcript_is_text_in_every_part_of_its_card(text):
+    card = view.column("rl", transcript(text), scores={text: text}, stem=view.file_stem(text))
+    allowed = {"article", "header", "h2", "div", "footer", "button", "a", "dl", "dt", "dd"} | ELEMENTS
+    page = Page(card)
+    assert {name for name, _ in page.elements} <= allowed
+    assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
+    assert shown_text(card) == " ".join(text.split())
+    assert all(link["href"].startswith("data:") for link in page.named("a"))
+
+
+@pytest.mark.parametrize("message", HOSTILE)
+def test_markup_in_a_message_is_text(message):
+    for html in (view.status(message), view.alarm(message)):
+        assert Page(html).text == message
+
+
+# ------------------------------------------------------------------------------------- tags and words
+
+
+@pytest.mark.parametrize(
+    ("text", "category"),
+    [
+        ("[nervous]", "emotion"),
+        ("[laughs]", "non-verbal"),
+        ("[whispers]", "delivery"),
+        ("[pause]", "pause"),
+        ("[levitates]", "other"),
+    ],
+)
+def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, category):
+    (chip,) = Page(view.body(text, [0.875])).of_class("ev-tag")
+    assert f"ev-{category}" in chip["class"].split()
+    assert chip["data-tip"] == f"{text[1:-1]} · {category} · 88\u00a0% sure"
+    assert chip["tabindex"] == "0"
+
+
+def test_a_synonym_is_shown_as_it_was_written():
+    assert Page(view.body("[Chuckles] well", [None])).text.split() == ["[Chuckles]", "well"]
+
+
+def test_capitals_are_emphasis_and_capitals_inside_a_tag_are_not():
+    page = Page(view.body("[LAUGHS] I NEVER said O'NEIL", [None]))
+    assert len(page.of_class("ev-emphasis")) == 2
+
+
+def test_a_share_just_below_everything_is_not_rounded_to_everything():
+    assert view.percent(0.9999) == "99\u00a0%"
+    assert view.percent(1.0) == "100\u00a0%"
+
+
+# ------------------------------------------------------------------------------------- a column
+
+
+def test_a_finished_column_says_seconds_speed_tokens_and_tags():
+    page = Page(view.column("rl", transcript("[sighs] well [laughs]")))
+    assert "2.0 s" in page.text and "2.0× real time" in page.text
+    assert "2 tokens/s" in page.text and "2 tags" in page.text
+
+
+def test_a_growing_column_is_busy_and_offers_nothing_to_download_yet():
+    page = Page(view.column("rl", transcript("[sighs] we", done=False)))
+    assert page.named("article")[0]["aria-busy"] == "true"
+    assert not page.named("a") and page.of_class("ev-caret")
+
+
+def test_silence_is_said_in_words():
+    silence = Transcript((), duration=3.0, seconds=0.0)
+    assert "No speech was found" in shown_text(view.column("rl", silence))
+    assert view.agreement({"base": silence, "rl": silence}) == "No speech was found in this clip."
+
+
+def test_a_cut_is_said_in_words():
+    assert "Cut short" in shown_text(view.column("rl", transcript("and then", cut=True)))
+
+
+def test_an_adapter_of_ones_own_gets_a_card_of_its_own():
+    page = Page(view.columns({"base": transcript("hi"), "mine<b>": transcript("hi")}))
+    assert [card["data-variant"] for card in page.named("article")] == ["base", "mine<b>"]
+
+
+# ------------------------------------------------------------------------------------- what is shown
+
+
+def test_hiding_a_category_hides_its_tags_only():
+    text = "[nervous] So... [laughs] maybe"
+    html = view.column("rl", transcript(text), Filter(frozenset(tags.CATEGORIES) - {"non-verbal"}))
+    assert shown_text(html) == "[nervous] So... maybe"
+    assert "1 tag<" in html
+
+
+def test_hiding_every_category_gives_the_clean_text_and_keeps_emphasis():
+    html = view.column("rl", transcript("[sad] I NEVER [sighs] said that"), Filter(frozenset()))
+    assert shown_text(html) == "I NEVER said that"
+
+
+def test_a_tag_below_the_asked_probability_is_hidden_without_decoding_again():
+    tokens = (Token("[sad]", 0.4), Token(" I ", 0.9), Token("[sighs]", 0.8))
+    unsure = Transcript((Cue(0.0, 4.0, tokens),), 4.0, 1.0)
+    assert shown_text(view.column("rl", unsure, Filter(min_probability=0.5))) == "I [sighs]"
+    assert shown_text(view.column("rl", unsure, Filter(min_probability=0.9))) == "I"
+
+
+def test_a_text_of_hidden_tags_only_says_so():
+    assert "hidden tags" in shown_text(view.column("rl", transcript("[sad]"), Filter(frozenset())))
+
+
+@given(TAGGED_TEXT, st.sets(st.sampled_from(tags.CATEGORIES)))
+def test_each_tag_left_keeps_its_own_probability(text, categories):
+    shown = Filter(frozenset(categories))
+    given_transcript = transcript(text)
+    left = [span.name for span in given_transcript.tags if shown.shows(span)]
+    assert tags.names(shown.text(given_transcript)) == left
+    view.column("rl", given_transcript, shown)
+
+
+# ------------------------------------------------------------------------------------- exports
+
+
+def exports(html: str) -> dict[str, str]:
+    """Downloaded file name → content."""
+    links = [link for link in Page(html).named("a") if "download" in link]
+    return {link["download"]: unquote(link["href"].split(",", 1)[1]) for link in links}
+
+
+def test_texts_are_exported_as_shown_and_json_with_everything():
+    text = "[sad] I told you. [sighs]"
+    html = view.column("rl", transcript(text), Filter(frozenset({"emotion"})), stem="clip")
+    files = exports(html)
+    assert list(files) == ["clip.rl.txt", "clip.rl.json", "clip.rl.srt", "clip.rl.vtt"]
+    assert files["clip.rl.txt"] == "[sad] I told you."
+    assert "[sad] I told you.\n" in files["clip.rl.srt"] and files["clip.rl.vtt"].startswith("WEBVTT")
+    whole = json.loads(files["clip.rl.json"])
+    assert whole["text"] == text
+    assert [tag["probability"] for tag in whole["tags"]] == [0.9, 0.9]
+    assert Page(html).of_class("ev-copy")[0]["data-copy"] == "[sad] I told you."
+
+
+@pytest.mark.parametrize(
+    ("path", "stem"),
+    [
+        ("/tmp/a1/My clip (2).final.wav", "My-clip-2-.final"),
+        ("..\\..\\x.wav", "x"),
+        ("/", "transcript"),
+        ("/été.m4a", "été"),
+    ],
+)
+def test_downloads_are_called_after_the_clip(path, stem):
+    assert view.file_stem(path) == stem
+
+
+# ------------------------------------------------------------------------------------- differences
+
+
+def differing(html: str) -> int:
+    return len(Page(html).of_class("ev-differs"))
+
+
+def test_words_that_not_all_variants_have_are_marked_in_each():
+    texts = {"base": "may be we go", "sft": "maybe we go", "rl": "maybe we go"}
+    marks = view.between(texts)
+    assert [len(marks[name].differs) for name in texts] == [2, 1, 1]
+
+
+def test_case_and_punctuation_are_no_disagreement():
+    marks = view.between({"base": "So, we NEVER go.", "rl": "so we never... go"})
+    assert not marks["base"].differs and not marks["rl"].differs
+
+
+def test_a_variant_without_tags_disagrees_with_no_tag():
+    clip = {"base": transcript("well yes"), "sft": transcript("[sad] well yes")}
+    assert differing(view.columns(clip)) == 0
+
+
+def test_a_tag_in_another_place_is_a_difference():
+    marks = view.between({"sft": "[laughs] well yes", "rl": "well yes [laughs]"})
+    assert len(marks["sft"].differs) == len(marks["rl"].differs) == 1
+
+
+def test_nothing_is_marked_while_text_is_still_coming():
+    clip = {"base": transcript("well", done=False), "rl": transcript("well yes", done=False)}
+    assert differing(view.columns(clip)) == 0
+
+
+def test_agreement_is_said_in_one_line():
+    clip = {
+        "base": transcript("I was there yesterday"),
+        "sft": transcript("[sad] I was there yesterday"),
+        "rl": transcript("[sad] I was here yesterday [sighs]"),
+    }
+    assert view.agreement(clip) == "All three agree on 75\u00a0% of words; RL adds 1 tag (sighs) against SFT."
+    only_sad = Filter(frozenset({"emotion"}))
+    assert "RL has the same tags as SFT" in view.agreement(clip, only_sad)
+
+
+def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
+    html = view.columns({"rl": transcript("I was here [laughs]")}, reference="I was there [sighs]")
+    page = Page(html)
+    assert len(page.of_class("ev-differs")) == 2
+    assert len(page.of_class("ev-missing")) == 2
+    assert shown_text(html) == "I was there [sighs] here [laughs]"
+
+
+def test_a_missing_end_of_the_reference_is_marked_at_the_end():
+    html = view.columns({"rl": transcript("I was")}, reference="I was there")
+    assert shown_text(html) == "I was there"
+    assert len(Page(html).of_class("ev-missing")) == 1
