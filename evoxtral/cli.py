@@ -80,6 +80,7 @@ def build_parser() -> Parser:
     _add_score(commands)
     _add_info(commands)
     _add_merge(commands)
+    _add_serve(commands)
     return parser
 
 
@@ -91,7 +92,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …")
     parser.add_argument("--variant", default="rl", help="base, sft, rl or all (default: rl)")
     parser.add_argument("--format", default="txt", choices=("txt", "json"), help="default: txt")
-    parser.add_argument("--language", default="en", help="default: en")
+    parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
     _add_model(parser)
     parser.set_defaults(command=_transcribe)
 
@@ -100,7 +101,9 @@ def _transcribe(args: argparse.Namespace) -> int:
     """Every file is tried: one that cannot be read is named on stderr and costs the others nothing."""
     from evoxtral import checkpoints
     from evoxtral.engine import Engine
+    from evoxtral.results import FileResult
 
+    language = None if args.language == "auto" else args.language
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
     variants = _variants(args.variant, checkpoint)
@@ -110,13 +113,13 @@ def _transcribe(args: argparse.Namespace) -> int:
     for number, file in enumerate(args.files, 1):
         log.info("%s (%d/%d)", file, number, len(args.files))
         try:
-            transcripts = engine.compare(Path(file), variants=variants, language=args.language)
+            transcripts = engine.compare(Path(file), variants=variants, language=language)
         except EvoxtralError as error:
             print(f"{file}: {error}", file=sys.stderr)
             code = FAILED
             continue
         if args.format == "json":
-            results.append(file_result(file, checkpoint.name, transcripts))
+            results.append(asdict(FileResult.of(file, checkpoint.name, transcripts)))
         else:
             print("\n".join(_txt(file, transcripts, alone)), flush=True)
     if args.format == "json":
@@ -130,14 +133,6 @@ def _variants(asked: str, checkpoint: "Checkpoint") -> tuple[str, ...]:
         known = ", ".join(checkpoint.variants)
         raise UsageError(f"{checkpoint.name} has no variant {asked!r}; choose one of {known}, or all.")
     return checkpoint.variants if asked == "all" else (asked,)
-
-
-def file_result(file: str, model: str, transcripts: Mapping[str, "Transcript"]) -> dict:
-    """The JSON object of one file: its name, duration in seconds, model, and every variant's transcript."""
-    keys = ("text", "plain", "tags", "seconds", "cut")
-    variants = {name: {key: t.as_dict()[key] for key in keys} for name, t in transcripts.items()}
-    duration = next(iter(transcripts.values())).duration
-    return {"file": file, "duration": duration, "model": model, "variants": variants}
 
 
 def _txt(file: str, transcripts: Mapping[str, "Transcript"], alone: bool) -> Iterator[str]:
@@ -246,7 +241,7 @@ def _percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{fraction:.1%}"
 
 
-# --- info and merge ---------------------------------------------------------------------------------------
+# --- info, merge and serve --------------------------------------------------------------------------------
 
 
 def _add_info(commands: argparse._SubParsersAction) -> None:
@@ -290,6 +285,28 @@ def _merge(args: argparse.Namespace) -> int:
     checkpoint = checkpoints.resolve(args.model)
     checkpoints.write_merged(checkpoint, args.variant, Path(args.output))
     log.info("%s: %s with %s merged in", args.output, checkpoint.name, args.variant)
+    return OK
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("serve", help="the same over HTTP")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000")
+    parser.add_argument("--max-megabytes", type=float, metavar="MB", help="largest file taken")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken")
+    _add_model(parser)
+    parser.set_defaults(command=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from evoxtral import checkpoints
+    from evoxtral.engine import Engine
+    from evoxtral.serve import api
+
+    _show_progress(not args.quiet)
+    asked = {"megabytes": args.max_megabytes, "seconds": args.max_seconds}
+    limits = api.Limits(**{name: value for name, value in asked.items() if value is not None})
+    api.run(Engine(checkpoints.resolve(args.model)), args.host, args.port, limits)
     return OK
 
 

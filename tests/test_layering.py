@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "evoxtral"
 FLOORS = (
     {"errors", "tags"},
     {"transcript"},
-    {"metrics"},
+    {"metrics", "results"},
     {"audio"},
     {"prompt", "checkpoints", "lora", "text_model", "decode", "speech"},
     {"engine"},

@@ -1,0 +1,37 @@
+"""What is given back for one transcribed file, the same from the command line and the API."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evoxtral.transcript import TagSpan, Transcript
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """`text` with tags, `plain` without; `seconds` of computing; `cut` where decoding stopped too early."""
+
+    text: str
+    plain: str
+    tags: tuple[TagSpan, ...]
+    seconds: float
+    cut: bool
+
+    @classmethod
+    def of(cls, transcript: Transcript) -> "VariantResult":
+        return cls(transcript.text, transcript.plain, transcript.tags, transcript.seconds, transcript.cut)
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """`duration` in seconds of audio; `variants` by name, base before its adapters."""
+
+    file: str
+    duration: float
+    model: str
+    variants: dict[str, VariantResult]
+
+    @classmethod
+    def of(cls, file: str, model: str, transcripts: Mapping[str, Transcript]) -> "FileResult":
+        variants = {name: VariantResult.of(transcript) for name, transcript in transcripts.items()}
+        duration = next(iter(transcripts.values())).duration
+        return cls(file, duration, model, variants)

@@ -1,0 +1,124 @@
+"""The HTTP API, asked as a program would."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import tone
+from fastapi.testclient import TestClient
+
+from evoxtral import audio
+from evoxtral.serve.api import Limits, create_app
+
+CLIP = audio.wav_bytes(tone(1.5))
+
+
+@pytest.fixture(scope="module")
+def client(engine) -> TestClient:
+    return TestClient(create_app(engine, Limits(megabytes=0.2, seconds=5)), raise_server_exceptions=False)
+
+
+def upload(client: TestClient, data: bytes = CLIP, **fields: str):
+    return client.post("/transcribe", files={"file": ("clip.wav", io.BytesIO(data))}, data=fields)
+
+
+def test_health_says_which_model_answers_and_what_it_takes(client):
+    answer = client.get("/health").json()
+    assert answer["status"] == "ok"
+    assert (answer["model"], answer["variants"]) == ("random", ["base", "sft", "rl"])
+    assert (answer["max_megabytes"], answer["max_seconds"]) == (0.2, 5)
+
+
+def test_a_recording_gives_the_object_of_the_command_line(client, engine):
+    result = upload(client, variant="all").json()
+    assert (result["file"], result["model"]) == ("clip.wav", "random")
+    assert result["duration"] == pytest.approx(1.5)
+    assert list(result["variants"]) == ["base", "sft", "rl"]
+    for variant, entry in result["variants"].items():
+        expected = engine.transcribe(CLIP, variant)
+        assert set(entry) == {"text", "plain", "tags", "seconds", "cut"}
+        assert (entry["text"], entry["plain"]) == (expected.text, expected.plain)
+
+
+def test_the_last_adapter_answers_unless_another_variant_is_asked_for(client):
+    assert list(upload(client).json()["variants"]) == ["rl"]
+    assert list(upload(client, variant="sft").json()["variants"]) == ["sft"]
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "status", "mentioned"),
+    [
+        (CLIP, {"variant": "best"}, 422, "variant"),
+        (CLIP, {"language": "klingon"}, 400, "klingon"),
+        (b"", {}, 422, "empty"),
+        (b"no recording", {}, 422, "recording"),
+        (CLIP[:1000], {}, 422, "incomplete"),
+        (audio.wav_bytes(tone(6.0)), {}, 422, "limit is 5 s"),
+        (bytes(210_000), {}, 413, "0.2 MB"),
+    ],
+    ids=["variant", "language", "empty", "noise", "truncated", "long", "large"],
+)
+def test_a_mistake_is_a_4xx_with_one_sentence(client, data, fields, status, mentioned):
+    answer = upload(client, data, **fields)
+    assert answer.status_code == status
+    assert mentioned in answer.json()["detail"]
+
+
+def test_a_body_of_unstated_length_is_held_to_the_limit_too(client):
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    chunks = iter([head, *[bytes(50_000)] * 5])
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = client.post("/transcribe", content=chunks, headers=headers)
+    assert answer.status_code == 413
+    assert "0.2 MB" in answer.json()["detail"]
+
+
+def test_a_request_without_a_file_is_told_so(client):
+    answer = client.post("/transcribe")
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("file: ")
+
+
+def test_a_path_that_does_not_exist_is_json_too(client):
+    assert client.get("/nowhere").json() == {"detail": "Not Found"}
+
+
+def test_the_documentation_names_the_variants(client):
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert schemas["Variant"]["enum"] == ["base", "sft", "rl", "all"]
+    assert client.get("/docs").status_code == 200
+
+
+def test_serve_answers_over_a_socket(checkpoint, unused_port):
+    model = Path(checkpoint.base).parent
+    command = [sys.executable, "-m", "evoxtral", "serve", "--model", str(model), "--port", str(unused_port)]
+    server = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
+    try:
+        assert ask(f"http://127.0.0.1:{unused_port}/health", server)["variants"] == ["base", "sft", "rl"]
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ask(url: str, server: subprocess.Popen) -> dict:
+    """The answer of a server that is still starting."""
+    while server.poll() is None:
+        try:
+            with urllib.request.urlopen(url) as answer:
+                return json.load(answer)
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    pytest.fail(f"the server ended with exit code {server.returncode}")
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
