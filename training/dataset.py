@@ -36,7 +36,7 @@ VARIANTS = speech.FEMALE + speech.MALE
 
 @dataclass(frozen=True)
 class Clip:
-    """One spoken script. text: tagged. frames: of its log-mel, 100 a second. audio: file name in the folder, if kept."""
+    """One spoken script. text: tagged. frames: of its log-mel. audio: file name in the folder, if kept."""
 
     id: str
     text: str
@@ -74,7 +74,12 @@ def build(folder: Path, name: str, config: DataConfig, workers: int | None = Non
     missing = [(k, n) for k, n in enumerate(counts) if not (folder / f"{name}-{k:04d}.jsonl").exists()]
     with (
         ProcessPoolExecutor(workers or os.cpu_count()) as pool,
-        tqdm(total=config.clips, desc=f"speak {name}", unit="clip", initial=config.clips - sum(n for _, n in missing)) as bar,
+        tqdm(
+            total=config.clips,
+            desc=f"speak {name}",
+            unit="clip",
+            initial=config.clips - sum(n for _, n in missing),
+        ) as bar,
     ):
         jobs = [pool.submit(_build_shard, folder, name, k, n, config) for k, n in missing]
         for job in jobs:
@@ -101,7 +106,20 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
             soundfile.write(folder / audio, wave, SAMPLE_RATE, subtype="PCM_16")
         held_out = voice.partition("+")[2] in HELD_OUT
         seconds = round(len(wave) / SAMPLE_RATE, 3)
-        clips.append(Clip(identity, script.text, script.slice, script.domain, voice, held_out, seed, seconds, len(mel), audio))
+        clips.append(
+            Clip(
+                identity,
+                script.text,
+                script.slice,
+                script.domain,
+                voice,
+                held_out,
+                seed,
+                seconds,
+                len(mel),
+                audio,
+            )
+        )
         mels.append(mel)
     np.save(folder / f"{stem}.npy", np.concatenate(mels))
     # The manifest is written last and renamed into place: a shard with a manifest is whole.
@@ -165,6 +183,21 @@ class Clips:
             mels.append(np.load(manifest.with_suffix(".npy"), mmap_mode="r"))
         return cls(folder, clips, places, mels)
 
+    @classmethod
+    def joined(cls, parts: list["Clips"]) -> "Clips":
+        """Several sets as one. They share a folder."""
+        clips, places, mels = [], [], []
+        for part in parts:
+            places += [(shard + len(mels), start) for shard, start in part._places]
+            clips += part.clips
+            mels += part._mels
+        return cls(parts[0].folder, clips, places, mels)
+
+    def only(self, wanted: list[bool]) -> "Clips":
+        """The clips whose entry is true."""
+        pairs = [(c, p) for c, p, keep in zip(self.clips, self._places, wanted, strict=True) if keep]
+        return Clips(self.folder, [c for c, _ in pairs], [p for _, p in pairs], self._mels)
+
     def __len__(self) -> int:
         return len(self.clips)
 
@@ -186,6 +219,9 @@ class Batch:
     prompt: torch.Tensor
     text: torch.Tensor
     labels: torch.Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(tensor.to(device) for tensor in (self.mels, self.prompt, self.text, self.labels)))
 
 
 class Collator:
@@ -234,21 +270,26 @@ class Collator:
         return text, labels
 
 
-def batches(clips: Clips, indices: list[int], frames: int, seed: int) -> list[list[int]]:
-    """One epoch of `indices` in batches of about `frames` mel frames, clips of like length together, order shuffled."""
+def batches(
+    clips: Clips, size: int, seed: int, indices: list[int] | None = None, by_frames: bool = False
+) -> list[list[int]]:
+    """One epoch in batches of `size` clips, or of about `size` mel frames; like lengths together, order shuffled.
+
+    indices: the clips to use, None for all.
+    """
     rng = random.Random(seed)
-    order = list(indices)
+    order = list(range(len(clips)) if indices is None else indices)
     rng.shuffle(order)
+    pool = 40 * max(1, size // 250 if by_frames else size)  # sorted among themselves: never the same neighbours
     out: list[list[int]] = []
-    pool = 40 * max(1, frames // 250)  # clips sorted among themselves: like lengths, but never the same neighbours
     for start in range(0, len(order), pool):
         batch: list[int] = []
         for index in sorted(order[start : start + pool], key=lambda i: clips.clips[i].frames):
-            if batch and (len(batch) + 1) * clips.clips[index].frames > frames:
+            filled = (len(batch) + 1) * clips.clips[index].frames > size if by_frames else len(batch) == size
+            if batch and filled:
                 out.append(batch)
                 batch = []
             batch.append(index)
-        if batch:
-            out.append(batch)
+        out.append(batch)
     rng.shuffle(out)
     return out

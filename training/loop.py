@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +23,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Schedule:
-    """learning_rate rises over `warmup` steps and falls along a cosine to `floor` of it at the last step."""
+    """The rate rises over `warmup` steps, stays for the `hold` share of all steps, and falls along a cosine to `floor`.
+
+    learning_rate: the peak. floor: share of it at the last step.
+    """
 
     learning_rate: float
     warmup: int
     steps: int
+    hold: float = 0.0
     floor: float = 0.02
 
     def factor(self, step: int) -> float:
         """What the peak rates are multiplied by at this step."""
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
+        falling = max(0.0, step / self.steps - self.hold) / (1 - self.hold)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, falling)))
         return min(1.0, (step + 1) / max(1, self.warmup)) * (self.floor + (1 - self.floor) * cosine)
 
 
@@ -58,17 +63,17 @@ def _join(rank: int, processes: int, rendezvous: str, work: Callable[..., None],
     dist.destroy_process_group()
 
 
-def autocast() -> torch.autocast:
+def autocast(device: torch.device | str = "cpu") -> torch.autocast:
     """bf16 where the hardware multiplies it faster than float32: CUDA, and CPUs with AMX. Elsewhere float32."""
-    if torch.cuda.is_available():
-        return torch.autocast("cuda", torch.bfloat16)
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
+    kind = torch.device(device).type
+    fast = kind == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
+    return torch.autocast(kind, torch.bfloat16, enabled=fast)
 
 
 def fit(
     modules: Sequence[nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
-    losses: Callable[[int], dict[str, Tensor]],
+    losses: Callable[[int], Iterable[dict[str, Tensor]]],
     schedule: Schedule,
     folder: Path,
     name: str,
@@ -80,9 +85,10 @@ def fit(
 ) -> None:
     """Train the parameters that `optimizers` hold.
 
-    losses: step -> named losses that are already weighted; their sum is minimised. modules: what is saved to and resumed
-    from `folder/NAME.state.pt`, of their trainable parameters only. The log goes to `folder/NAME.log.jsonl`, a line
-    every 20 steps. clip: gradient norm. save_every: seconds between saves.
+    losses: step -> micro-batches of named, weighted losses; the sum of all is minimised.
+    modules: their trainable parameters are saved to and resumed from `folder/NAME.state.pt`.
+    clip: gradient norm. save_every: seconds between saves. evaluate: called every `evaluate_every` steps.
+    The log goes to `folder/NAME.log.jsonl`, a line every 20 steps.
     """
     from tqdm import tqdm
 
@@ -93,29 +99,36 @@ def fit(
     rank, processes = world()
     first_process = rank == 0
     saved, sums, since = time.monotonic(), {}, time.monotonic()
-    with tqdm(total=schedule.steps, initial=first, desc=name, unit="step", smoothing=0.05, disable=not first_process) as bar:
+    with tqdm(
+        total=schedule.steps, initial=first, desc=name, unit="step", smoothing=0.05, disable=not first_process
+    ) as bar:
         for step in range(first, schedule.steps):
             torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
             factor = schedule.factor(step)
             for optimizer, rates in zip(optimizers, peaks, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
-            parts = losses(step)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            sum(parts.values()).backward()
+            for parts in losses(step):
+                sum(parts.values()).backward()
+                for key, value in parts.items():
+                    sums[key] = sums.get(key, 0.0) + value.item()
             _average(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, clip)
             if torch.isfinite(norm):  # one bad batch must not cost the run
                 for optimizer in optimizers:
                     optimizer.step()
-            for key, value in parts.items():
-                sums[key] = sums.get(key, 0.0) + value.item()
             bar.update()
             if (step + 1) % 20 == 0 and first_process:
                 means = {key: round(value / 20, 4) for key, value in sums.items()}
                 pace = (time.monotonic() - since) / 20
-                row = {"step": step + 1, **means, "rate": schedule.learning_rate * factor, "seconds": round(pace, 3)}
+                row = {
+                    "step": step + 1,
+                    **means,
+                    "rate": schedule.learning_rate * factor,
+                    "seconds": round(pace, 3),
+                }
                 with history.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 bar.set_postfix(means, refresh=False)
@@ -142,10 +155,10 @@ def _average(parameters: Sequence[Tensor]) -> None:
     processes = world()[1]
     if processes == 1:
         return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    used = [p for p in parameters if p.grad is not None]  # the same ones on every process: the step decides
+    flat = torch.cat([p.grad.reshape(-1) for p in used])
     dist.all_reduce(flat)
-    for parameter, mean in zip(parameters, (flat / processes).split([g.numel() for g in gradients]), strict=True):
+    for parameter, mean in zip(used, (flat / processes).split([p.numel() for p in used]), strict=True):
         parameter.grad = mean.view_as(parameter)
 
 

@@ -99,7 +99,12 @@ def initialise(model: VoxtralForConditionalGeneration) -> None:
     for name, weight in model.named_parameters():
         if weight.ndim == 2 and "embed" not in name and "lm_head" not in name:
             std = weight.shape[1] ** -0.5
-            if name.split(".")[-2] in ("out_proj", "fc2", "o_proj", "down_proj"):  # they add to the residual stream
+            if name.split(".")[-2] in (
+                "out_proj",
+                "fc2",
+                "o_proj",
+                "down_proj",
+            ):  # they add to the residual stream
                 std /= (2 * next(n for part, n in depth.items() if part in name)) ** 0.5
             nn.init.normal_(weight, std=std)
 
@@ -121,7 +126,11 @@ def project(model: VoxtralForConditionalGeneration, states: Tensor) -> Tensor:
 
 
 def text_logits(
-    model: VoxtralForConditionalGeneration, audio: Tensor | None, prompt: Tensor, text: Tensor, noise: float = 0.0
+    model: VoxtralForConditionalGeneration,
+    audio: Tensor | None,
+    prompt: Tensor,
+    text: Tensor,
+    noise: float = 0.0,
 ) -> Tensor:
     """Logits (B, T + 1, V) that predict each position of `text` and what follows it.
 

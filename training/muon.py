@@ -23,7 +23,7 @@ def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices inside a network. The step is scaled to AdamW's usual RMS (arXiv:2502.16982), so rates carry over."""
+    """For matrices inside a network. Steps are scaled to AdamW's usual RMS (arXiv:2502.16982): its rates carry over."""
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -1,13 +1,13 @@
 """The scale base from nothing: what Voxtral-Mini is to the adapters.
 
 It learns two tasks on the same clips. Asked to transcribe, it writes plain text, no tags. Asked in words how something
-was said, it lists the tags and the stressed words in order. The second task is what lets an adapter find delivery in the
-audio later: a text model that was never asked about it does not look. docs/design.md has the measurements behind each
-part of the loss.
+was said, it lists the tags and the stressed words in order. The second task is what lets an adapter find delivery in
+the audio later: a text model that was never asked about it does not look.
 """
 
 import logging
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,11 +38,12 @@ class PretrainConfig:
 
     shape: model.Shape = field(default_factory=model.Shape)
     steps: int = 3600
+    listening: float = 0.6  # share of the run that is mostly the encoder's: see `Pretraining.losses`
     frames: int = 3_000
     learning_rate: float = 1.5e-3
     warmup: int = 150
     weight_decay: float = 0.05
-    text_dropout: float = 0.5  # of text inputs, annealed to 0: a text model that can guess does not listen
+    text_dropout: float = 0.5  # of text inputs, falls to 0: a text model that can guess does not listen
     letter_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
     token_ctc: float = 0.3  # weight of CTC on the audio tokens through the text model's own head, falls to 0
     text_only: float = 0.2  # weight of plain language modelling
@@ -108,14 +109,16 @@ class Pretraining:
             key = (len(pool), epoch)
             if key not in self._batches:
                 self._batches = {
-                    key: dataset.batches(self.clips, list(pool), self.config.frames, self.config.seed + epoch)
+                    key: dataset.batches(
+                        self.clips, self.config.frames, self.config.seed + epoch, list(pool), by_frames=True
+                    )
                 }
             if step < len(self._batches[key]):
                 return self._batches[key][step]
             step -= len(self._batches[key])
             epoch += 1
 
-    def losses(self, step: int) -> dict[str, Tensor]:
+    def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
         config, base = self.config, self.base
         progress = step / config.steps
         rng = random.Random(f"{config.seed}/{step}/{loop.world()[0]}")
@@ -125,27 +128,32 @@ class Pretraining:
         # Windows are always full in use; mostly cropped ones are enough until late in the run.
         mels = self.collate.mels(indices, full_window=rng.random() < (0.05 if progress < 0.8 else 0.4))
         frames = [clip.frames for clip in clips]
+        # The text model costs twice what the encoder does and can learn little before the encoder hears letters: in the
+        # first part of the run it takes part in every fourth step only.
+        listening = progress < config.listening
         with loop.autocast():
             states = model.encode(base, mels)
             audio = model.project(base, states)
-            drop = config.text_dropout * max(0.0, 1 - progress / 0.7) * (rng.random() < 0.7)
+            letter_targets = [letters(clip.text) for clip in clips]
             parts = {
-                "transcribe": self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop),
                 "letters": config.letter_ctc * max(0.3, 1 - progress)
-                * ctc(self.head(states), [f // 2 for f in frames], [letters(c.text) for c in clips]),
+                * ctc(self.head(states), [f // 2 for f in frames], letter_targets)
             }  # fmt: skip
-            if step % 2:
+            logits = base.lm_head(base.model.language_model.norm(audio))
+            targets = [self.prompt.encode(tags.plain(clip.text)) for clip in clips]
+            lengths = [f * audio.shape[1] // mels.shape[2] + 1 for f in frames]
+            parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, lengths, targets)
+            if not listening or step % 4 == 1:
+                drop = config.text_dropout * max(0.0, 1 - (progress / 0.92) ** 3) * (rng.random() < 0.7)
+                parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
+            if step % (8 if listening else 2) == 3 % (8 if listening else 2):
                 parts["describe"] = self._text(audio, self.describe, [how_it_is_said(c.text) for c in clips], 0.0)
-            if weight := config.token_ctc * max(0.0, 1 - progress / 0.8):
-                logits = base.lm_head(base.model.language_model.norm(audio))
-                targets = [self.prompt.encode(tags.plain(c.text)) for c in clips]
-                parts["tokens"] = weight * ctc(logits, [f * audio.shape[1] // mels.shape[2] + 1 for f in frames], targets)
-            if step % 4 == 0:
+            if step % 4 == 1:
                 texts = [clip.text for clip in rng.sample(self.clips.clips, 12)]
                 text, labels = self.collate.targets(texts)
                 logits = model.text_logits(base, None, torch.tensor([tokenizer.BOS]), text)
                 parts["text"] = config.text_only * model.cross_entropy(logits, labels)
-        return parts
+        yield parts
 
     def _text(self, audio: Tensor, prompt: list[int], texts: list[str], drop: float) -> Tensor:
         text, labels = self.collate.targets(texts)
@@ -189,12 +197,12 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
         [base, task.head],
         optimizers([base, task.head], config),
         task.losses,
-        loop.Schedule(config.learning_rate, config.warmup, config.steps),
+        loop.Schedule(config.learning_rate, config.warmup, config.steps, hold=config.listening),
         folder,
         "pretrain",
         config.seed,
         evaluate=partial(evaluate, base, prompt, validation),
-        evaluate_every=400,
+        evaluate_every=600,
     )
     base.to(torch.bfloat16).save_pretrained(out, max_shard_size="9MB")
     return out
@@ -213,9 +221,15 @@ def evaluate(base, prompt: Prompt, clips: Clips, step: int, count: int = 64) -> 
         rows = torch.tensor([ids] * len(indices))
         with loop.autocast():
             out = base.generate(
-                input_ids=rows, attention_mask=torch.ones_like(rows), input_features=mels, max_new_tokens=90, do_sample=False
-            )  # fmt: skip
-        answers[name] = [prompt.decode([i for i in row if i != tokenizer.PAD]) for row in out[:, rows.shape[1] :].tolist()]
+                input_ids=rows,
+                attention_mask=torch.ones_like(rows),
+                input_features=mels,
+                max_new_tokens=90,
+                do_sample=False,
+            )
+        answers[name] = [
+            prompt.decode([i for i in row if i != tokenizer.PAD]) for row in out[:, rows.shape[1] :].tolist()
+        ]
     pairs = [(tags.plain(c.text), a) for c, a in zip(clips.clips, answers["wer"], strict=False) if tags.plain(c.text)]
     described = [how_it_is_said(c.text) == a for c, a in zip(clips.clips, answers["described"], strict=False)]
     log.info("%s -> %s", *pairs[1])

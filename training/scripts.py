@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-
 from training import lexicon
 from training.lexicon import words
 
@@ -96,9 +95,7 @@ def _sentences(rng, split, domain, sources, count, room) -> list[Sentence]:
         if len(sentence.plain) <= room or not chosen and len(sentence.plain) <= 60:
             chosen.append(sentence)
             room -= len(sentence.plain)
-        elif room < 12 and chosen:
-            break
-        elif chosen and rng.random() < 0.1:
+        elif room < 12 and chosen or chosen and rng.random() < 0.1:
             break
     return chosen
 
@@ -169,9 +166,24 @@ def _from_frame(rng, domain):
 SUBJECTS = ("I", "you", "we", "they", "he", "she", "it")
 THIRD = frozenset({"he", "she", "it"})
 MODALS = tuple("can can't could couldn't will won't would wouldn't should shouldn't must might may".split())
-PREPOSITIONS = tuple("in on under behind near from with without by over into through across along around against inside "
-                     "outside beside between above below after before for about at to of off toward past".split())  # fmt: skip
-JOINTS = ("and", "but", "so", "because", "when", "while", "if", "until", "although", "before", "after", "unless")
+PREPOSITIONS = tuple(
+    "in on under behind near from with without by over into through across along around against inside outside "
+    "beside between above below after before for about at to of off toward past".split()
+)
+JOINTS = (
+    "and",
+    "but",
+    "so",
+    "because",
+    "when",
+    "while",
+    "if",
+    "until",
+    "although",
+    "before",
+    "after",
+    "unless",
+)
 OPENERS = ("when", "if", "because", "after", "before", "while", "although", "since", "once", "unless")
 
 
@@ -366,9 +378,7 @@ def _mood(rng: random.Random, sentence: Sentence, choices: tuple[str, ...]) -> s
     return rng.choice(fitting if fitting and rng.random() < 0.5 else choices)
 
 
-def _perform(
-    rng: random.Random, sentence: Sentence, delivery: str | None, inside: str | None, stress: bool
-) -> str:
+def _perform(rng: random.Random, sentence: Sentence, delivery: str | None, inside: str | None, stress: bool) -> str:
     """One sentence as text, with its delivery, a sound inside it and its stressed word."""
     tokens = list(sentence.words)
     if stress and sentence.stressable and delivery not in UNSTRESSED and rng.random() < 0.85:
@@ -383,9 +393,7 @@ def _perform(
         breaks = [i for i in range(1, len(tokens)) if _PAUSING.search(tokens[i - 1]) or tokens[i].lower() in _BEFORE]
         place = rng.choice(breaks or range(1, len(tokens))) if len(tokens) > 1 else 0
         before.setdefault(place, []).insert(0, inside)
-    return " ".join(
-        part for i, token in enumerate(tokens) for part in (*(f"[{t}]" for t in before.get(i, ())), token)
-    )
+    return " ".join(part for i, token in enumerate(tokens) for part in (*(f"[{t}]" for t in before.get(i, ())), token))
 
 
 def _edge(rng: random.Random, split: str, domain: str, sources: Sources) -> str:
@@ -400,7 +408,14 @@ def _edge(rng: random.Random, split: str, domain: str, sources: Sources) -> str:
     if kind == 2:
         sound = rng.choice(SOUNDS)
         first, rest = sentences[0], sentences[1:]
-        return " ".join([first.plain, f"[{sound}]", *(s.plain for s in rest), f"[{sound if sound != 'pause' else 'sighs'}]"])
+        return " ".join(
+            [
+                first.plain,
+                f"[{sound}]",
+                *(s.plain for s in rest),
+                f"[{sound if sound != 'pause' else 'sighs'}]",
+            ]
+        )
     if kind == 3:
         delivery = rng.choice(DELIVERIES)
         return " ".join(_perform(rng, s, delivery, None, False) for s in sentences)
@@ -408,5 +423,3 @@ def _edge(rng: random.Random, split: str, domain: str, sources: Sources) -> str:
         stack = rng.sample(SOUNDS[:-1], 2)
         return " ".join([f"[{s}]" for s in stack] + [_perform(rng, sentences[0], rng.choice(DELIVERIES), None, False)])
     return " ".join(_perform(rng, s, None, None, True) for s in sentences)
-
-

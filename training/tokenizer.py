@@ -1,4 +1,4 @@
-"""A processor for the scale model, from nothing but text: BPE merges in Tekken's own file format, Voxtral's special ids.
+"""A processor for the scale model, from nothing but text: BPE in Tekken's own file format, Voxtral's special ids.
 
 The same classes as the published model load it (MistralCommonBackend, WhisperFeatureExtractor, VoxtralProcessor), so
 prompts are built by the same code and only the vocabulary is smaller.
@@ -65,7 +65,8 @@ def _byte_of_character() -> dict[str, int]:
 def write_processor(folder: Path, merges: list[bytes], chunk_seconds: float, hop: int = 160) -> None:
     """Write tekken.json and the processor's files to `folder`, which must already hold the model's config.json.
 
-    chunk_seconds: the model's window. hop: samples per mel frame. (Without config.json beside it AutoProcessor picks another tokenizer class.)
+    chunk_seconds: the model's window. hop: samples per mel frame. (Without config.json beside it AutoProcessor picks
+    another tokenizer class.)
     """
     from transformers import VoxtralProcessor, WhisperFeatureExtractor
     from transformers.tokenization_mistral_common import MistralCommonBackend
@@ -76,7 +77,11 @@ def write_processor(folder: Path, merges: list[bytes], chunk_seconds: float, hop
         for i, p in enumerate(pieces)
     ]
     special = [
-        {"rank": i, "token_str": SPECIAL_IDS[i].value if i in SPECIAL_IDS else f"<SPECIAL_{i}>", "is_control": True}
+        {
+            "rank": i,
+            "token_str": SPECIAL_IDS[i].value if i in SPECIAL_IDS else f"<SPECIAL_{i}>",
+            "is_control": True,
+        }
         for i in range(N_SPECIAL)
     ]
     tekken = {

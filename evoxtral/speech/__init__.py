@@ -22,7 +22,11 @@ MALE = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "adam", "Andy", "benjami
 VOICES = tuple(f"{language}+{variant}" for language in LANGUAGES for variant in FEMALE + MALE)
 DEFAULT_VOICE = "en-us+f3"
 
-PAUSES = {"short pause": (0.5, 0.6), "pause": (0.9, 1.25), "long pause": (1.8, 2.4)}  # s; ordinary gaps stay under 0.35 s
+PAUSES = {
+    "short pause": (0.5, 0.6),
+    "pause": (0.9, 1.25),
+    "long pause": (1.8, 2.4),
+}  # s; ordinary gaps stay under 0.35 s
 STAMMERS = "stammers"
 SPOKEN_TAGS = (*effects.SOUNDS, *effects.DELIVERIES, STAMMERS, *PAUSES)
 _SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"')\]]*$")  # an ellipsis trails off, it does not end the sentence
@@ -64,14 +68,14 @@ class _Phrase:
 
 
 def spoken_as(name: str) -> str | None:
-    """The sound, delivery or pause that the embedded voice makes for a tag's name, by synonym group; None: it has none."""
+    """What the embedded voice makes of a tag's name: its sound, delivery or pause, or its synonym's; None: nothing."""
     return next((n for n in (name, tags.group(name)) if n in SPOKEN_TAGS), None)
 
 
 def speak(text: str, voice: str = DEFAULT_VOICE, seed: int = 0) -> Speech:
     """Speak tagged text: `[sighs] I told you. [whispers] It is a SECRET.`
 
-    A delivery (`[sad]`, `[whispers]`) colours the rest of its sentence, or up to the next delivery; two in a row add up.
+    A delivery (`[sad]`, `[whispers]`) colours the rest of its sentence, or up to the next one; two in a row add up.
     `[stammers]` acts on the next word. A word in capitals is stressed. Tags without a sound are skipped and reported.
     voice: one of VOICES, or any espeak-ng voice. seed: the speaker's rate and pitch and the grain of every sound;
     the same arguments give the same wave.

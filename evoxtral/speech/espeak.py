@@ -81,7 +81,11 @@ class Espeak:
         return 0
 
     def synthesize(
-        self, words: list[str], voice: str, prosody: Prosody, stressed: dict[int, tuple[int, int]] | None = None
+        self,
+        words: list[str],
+        voice: str,
+        prosody: Prosody,
+        stressed: dict[int, tuple[int, int]] | None = None,
     ) -> tuple[np.ndarray, list[float]]:
         """Speak words in one breath.
 

@@ -1,0 +1,141 @@
+"""Evoxtral-Bench on held-out clips: predictions first, then every figure from them.
+
+`predictions-VARIANT.jsonl` is what `python -m evoxtral score` reads; `results.json` is what README and Metrics tab
+show.
+"""
+
+import datetime
+import json
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evoxtral import audio, metrics
+from evoxtral.engine import Engine
+from training.dataset import Clips
+
+CHUNK = 48  # clips between two writes
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """resamples: of the bootstrap behind every interval. seed: of the bootstrap."""
+
+    resamples: int = 2000
+    seed: int = 0
+
+
+def predict(engine: Engine, clips: Clips, folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """(prediction, reference) of every clip and variant, greedy; written to `folder` as they come, and resumed."""
+    from tqdm import tqdm
+
+    path = folder / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    with tqdm(total=len(clips), initial=len(rows), desc="bench", unit="clip") as bar, path.open("a") as file:
+        for start in range(len(rows), len(clips), CHUNK):
+            chunk = clips.clips[start : start + CHUNK]
+            results = engine.batch([audio.load(clips.folder / clip.audio) for clip in chunk])
+            new = [
+                {
+                    "id": clip.id,
+                    "reference": clip.text,
+                    "held_out_voice": clip.held_out_voice,
+                    "seconds": clip.seconds,
+                    "predictions": {
+                        variant: {
+                            "text": found[0].text,
+                            "tags": [(tag.name, tag.probability) for tag in found[0].tags],
+                            "seconds": found[0].seconds,
+                        }
+                        for variant, found in result.items()
+                    },
+                }
+                for clip, result in zip(chunk, results, strict=True)
+            ]
+            file.write("".join(json.dumps(row) + "\n" for row in new))  # one write: a chunk is there or it is not
+            file.flush()
+            rows += new
+            bar.update(len(chunk))
+    pairs = {}
+    for variant in engine.variants:
+        pairs[variant] = [(row["predictions"][variant]["text"], row["reference"]) for row in rows]
+        lines = (json.dumps({"prediction": p, "reference": r}) + "\n" for p, r in pairs[variant])
+        (folder / f"predictions-{variant}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return pairs
+
+
+def results(pairs: dict[str, list[tuple[str, str]]], clips: Clips, model: str, seed: int, config: BenchConfig) -> dict:
+    """Every figure of the bench with its interval, and what is behind it. seed: of the test clips."""
+    reports = {variant: metrics.score(p) for variant, p in pairs.items()}
+    unseen = [i for i, clip in enumerate(clips.clips) if clip.held_out_voice]
+    out = {
+        "title": "Evoxtral-Bench as measured",
+        "model": model,
+        "n": len(clips),
+        "seed": seed,
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "definitions": "evoxtral/metrics.py",
+        "clips": {
+            "untagged": sum(not metrics.count("", clip.text).tags.reference for clip in clips.clips),
+            "without_emphasis": sum(not metrics.count("", clip.text).emphasis.reference for clip in clips.clips),
+            "held_out_voices": len(unseen),
+        },
+        "variants": {},
+        "differences": {},
+    }
+    for variant, report in reports.items():
+        found = metrics.intervals(report, resamples=config.resamples, seed=config.seed)
+        heard = metrics.score([pairs[variant][i] for i in unseen]) if unseen else None
+        out["variants"][variant] = report.to_dict() | {
+            "corpus_wer": report.corpus_wer,
+            "pooled": {name: found[name].value for name in metrics.POOLS if found[name]},
+            "reward": sum(clip.reward for clip in report.clips) / len(report.clips),
+            "intervals": {name: [i.low, i.high] for name, i in found.items() if i},
+            "held_out_voices": asdict(heard.scores) if heard else None,
+        }
+    names = list(reports)
+    for before, after in zip(names, names[1:], strict=False):
+        differences = metrics.compare(reports[before], reports[after], resamples=config.resamples, seed=config.seed)
+        out["differences"][f"{after} - {before}"] = {k: asdict(d) for k, d in differences.items() if d}
+    return out
+
+
+def _commit() -> str | None:
+    """The commit of the code that measured; None outside a checkout."""
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parent,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def table(found: dict) -> str:
+    """The seven scores of every variant as a Markdown table, in percent with 95 % intervals."""
+    variants = found["variants"]
+    lines = [
+        "| | " + " | ".join(name.upper() if name != "base" else "Base" for name in variants) + " |",
+        "|---|" + "---|" * len(variants),
+    ]
+    rows = [(metric.name, metric.label) for metric in metrics.METRICS]
+    rows += [
+        ("sound_pause_f1", "F1 of sounds and pauses, pooled"),
+        ("delivery_emotion_f1", "F1 of delivery and emotion, pooled"),
+    ]
+    for name, label in rows:
+        cells = [_cell(variant, name) for variant in variants.values()]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(variant: dict, name: str) -> str:
+    value = variant.get(name, variant["pooled"].get(name))
+    if value is None:
+        return "–"
+    interval = variant["intervals"].get(name)
+    return f"{100 * value:.1f}" + (f" <sub>{100 * interval[0]:.1f}–{100 * interval[1]:.1f}</sub>" if interval else "")

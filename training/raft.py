@@ -1,0 +1,91 @@
+"""RAFT (reward-ranked fine-tuning, arXiv:2304.06767): sample, score, keep the best, fine-tune on those.
+
+The reward is the benchmark's own, `evoxtral.metrics.reward`. Everything that was sampled is kept in samples.jsonl.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evoxtral import audio, metrics
+from evoxtral.decode import Decoding
+from evoxtral.engine import Engine
+from training.dataset import Clips
+from training.sft import SftConfig
+
+CHUNK = 48  # clips between two writes: what an interruption can cost
+
+
+@dataclass(frozen=True)
+class RaftConfig:
+    """The published recipe. drop: share of clips with the lowest best reward that is left out."""
+
+    samples: int = 4
+    temperature: float = 0.7
+    top_p: float = 0.9
+    drop: float = 0.1
+    seed: int = 42
+    sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=5e-5, warmup=20, epochs=1, neftune=0.0))
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What was sampled for one clip: `texts` and their rewards, in the same order."""
+
+    id: str
+    reference: str
+    texts: list[str]
+    rewards: list[float]
+
+    @property
+    def best(self) -> int:
+        """Index of the highest reward; the first of equals."""
+        return max(range(len(self.rewards)), key=self.rewards.__getitem__)
+
+
+def sample(engine: Engine, variant: str, clips: Clips, config: RaftConfig, path: Path) -> list[Sampled]:
+    """`config.samples` transcripts of every clip with their rewards, appended to `path`; what is there is kept."""
+    from tqdm import tqdm
+
+    done = read(path) if path.exists() else []
+    decoding = Decoding(temperature=config.temperature, top_p=config.top_p, seed=config.seed)
+    with tqdm(total=len(clips), initial=len(done), desc="sample", unit="clip") as bar, path.open("a") as file:
+        for start in range(len(done), len(clips), CHUNK):
+            chunk = clips.clips[start : start + CHUNK]
+            waves = [audio.load(clips.folder / clip.audio) for clip in chunk]
+            results = engine.batch(waves, [variant], decoding=decoding, samples=config.samples)
+            for clip, result in zip(chunk, results, strict=True):
+                texts = [transcript.text for transcript in result[variant]]
+                rewards = [round(metrics.reward(text, clip.text), 6) for text in texts]
+                done.append(Sampled(clip.id, clip.text, texts, rewards))
+                file.write(json.dumps(vars(done[-1])) + "\n")
+            file.flush()
+            bar.update(len(chunk))
+    return done
+
+
+def read(path: Path) -> list[Sampled]:
+    """Samples written so far; a line that an interruption cut short, and what follows it, is dropped from the file."""
+    whole = []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for line in lines:
+        if not line.endswith("\n"):
+            break
+        whole.append(Sampled(**json.loads(line)))
+    # Whole chunks only, so that a resumed run samples the same chunks as an uninterrupted one.
+    whole = whole[: len(whole) // CHUNK * CHUNK] if len(whole) < len(lines) else whole
+    path.write_text("".join(lines[: len(whole)]), encoding="utf-8")
+    return whole
+
+
+def curate(samples: Iterable[Sampled], drop: float) -> list[Sampled]:
+    """The clips to learn from, in their order: all but the lowest `drop` by best reward.
+
+    The threshold is a reward, and rewards at the threshold are kept: when many tie at the top, a strict cut would throw
+    out everything.
+    """
+    samples = list(samples)
+    bests = sorted(s.rewards[s.best] for s in samples)
+    threshold = bests[int(drop * len(bests))]
+    return [s for s in samples if s.rewards[s.best] >= threshold]

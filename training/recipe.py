@@ -1,0 +1,73 @@
+"""Recipes: every number of a training run, in one TOML file. What it leaves out is the published recipe."""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evoxtral.errors import RecipeError
+from evoxtral.lora import LoraRecipe
+from training.bench import BenchConfig
+from training.dataset import DataConfig
+from training.pretrain import PretrainConfig
+from training.raft import RaftConfig
+from training.sft import SftConfig
+
+RECIPES = Path(__file__).with_name("recipes")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """base: what `evoxtral.checkpoints.resolve` takes; its adapters are not used. pretraining_data: parts, in order."""
+
+    base: str = "tiny"
+    train: DataConfig = field(default_factory=lambda: DataConfig(clips=808, augment=True))
+    validation: DataConfig = field(default_factory=lambda: DataConfig(clips=101, split="validation"))
+    fresh: DataConfig | None = None  # clips for RAFT that SFT has not seen; None: the training clips, as published
+    test: DataConfig = field(default_factory=lambda: DataConfig(clips=101, split="test"))
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
+    sft: SftConfig = field(default_factory=SftConfig)
+    raft: RaftConfig = field(default_factory=RaftConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    pretraining_data: tuple[DataConfig, ...] = ()
+
+
+def load(name: str) -> Recipe:
+    """Read recipes/NAME.toml, or the file NAME. Raises RecipeError for what does not exist or is not understood."""
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise RecipeError(f"There is no recipe {path}; use one of {known}, or the path of a .toml file.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}.") from None
+    return _read(Recipe, values, path.name)
+
+
+def _read(kind: type, values: dict, where: str):
+    """A dataclass from a table; a key it does not have, or a value of another type, is an error."""
+    hints = typing.get_type_hints(kind)
+    arguments = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise RecipeError(f"{where} has the unknown key {key!r}; it can have {', '.join(hints)}.")
+        arguments[key] = _value(hints[key], value, f"{where}: {key}")
+    return kind(**arguments)
+
+
+def _value(hint, value, where: str):
+    if isinstance(hint, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _read(hint, value, where)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_value(typing.get_args(hint)[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
+        raise RecipeError(f"{where} is {value!r}, but must be of type {hint.__name__}.")
+    return value

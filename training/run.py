@@ -1,0 +1,173 @@
+"""The pipeline: `python training/run.py` takes the scale base through data, SFT, RAFT and bench.
+
+Each stage is file in, file out, under runs/NAME/. A finished stage is skipped, an interrupted one resumes, and a run of
+another recipe is never overwritten.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Python puts training/ itself first on the path: there `evoxtral` is missing and our names would shadow PyPI's.
+sys.path[0] = str(ROOT)
+
+from evoxtral import checkpoints  # noqa: E402
+from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
+from training import bench, dataset, loop, pretrain, raft, recipe, sft  # noqa: E402
+from training.dataset import Clips  # noqa: E402
+from training.recipe import Recipe  # noqa: E402
+
+log = logging.getLogger("training")
+
+STAGES = ("pretrain", "data", "sft", "raft", "bench")
+DEFAULT_STAGES = STAGES[1:]
+
+
+class Run:
+    """Where everything of a run lies. `base` is made by the pretrain stage, or is a copy of the recipe's."""
+
+    def __init__(self, folder: Path, settings: Recipe) -> None:
+        self.folder, self.recipe = folder, settings
+        self.data, self.base, self.sft, self.rl = (
+            folder / "data",
+            folder / "base",
+            folder / "sft",
+            folder / "rl",
+        )
+        self.samples, self.results = folder / "samples.jsonl", folder / "results.json"
+
+    def claim(self) -> None:
+        """Make the folder, or find that it holds this very recipe. Raises RecipeError for another one's."""
+        note = self.folder / "recipe.json"
+        mine = json.dumps(dataclasses.asdict(self.recipe), indent=2)
+        if note.exists() and note.read_text(encoding="utf-8") != mine:
+            raise RecipeError(f"{self.folder} holds a run of another recipe: choose another --name, or remove it.")
+        if not note.exists() and self.folder.exists() and any(self.folder.iterdir()):
+            raise RecipeError(f"{self.folder} exists and is not a run: choose another --name.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(mine, encoding="utf-8")
+
+
+def run_pretrain(run: Run) -> None:
+    """Base from nothing: speak the pretraining parts, then train on all of them."""
+    if (run.folder / "pretrain.done").exists():
+        return
+    parts = [dataset.build(run.data, f"pretrain{k}", config) for k, config in enumerate(run.recipe.pretraining_data)]
+    clips, validation = Clips.joined(parts), dataset.build(run.data, "validation", run.recipe.validation)
+    loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain)
+    (run.folder / "pretrain.done").touch()
+
+
+def run_data(run: Run) -> None:
+    """Speak the clips of every split, and put the base beside them."""
+    if not (run.base / "config.json").exists():
+        source = checkpoints.fetch(checkpoints.resolve(run.recipe.base).base)
+        shutil.copytree(source, run.base.with_suffix(".partial"), dirs_exist_ok=True)
+        run.base.with_suffix(".partial").rename(run.base)
+    for name, config in _splits(run.recipe).items():
+        dataset.build(run.data, name, config)
+
+
+def run_sft(run: Run) -> None:
+    """Adapter on the base, from the tagged texts."""
+    if run.sft.exists():
+        return
+    clips, validation = Clips.load(run.data, "train"), Clips.load(run.data, "validation")
+    texts = [clip.text for clip in clips.clips]
+    loop.parallel(
+        sft.train,
+        run.folder,
+        "sft",
+        run.base,
+        run.recipe.lora,
+        None,
+        clips,
+        texts,
+        validation,
+        run.recipe.sft,
+    )
+
+
+def run_raft(run: Run) -> None:
+    """Sample from the SFT adapter, keep the best, and train it on with those."""
+    if run.rl.exists():
+        return
+    config = run.recipe.raft
+    clips = Clips.load(run.data, "fresh" if run.recipe.fresh else "train")
+    validation = Clips.load(run.data, "validation")
+    samples = raft.sample(_engine(run, "sft"), "sft", clips, config, run.samples)
+    curated = {s.id: s.texts[s.best] for s in raft.curate(samples, config.drop)}
+    kept = clips.only([clip.id in curated for clip in clips.clips])
+    texts = [curated[clip.id] for clip in kept.clips]
+    means = [sum(s.rewards) / len(s.rewards) for s in samples]
+    log.info(
+        "RAFT: mean reward %.3f, of the best %.3f; %d of %d clips kept",
+        sum(means) / len(means), sum(max(s.rewards) for s in samples) / len(samples), len(kept), len(clips),
+    )  # fmt: skip
+    loop.parallel(sft.train, run.folder, "rl", run.base, run.recipe.lora, run.sft, kept, texts, validation, config.sft)
+
+
+def run_bench(run: Run) -> None:
+    """Transcribe the test clips with every variant, and score them."""
+    if not run.results.exists():
+        clips = Clips.load(run.data, "test")
+        pairs = bench.predict(_engine(run, "sft", "rl"), clips, run.folder)
+        found = bench.results(pairs, clips, run.recipe.base, run.recipe.test.seed, run.recipe.bench)
+        run.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(bench.table(json.loads(run.results.read_text(encoding="utf-8"))))
+
+
+def _splits(settings: Recipe) -> dict[str, dataset.DataConfig]:
+    named = {
+        "train": settings.train,
+        "validation": settings.validation,
+        "fresh": settings.fresh,
+        "test": settings.test,
+    }
+    return {name: config for name, config in named.items() if config}
+
+
+def _engine(run: Run, *variants: str):
+    from evoxtral.engine import Engine
+
+    adapters = {name: str(run.folder / name) for name in variants if (run.folder / name).exists()}
+    return Engine(checkpoints.Checkpoint(run.folder.name, str(run.base), adapters))
+
+
+RUNNERS = {"pretrain": run_pretrain, "data": run_data, "sft": run_sft, "raft": run_raft, "bench": run_bench}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="training/run.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--recipe", default="tiny", help="a file in training/recipes/, or the path of a .toml file")
+    parser.add_argument("--name", help="of the folder under --runs; the recipe's own name if left out")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs are kept")
+    parser.add_argument("--stages", default=",".join(DEFAULT_STAGES), help=f"in order, of {','.join(STAGES)}")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        stages = options.stages.split(",")
+        if unknown := [stage for stage in stages if stage not in STAGES]:
+            raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
+        run = Run(options.runs / (options.name or Path(options.recipe).stem), recipe.load(options.recipe))
+        run.claim()
+        for stage in stages:
+            log.info("== %s", stage)
+            RUNNERS[stage](run)
+    except EvoxtralError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Supervised fine-tuning: LoRA on a base that transcribes plainly, until it writes tags as well."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+
+from evoxtral import checkpoints
+from evoxtral.lora import LoraRecipe
+from evoxtral.prompt import Prompt
+from training import dataset, loop, model
+from training.dataset import Clips, Collator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """The published recipe. batch: clips per step, over all processes; micro_batch: clips that go through at once."""
+
+    learning_rate: float = 2e-4
+    warmup: int = 50
+    epochs: int = 3
+    batch: int = 16
+    micro_batch: int = 2
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    neftune: float = 5.0
+    language: str = "en"
+    seed: int = 42
+
+
+class Finetuning:
+    """The loss of one step, as `loop.fit` asks for it: a transcription request, then tagged text, then the end.
+
+    texts: the target of each clip. model: a PEFT model. The loss is on the text and its end only.
+    """
+
+    def __init__(self, tuned: PeftModel, prompt: Prompt, clips: Clips, texts: list[str], config: SftConfig):
+        self.base, self.config, self.texts = tuned.base_model.model, config, texts
+        self.collate = Collator(clips, prompt)
+        self.prompt = prompt.transcription_ids(config.language)
+        self.device = next(self.base.parameters()).device
+        self.steps_per_epoch = -(-len(clips) // config.batch)
+        self.steps = self.steps_per_epoch * config.epochs
+        self._epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def _batch(self, step: int) -> list[int]:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch[0]:
+            self._epoch = (
+                epoch,
+                dataset.batches(self.collate.clips, self.config.batch, self.config.seed + epoch),
+            )
+        return self._epoch[1][place]
+
+    def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
+        """Micro-batches of this process's share; their gradients add up to those of the whole batch."""
+        rank, processes = loop.world()
+        batch = self._batch(step)
+        total = sum(len(self.collate.prompt.encode(self.texts[i])) + 1 for i in batch)  # tokens with a loss
+        share = batch[rank::processes] or batch[:1]  # a last batch may be smaller than the processes are many
+        weight = processes / total if batch[rank::processes] else 0.0
+        for start in range(0, len(share), self.config.micro_batch):
+            loss, count = self._loss(share[start : start + self.config.micro_batch], self.config.neftune)
+            yield {"loss": loss * count * weight}
+
+    def _loss(self, indices: list[int], noise: float = 0.0) -> tuple[Tensor, int]:
+        """Mean cross-entropy over the labelled tokens, and their number."""
+        batch = self.collate(indices, self.prompt, [self.texts[i] for i in indices]).to(self.device)
+        with loop.autocast(self.device):
+            audio = model.project(self.base, model.encode(self.base, batch.mels))
+            logits = model.text_logits(self.base, audio, batch.prompt, batch.text, noise)
+            loss = model.cross_entropy(logits, batch.labels)
+        return loss, int((batch.labels != model.IGNORE).sum())
+
+    @torch.no_grad()
+    def validate(self, count: int = 96) -> float:
+        """Mean loss over the first clips, nothing dropped and no noise."""
+        self.base.eval()
+        indices = range(min(count, len(self.texts)))
+        parts = [self._loss(list(indices[i : i + 8])) for i in range(0, len(indices), 8)]
+        self.base.train()
+        return float(sum(loss * n for loss, n in parts) / sum(n for _, n in parts))
+
+
+def adapted(base: Path, recipe: LoraRecipe, start: Path | None, device: torch.device) -> PeftModel:
+    """The base with a LoRA to train: a new one, or the one saved in `start`."""
+    plain = checkpoints.load_base(base, torch.float32 if device.type == "cpu" else torch.bfloat16).to(device)
+    if device.type == "cuda":
+        plain.gradient_checkpointing_enable()  # memory is what 24 GB cards lack
+    if start:
+        # transformers' own loader, inside PeftModel, is only right for adapters of this transformers: they are.
+        return PeftModel.from_pretrained(plain, start, is_trainable=True)
+    config = LoraConfig(
+        r=recipe.r,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(recipe.targets),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(plain, config)
+
+
+def train(
+    folder: Path,
+    name: str,
+    base: Path,
+    recipe: LoraRecipe,
+    start: Path | None,
+    clips: Clips,
+    texts: list[str],
+    validation: Clips,
+    config: SftConfig,
+) -> None:
+    """Train an adapter on clips with these texts and write it to `folder/NAME`. Resumes; log and state lie in `folder`.
+
+    start: an adapter to go on from; None for a new one.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    tuned = adapted(base, recipe, start, device)
+    tuned.train()
+    prompt = Prompt(base, checkpoints.load_config(base))
+    task = Finetuning(tuned, prompt, clips, texts, config)
+    held = Finetuning(tuned, prompt, validation, [clip.text for clip in validation.clips], config)
+    parameters = [p for p in tuned.parameters() if p.requires_grad]
+    loop.fit(
+        [tuned],
+        [torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)],
+        task.losses,
+        loop.Schedule(config.learning_rate, config.warmup, task.steps),
+        folder,
+        name,
+        seed=config.seed,
+        clip=config.clip,
+        evaluate=lambda step: {"validation_loss": round(held.validate(), 4)},
+        evaluate_every=max(1, task.steps // 6),
+    )
+    if loop.world()[0] == 0:
+        tuned.to(torch.bfloat16).save_pretrained(folder / name)
+        _name_base(folder / name, base)
+
+
+def _name_base(adapter: Path, base: Path) -> None:
+    """PEFT writes the path the base was loaded from, which means nothing on another machine: keep its last part."""
+    path = adapter / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base.name
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
