@@ -1,0 +1,423 @@
+"""A recording as people have it -> a wave: (T,) float32, mono, 16 kHz, within [-1, 1]. Silence, and segments.
+
+PyAV (ffmpeg inside a wheel) decodes everything: libsndfile reads neither M4A/AAC nor WebM, and a second
+reader would only add a second set of roundings, limits and errors. ffmpeg is kept away from the network and
+from other files: it is handed an open file, never a name or an address, and may neither take a playlist
+format nor open anything by itself.
+
+What counts as broken: a file that states more than it holds (WAV, FLAC, M4A, MP3 by LAME or ffmpeg, WebM
+with a length) or that stops inside an Ogg page is incomplete, an AudioError, because half a transcript looks
+like a whole one. A live recording that never stated a length (WebM from a browser, raw AAC) is taken as it
+is. A few packets that do not decode (tags glued to an MP3) are skipped; more than a few are damage.
+"""
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from evoxtral.errors import AudioError
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+SAMPLE_RATE = 16_000  # Hz, of every wave in this project; Voxtral's mel features are defined at this rate
+MAX_SECONDS = 1_800.0  # longest recording accepted unless the caller says otherwise
+LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000  # Hz, from a telephone to a studio
+MOST_CHANNELS = 64  # of an array; more is an array that lies on its side
+
+Source = str | os.PathLike[str] | bytes | bytearray | tuple[int, np.ndarray]
+
+READABLE = "WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM"
+# Self-contained formats only: ffmpeg also knows playlists (HLS, DASH, concat), which name more files to open.
+OPTIONS = {
+    "format_whitelist": "wav,w64,aiff,au,caf,flac,mp3,aac,amr,ogg,mov,matroska,avi,asf",
+    "protocol_whitelist": "none",
+}
+UNSTATED_RIFF_SIZE = 0x7FFF_0000  # bytes; programs that stream and cannot know write this or more
+OGG_HEADER = 27  # bytes, then one byte for each of at most 255 segments of at most 255 bytes
+OGG_PAGE = OGG_HEADER + 255 + 255 * 255  # bytes, the largest page
+MISSING_SECONDS, MISSING_SHARE = 0.25, 0.02  # a file may end this much early: encoders pad, headers round
+BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets that are skipped before a file counts as damaged
+LARGEST_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
+
+# Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
+FRAMES_PER_SECOND = 64
+FRAME = SAMPLE_RATE // FRAMES_PER_SECOND  # 250 samples
+QUIETEST_SOUND = -60.0  # dBFS; nothing below is heard
+LOUDEST_NOISE = -45.0  # dBFS; nothing above is taken for noise, however steady
+ABOVE_NOISE = 6.0  # dB from the recording's noise floor to sound; steady noise moves by 2 dB or less
+SHORTEST_SOUND = round(0.06 * FRAMES_PER_SECOND)  # frames; less is a click, as of the mouse that stops it
+WORD_GAP = round(0.15 * FRAMES_PER_SECOND)  # frames; shorter silences are the t, p and k inside words
+PAUSE = round(0.85 * FRAMES_PER_SECOND)  # frames; a longer silence is a [pause], which means something
+LONGEST_PAUSE = 5 * FRAMES_PER_SECOND  # frames; a longer silence stands between utterances
+MARGIN = round(1.5 * FRAMES_PER_SECOND)  # frames of silence kept around sound: a [pause] there is still heard
+LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next sound: onsets are soft
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a wave, in seconds from its beginning."""
+
+    start: float
+    end: float
+
+    def of(self, wave: np.ndarray) -> np.ndarray:
+        """The samples of this segment: a view of `wave` (T,)."""
+        return wave[round(self.start * SAMPLE_RATE) : round(self.end * SAMPLE_RATE)]
+
+
+def load(source: Source, max_seconds: float = MAX_SECONDS) -> np.ndarray:
+    """Read a recording: a wave (T,), float32, mono (mean of the channels), 16 kHz, within [-1, 1].
+
+    Args:
+        source: the path of a local file (a web address is refused, never fetched); the bytes of a file; or
+            `(rate in Hz, samples)` with samples (T,) or (T, C), floats at any scale or integers of 8, 16 or
+            32 bits at full scale, signed or not, as Gradio hands them over.
+        max_seconds: longest recording accepted. Checked on the stated length before anything is decoded, and
+            again while decoding, so that it bounds the memory as well.
+
+    A wave whose peak is above 1 is scaled down as a whole, which keeps its shape where clipping would not.
+
+    Raises:
+        AudioError: missing, a folder, empty, not audio, without an audio track, damaged, incomplete, of zero
+            length, too long, with NaN or infinite samples, with an unusable rate, shape or type.
+    """
+    if source is None:
+        raise AudioError("There is no recording: record one or choose a file.")
+    if isinstance(source, tuple):
+        chunks = _chunks_of_array(source, "The recording", max_seconds)
+        return _gather(chunks, "The recording", max_seconds)
+    with _opened(source) as (file, name):
+        _check_ends(file, name)
+        return _gather(_chunks_of_file(file, name, max_seconds), name, max_seconds)
+
+
+def duration(wave: np.ndarray) -> float:
+    """Length of a wave (T,) in seconds."""
+    return len(wave) / SAMPLE_RATE
+
+
+def wav_bytes(wave: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
+    """A wave (T,) within [-1, 1] as a 16-bit WAV file. `load` gives back exactly what the 16 bits hold."""
+    import soundfile
+
+    samples = np.clip(np.round(wave * 32_768), -32_768, 32_767).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def save(path: str | os.PathLike[str], wave: np.ndarray, rate: int = SAMPLE_RATE) -> None:
+    """Write a wave (T,) within [-1, 1] as a 16-bit WAV file. Raises AudioError where it cannot be written."""
+    try:
+        Path(path).write_bytes(wav_bytes(wave, rate))
+    except OSError as error:
+        raise AudioError(f'"{path}" cannot be written ({error.strerror}): choose another place.') from error
+
+
+# ---- silence and segments ----------------------------------------------------------------------------------
+
+
+def is_silent(wave: np.ndarray) -> bool:
+    """Whether a wave (T,) holds no sound: digital silence, steady noise up to -45 dBFS, an offset, clicks."""
+    return len(_sounds(_power(wave))) == 0
+
+
+def segments(wave: np.ndarray, window_seconds: float) -> list[Segment]:
+    """Stretches of a wave (T,) with all of its sound: ordered, apart, each at most `window_seconds` long.
+
+    - What fits one window is one segment, pauses included. Silence of more than 5 s always divides.
+    - Silence at an edge is trimmed to 1.5 s, or less where the window has no room. Only silence gives [].
+    - What does not fit is cut in the second half of the window: in the widest gap between words; else at an
+      end of a [pause] (silence over 0.85 s), which so stays whole in the segment before or after; else,
+      where nothing is silent, at the quietest point.
+
+    Linear in T. Raises ValueError for a window of less than a second.
+    """
+    window = int(window_seconds * FRAMES_PER_SECOND)
+    if window < FRAMES_PER_SECOND:
+        raise ValueError(f"a window of {window_seconds} s is shorter than one second")
+    power = _power(wave)
+    sounds = _sounds(power)
+    if len(sounds) == 0:
+        return []
+    divides = np.flatnonzero(sounds[1:, 0] - sounds[:-1, 1] > LONGEST_PAUSE) + 1
+    spans = [span for stretch in np.split(sounds, divides) for span in _spans(stretch, power, window)]
+    seconds = duration(wave)  # the last frame may be only a part of one
+    return [Segment(start / FRAMES_PER_SECOND, min(end / FRAMES_PER_SECOND, seconds)) for start, end in spans]
+
+
+def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple[int, int]]:
+    """Divide one stretch of sounds (N, 2) into spans [start, end) of at most `window` frames with margins."""
+    margin = min(MARGIN, window // 4)
+    earliest = 0  # no margin reaches back across a cut
+    first, last = int(sounds[0, 0]), int(sounds[-1, 1])
+    while last - first > window:
+        cut = _cut(sounds, power, first + window // 2, first + window - LEAD)
+        before = int(sounds[np.searchsorted(sounds[:, 0], cut) - 1, 1])  # end of the last begun before
+        yield _with_margin(first, min(before, cut), earliest, cut, window, margin)
+        after = int(sounds[np.searchsorted(sounds[:, 1], cut, side="right"), 0])  # start of the next, or same
+        first, earliest = max(after - margin, cut), cut
+    yield _with_margin(first, last, earliest, len(power), window, margin)
+
+
+def _with_margin(
+    first: int, last: int, earliest: int, latest: int, window: int, margin: int
+) -> tuple[int, int]:
+    """Widen [first, last) by up to `margin` frames a side, inside [earliest, latest) and `window` frames."""
+    spare = window - (last - first)
+    after = min(margin, latest - last, max(spare - LEAD, spare // 2))
+    before = min(margin, first - earliest, spare - after)
+    return first - before, last + after
+
+
+def _cut(sounds: np.ndarray, power: np.ndarray, low: int, high: int) -> int:
+    """The frame in [low, high] where a cut hurts least, in the order of preference given in `segments`."""
+    from_low = max(np.searchsorted(sounds[:, 1], low) - 1, 0)
+    near = sounds[from_low : np.searchsorted(sounds[:, 0], high, side="right") + 1]
+    gaps = []
+    for begin, end in zip(near[:-1, 1].tolist(), near[1:, 0].tolist(), strict=True):
+        width = end - begin
+        lead = width // 2 if width <= PAUSE else min(LEAD, width - PAUSE)
+        fits = end - lead <= high  # otherwise the whole gap goes to the segment after the cut
+        cut = end - lead if fits else min(max(begin + lead, low), high)
+        if max(begin, low) <= cut:
+            gaps.append((width <= PAUSE, width, cut))
+    if gaps:
+        return max(gaps)[-1]
+    sound_end = int(sounds[np.searchsorted(sounds[:, 1], high, side="right"), 1])
+    high = max(low, min(high, sound_end - SHORTEST_SOUND))  # what is left must still count as sound
+    around = power[low - WORD_GAP // 2 : high + WORD_GAP // 2]
+    smooth = np.convolve(around, np.ones(WORD_GAP), mode="valid")
+    return low + len(smooth) - 1 - int(np.argmin(smooth[::-1]))  # the last of equals: fewer segments
+
+
+def _power(wave: np.ndarray) -> np.ndarray:
+    """Power of each frame of a wave (T,), its constant part taken out: (ceil(T / 250),), full scale 1."""
+    whole = len(wave) // FRAME * FRAME
+    frames = wave[:whole].reshape(-1, FRAME)
+    power = np.einsum("ij,ij->i", frames, frames) / FRAME - frames.mean(axis=1) ** 2
+    return np.append(power, wave[whole:].var()) if whole < len(wave) else power
+
+
+def _sounds(power: np.ndarray) -> np.ndarray:
+    """Stretches of sound, (N, 2) frames [start, end): WORD_GAP or more apart, SHORTEST_SOUND or more long."""
+    if len(power) == 0:
+        return np.empty((0, 2), dtype=int)
+    level = 10 * np.log10(np.maximum(power, 1e-12))  # dBFS
+    noise = np.percentile(level, 10)
+    active = level > np.clip(noise + ABOVE_NOISE, QUIETEST_SOUND, LOUDEST_NOISE)
+    runs = np.flatnonzero(np.diff(active, prepend=False, append=False)).reshape(-1, 2)
+    apart = runs[1:, 0] - runs[:-1, 1] >= WORD_GAP
+    starts, ends = np.insert(apart, 0, True)[: len(runs)], np.append(apart, True)[: len(runs)]
+    sounds = np.stack([runs[starts, 0], runs[ends, 1]], axis=1)
+    return sounds[sounds[:, 1] - sounds[:, 0] >= SHORTEST_SOUND]
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | bytes | bytearray) -> Iterator[tuple[BinaryIO, str]]:
+    """The open file and its name in messages. Only regular local files: no pipe or device is waited for."""
+    if isinstance(source, bytes | bytearray):
+        if len(source) == 0:
+            raise AudioError("The file is empty (0 bytes): record or upload it again.")
+        yield io.BytesIO(source), "The file"
+        return
+    if not isinstance(source, str | os.PathLike):
+        raise AudioError(f"A recording is a path, bytes or (rate, samples), not {type(source).__name__}.")
+    path = Path(source)
+    name = f'"{path.name[-80:]}"'
+    try:
+        if "://" in str(source) and not path.exists():
+            raise AudioError(f'"{str(source)[:80]}" is an address: download the recording and give its path.')
+        if path.is_dir():
+            raise AudioError(f'"{path}" is a folder: give the path of one recording.')
+        if not path.is_file():
+            raise AudioError(f'There is no file "{str(path)[-200:]}": check the path.')
+        if path.stat().st_size == 0:
+            raise AudioError(f"{name} is empty (0 bytes): copy or record it again.")
+        # Opened again by its number, a file has no name: ffmpeg would believe the ending of the name.
+        with path.open("rb") as named, open(named.fileno(), "rb", closefd=False) as file:
+            yield file, name
+    except OSError as error:
+        raise AudioError(f"{name} cannot be opened ({error.strerror}): check its permissions.") from error
+
+
+def _check_ends(file: BinaryIO, name: str) -> None:
+    """AudioError where a RIFF file (WAV, AVI) is shorter than it states or an Ogg file stops inside a page.
+
+    ffmpeg passes over both in silence, and gives the length of what is left.
+    """
+    head = file.read(8)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - OGG_PAGE))
+    tail = file.read()
+    file.seek(0)
+    stated = int.from_bytes(head[4:], "little") + len(head)  # bytes
+    if head[:4] == b"RIFF" and stated < UNSTATED_RIFF_SIZE and stated - size > MISSING_SHARE * stated:
+        raise AudioError(f"{name} is incomplete: it has {size:,} of {stated:,} bytes; copy it again.")
+    if head[:4] == b"OggS":
+        page = tail[tail.rfind(b"OggS") :]
+        lengths = page[OGG_HEADER : OGG_HEADER + page[OGG_HEADER - 1]] if len(page) >= OGG_HEADER else b""
+        if len(page) < OGG_HEADER + len(lengths) + sum(lengths):
+            raise AudioError(f"{name} is incomplete: it breaks off in the middle; copy or record it again.")
+
+
+def _chunks_of_array(source: tuple, name: str, max_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
+    """(rate, samples) as Gradio hands it over -> one chunk: rate in Hz, mono (T,) float32."""
+    match source:
+        case (int() | float() | np.number() as rate, np.ndarray(ndim=1 | 2) as samples):
+            pass
+        case _:
+            raise AudioError("A recording in memory is a pair: rate in Hz, array of samples (T,) or (T, C).")
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    channels = samples.shape[1]
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise AudioError(f"{name} has {channels:,} channels: give samples of shape (time, channels).")
+    _check_rate(rate, name)
+    _check_length(len(samples) / rate, name, max_seconds)
+    yield float(rate), _mono(samples, name)
+
+
+def _chunks_of_file(file: BinaryIO, name: str, max_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode the best audio track of a file into chunks: rate in Hz, mono (T,) float32."""
+    import av
+
+    head = file.read(12)
+    file.seek(0)
+    try:
+        with av.open(file, options=OPTIONS, metadata_errors="ignore") as container:
+            stream = container.streams.best("audio")
+            if len(container.streams) == 0:
+                raise AudioError(_unreadable(head, name))
+            if stream is None or stream.codec_context is None:
+                raise AudioError(f"{name} has no audio track that can be decoded: choose a file with sound.")
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}  # damage is no sound to play
+            stated = _stated_seconds(container, stream)
+            _check_rate(stream.codec_context.sample_rate, name)
+            _check_length(stated, name, max_seconds)
+            yield from _chunks_of_stream(container, stream, stated, name)
+    except av.FFmpegError as error:
+        raise AudioError(_unreadable(head, name)) from error
+
+
+def _chunks_of_stream(
+    container: "InputContainer", stream: "AudioStream", stated: float, name: str
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Decode one audio stream. AudioError where it is damaged or holds clearly less than `stated` seconds."""
+    import av
+
+    packets = damaged = 0
+    seconds = 0.0
+    for packet in container.demux(stream):
+        packets += 1
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            damaged += 1
+            continue
+        for frame in frames:
+            seconds += frame.samples / frame.sample_rate
+            samples = frame.to_ndarray()  # planar: (C, T), packed: (1, T * C)
+            planar = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+            yield frame.sample_rate, _mono(planar.T, name)
+    if damaged > max(BAD_PACKETS, BAD_SHARE * packets) or (damaged and not seconds):
+        raise AudioError(f"{name} is damaged: {damaged} of {packets} packets do not decode; export it again.")
+    if stated - seconds > MISSING_SECONDS + MISSING_SHARE * stated:
+        lengths = f"{_length(seconds)} of {_length(stated)}"
+        raise AudioError(f"{name} is incomplete: it holds {lengths}; copy or record it again.")
+
+
+def _stated_seconds(container: "InputContainer", stream: "AudioStream") -> float:
+    """The length a file states, in seconds; 0 where it states none and ffmpeg guesses from the bit rate."""
+    import av
+
+    kind = container.format.name
+    # An MP3 states its length next to the encoder's delay, which ffmpeg gives as the start.
+    if kind in ("aac", "amr") or (kind == "mp3" and not stream.start_time):
+        return 0.0
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    alone = len(container.streams) == 1  # beside a picture, the container's length may be the picture's
+    return container.duration / av.time_base if container.duration and alone else 0.0
+
+
+def _gather(chunks: Iterator[tuple[float, np.ndarray]], name: str, max_seconds: float) -> np.ndarray:
+    """Chunks (rate, mono (T,)) -> one wave, never holding much more than `max_seconds` of it."""
+    pieces = []
+    total = 0  # samples at 16 kHz
+    for piece in _resampled(chunks, name):
+        pieces.append(piece)
+        total += len(piece)
+        _check_length(total / SAMPLE_RATE, name, max_seconds, known="at least ")
+    if total == 0:
+        raise AudioError(f"{name} has a length of zero: there is no sound in it.")
+    wave = np.concatenate(pieces)
+    peak = max(wave.max(), -wave.min())
+    return wave / peak if peak > 1 else wave
+
+
+def _resampled(chunks: Iterator[tuple[float, np.ndarray]], name: str) -> Iterator[np.ndarray]:
+    """Chunks (rate, mono (T,)) -> pieces at 16 kHz. The rate may change inside a file (joined Ogg files)."""
+    import soxr
+
+    for rate, same_rate in groupby(chunks, key=lambda chunk: chunk[0]):
+        _check_rate(rate, name)
+        resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        for _, mono in same_rate:
+            yield resampler.resample_chunk(mono)
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def _mono(samples: np.ndarray, name: str) -> np.ndarray:
+    """Samples (T, C) of any supported type -> mean of the channels (T,), float32, integers / full scale."""
+    kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
+    if kind in "iu" and bits <= 32:
+        samples = samples / 2.0 ** (bits - 1) - (kind == "u")
+    elif kind != "f":
+        raise AudioError(f"{name} has {samples.dtype} samples: give floats or integers of 8 to 32 bits.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        mono = samples.mean(axis=1, dtype=np.float32)
+    if not np.abs(mono).max(initial=0) <= LARGEST_SAMPLE:  # no comparison with NaN is true
+        raise AudioError(f"{name} has samples that are not numbers (NaN or infinite): export it again.")
+    return mono
+
+
+def _unreadable(head: bytes, name: str) -> str:
+    """The sentence for what ffmpeg cannot open: by its first 12 bytes a recording, or something else."""
+    starts = (b"fLaC", b"OggS", b"ID3", b"\x1aE\xdf\xa3")  # the last is Matroska and WebM
+    if head.startswith(starts) or head[4:8] == b"ftyp" or head[8:] == b"WAVE":
+        return f"{name} is damaged or incomplete and cannot be decoded: copy, export or record it again."
+    return f"{name} is not a recording that can be read: use {READABLE}."
+
+
+def _check_rate(rate: float, name: str) -> None:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        limits = f"{LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz"
+        raise AudioError(f"{name} has a sample rate of {rate:,.0f} Hz: convert it to one of {limits}.")
+
+
+def _check_length(seconds: float, name: str, max_seconds: float, known: str = "") -> None:
+    if seconds > max_seconds:
+        lengths = f"{known}{_length(seconds)} long and the limit is {_length(max_seconds)}"
+        raise AudioError(f"{name} is {lengths}: cut it into shorter parts.")
+
+
+def _length(seconds: float) -> str:
+    """Seconds as a person says them, rounded up to a tenth: 1 h 2 min 3.4 s."""
+    minutes, rest = divmod(math.ceil(round(seconds * 10, 6)) / 10, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
+    return " ".join([*parts, f"{rest:.3g} s"] if rest or not parts else parts)

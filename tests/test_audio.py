@@ -1,0 +1,650 @@
+import functools
+import io
+import math
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from evoxtral import audio
+from evoxtral.audio import SAMPLE_RATE, Segment
+from evoxtral.errors import AudioError
+
+SECONDS = 2.0  # length of the recordings below
+
+
+def chirp(rate: int, seconds: float = SECONDS) -> np.ndarray:
+    """A sweep from 300 to 1,500 Hz between silences: a wave (T,) whose place in time can be measured."""
+    t = np.arange(round(rate * seconds)) / rate
+    sounding = (t > 0.25 * seconds) & (t < 0.75 * seconds)
+    return (0.4 * np.sin(2 * np.pi * (300 * t + 600 / seconds * t**2)) * sounding).astype(np.float32)
+
+
+class Pipe(io.RawIOBase):
+    """A file that cannot be gone back in, as a browser or a shell pipe writes it: no length in the header."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        self.data += data
+        return len(data)
+
+
+def encode(
+    container: str,
+    codec: str,
+    wave: np.ndarray | None = None,
+    rate: int = 48_000,
+    layout: str = "mono",
+    live: bool = False,
+    picture: bool = False,
+    **options: str,
+) -> bytes:
+    """A file as ffmpeg writes it: `wave` (T,) at `rate` on every channel; no codec, no sound."""
+    file = Pipe() if live else io.BytesIO()
+    with av.open(file, "w", format=container, options=options) as output:
+        if picture:
+            video = output.add_stream("mpeg4", rate=10)
+            video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+        if codec:
+            stream = output.add_stream(codec, rate=rate, layout=layout)
+            mono = chirp(rate) if wave is None else wave
+            samples = np.repeat(mono[None], len(stream.layout.channels), axis=0)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
+            frame.rate, frame.pts = rate, 0
+            convert = av.AudioResampler(format=stream.format.name, layout=layout, rate=rate)
+            for piece in [*convert.resample(frame), *convert.resample(None), None]:
+                output.mux(stream.encode(piece))
+        if picture:
+            for number in range(round(SECONDS * 10)):
+                still = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9 * number % 256, np.uint8), "rgb24")
+                still.pts = number
+                output.mux(video.encode(still))
+            output.mux(video.encode(None))
+    return bytes(file.data) if live else file.getvalue()
+
+
+def write(kind: str, subtype: str | None, samples: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
+    """A file as libsndfile writes it, of samples (T,) or (T, C)."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+@functools.cache
+def minutes_of_noise() -> np.ndarray:
+    return 0.1 * np.random.default_rng(0).standard_normal(240 * SAMPLE_RATE, np.float32)
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    """Sound without a gap: a wave (T,) of noise at -20 dBFS, up to 40 s."""
+    return minutes_of_noise()[seed % 200 * SAMPLE_RATE :][: round(seconds * SAMPLE_RATE)].copy()
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
+
+
+def lag_and_likeness(wave: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """How many seconds `wave` (T,) comes late, and its correlation with `reference` at that shift."""
+    size = 2 ** math.ceil(math.log2(len(wave) + len(reference)))
+    correlation = np.fft.irfft(np.fft.rfft(wave, size) * np.conj(np.fft.rfft(reference, size)))
+    shift = int(np.argmax(correlation))
+    norm = np.linalg.norm(wave) * np.linalg.norm(reference)
+    return (shift if shift < size // 2 else shift - size) / SAMPLE_RATE, float(correlation[shift] / norm)
+
+
+# ---- every kind of file ------------------------------------------------------------------------------------
+
+FILES = {
+    "WAV 8 bit": lambda: write("WAV", "PCM_U8", chirp(8_000), 8_000),
+    "WAV 16 bit": lambda: write("WAV", "PCM_16", chirp(44_100), 44_100),
+    "WAV 24 bit": lambda: write("WAV", "PCM_24", chirp(192_000), 192_000),
+    "WAV 32 bit": lambda: write("WAV", "PCM_32", chirp(16_000), 16_000),
+    "WAV float": lambda: write("WAV", "FLOAT", chirp(22_050), 22_050),
+    "WAV double": lambda: write("WAV", "DOUBLE", chirp(96_000), 96_000),
+    "WAV mu-law": lambda: write("WAV", "ULAW", chirp(8_000), 8_000),
+    "WAV streamed": lambda: encode("wav", "pcm_s16le", live=True),
+    "WAV streamed by others": lambda: unstated(write("WAV", None, chirp(16_000))),
+    "AIFF": lambda: encode("aiff", "pcm_s16be"),
+    "FLAC 16 bit": lambda: write("FLAC", "PCM_16", chirp(16_000)),
+    "FLAC 24 bit": lambda: write("FLAC", "PCM_24", chirp(48_000), 48_000),
+    "FLAC streamed": lambda: encode("flac", "flac", live=True),
+    "MP3 by ffmpeg": lambda: encode("mp3", "libmp3lame", rate=44_100),
+    "MP3 by LAME": lambda: write("MP3", None, chirp(16_000)),
+    "MP3 without a stated length": lambda: encode("mp3", "libmp3lame", write_xing="0"),
+    "OGG Vorbis": lambda: write("OGG", "VORBIS", chirp(44_100), 44_100),
+    "OGG Opus": lambda: encode("ogg", "libopus"),
+    "M4A AAC": lambda: encode("ipod", "aac", rate=44_100),
+    "M4A AAC, fragmented": lambda: encode("mp4", "aac", live=True, movflags="frag_keyframe+empty_moov"),
+    "M4A ALAC": lambda: encode("ipod", "alac"),
+    "AAC": lambda: encode("adts", "aac"),
+    "AMR": lambda: encode("amr", "libopencore_amrnb", rate=8_000),
+    "WebM": lambda: encode("webm", "libopus"),
+    "WebM from a browser": lambda: encode("webm", "libopus", live=True),
+    "Matroska": lambda: encode("matroska", "flac", rate=32_000),
+    "a video with sound": lambda: encode("mp4", "aac", picture=True),
+}
+
+
+DELAYED = {"MP3 without a stated length", "M4A AAC, fragmented", "AAC"}  # and does not say by how much
+UNSTATED = {"MP3 without a stated length", "AAC", "AMR", "FLAC streamed", "WebM from a browser"}
+UNSTATED |= {"WAV streamed", "WAV streamed by others"}
+
+
+def unstated(wav: bytes) -> bytes:
+    """A WAV file whose two lengths were never filled in."""
+    place, size = wav.index(b"data") + 4, struct.pack("<I", 0x7FFF_FFFF)
+    return wav[:4] + size + wav[8:place] + size + wav[place + 4 :]
+
+
+@functools.cache
+def file(kind: str) -> bytes:
+    return FILES[kind]()
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_format_gives_the_same_wave_at_the_same_place(kind):
+    wave = audio.load(file(kind))
+    assert wave.dtype == np.float32 and wave.ndim == 1
+    assert np.abs(wave).max() <= 1
+    assert audio.duration(wave) == pytest.approx(SECONDS, abs=0.1)
+    lag, likeness = lag_and_likeness(wave, chirp(SAMPLE_RATE))
+    assert abs(lag) < (0.06 if kind in DELAYED else 0.02)
+    assert likeness > 0.95
+
+
+@pytest.mark.parametrize("kind", ["WAV 24 bit", "M4A AAC", "WebM"])
+def test_a_path_a_string_and_bytes_are_the_same_recording(kind, tmp_path):
+    data = file(kind)
+    path = tmp_path / "Vóice memo 1.bin"
+    path.write_bytes(data)
+    wave = audio.load(data)
+    assert np.array_equal(audio.load(path), wave)
+    assert np.array_equal(audio.load(str(path)), wave)
+    assert np.array_equal(audio.load(bytearray(data)), wave)
+
+
+def test_a_16_khz_recording_is_read_without_any_loss():
+    samples = np.random.default_rng(0).integers(-32_768, 32_768, 20_000).astype(np.int16)
+    exact = (samples / 32_768).astype(np.float32)
+    assert np.array_equal(audio.load(write("WAV", "PCM_16", samples)), exact)
+    assert np.array_equal(audio.load(write("FLAC", "PCM_16", samples)), exact)
+    assert np.array_equal(audio.load((SAMPLE_RATE, samples)), exact)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 6, 8, 16])
+def test_channels_are_averaged(channels):
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (4_000, channels)).astype(np.float32)
+    expected = samples.mean(axis=1)
+    np.testing.assert_allclose(audio.load(write("WAV", "FLOAT", samples)), expected, atol=1e-6)
+    np.testing.assert_allclose(audio.load((SAMPLE_RATE, samples)), expected, atol=1e-6)
+
+
+def test_stereo_survives_planar_codecs():
+    assert lag_and_likeness(audio.load(encode("ipod", "aac", layout="stereo")), chirp(SAMPLE_RATE))[1] > 0.99
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_resampling_is_soxr_over_the_whole_recording(rate):
+    wave = audio.load(write("WAV", "FLOAT", chirp(rate), rate))
+    np.testing.assert_allclose(wave, soxr.resample(chirp(rate), rate, SAMPLE_RATE), atol=1e-4)
+
+
+def test_two_recordings_joined_into_one_file_are_read_to_the_end():
+    data = encode("ogg", "libopus")
+    assert audio.duration(audio.load(data + data)) == pytest.approx(2 * SECONDS, abs=0.1)
+
+
+def test_tags_in_any_encoding_do_not_stop_a_recording():
+    data = write("MP3", None, chirp(16_000))
+    title = b"TIT2" + struct.pack(">IH", 5, 0) + b"\x03\xff\xfe\xe9\x80"  # says UTF-8, and is not
+    id3 = b"ID3\x03\x00\x00\x00\x00\x00" + bytes([len(title)]) + title
+    assert audio.duration(audio.load(id3 + data)) == pytest.approx(SECONDS, abs=0.1)
+    assert audio.duration(audio.load(data + b"TAG" + bytes(125))) == pytest.approx(SECONDS, abs=0.1)
+
+
+# ---- arrays ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "zero", "high"),
+    [
+        (np.int8, -128, 0, 127),
+        (np.uint8, 0, 128, 255),
+        (np.int16, -32_768, 0, 32_767),
+        (np.uint16, 0, 32_768, 65_535),
+        (np.int32, -(2**31), 0, 2**31 - 1),
+        (np.float16, -1, 0, 1),
+        (np.float32, -1, 0, 1),
+        (np.float64, -1, 0, 1),
+    ],
+)
+def test_every_sample_type_has_the_same_full_scale(dtype, low, zero, high):
+    wave = audio.load((SAMPLE_RATE, np.array([low, zero, high] * 100, dtype)))
+    np.testing.assert_allclose(wave[:3], [-1, 0, 1], atol=0.01)
+
+
+ARRAYS = st.builds(
+    lambda dtype, length, channels, seed: (
+        np.random.default_rng(seed)
+        .integers(-(2**15), 2**15, (length, channels) if channels else length)
+        .astype(dtype)
+    ),
+    st.sampled_from([np.int16, np.int32, np.uint8, np.float32, np.float64]),
+    st.integers(200, 4_000),
+    st.integers(0, 4),
+    st.integers(0, 99),
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(8_000, 192_000), ARRAYS)
+@example(44_100, np.tile(np.array([-32_768, 32_767], np.int16).repeat(20), 50))
+def test_any_array_becomes_a_mono_float_wave_within_one(rate, samples):
+    before = samples.copy()
+    wave = audio.load((rate, samples))
+    assert wave.dtype == np.float32 and wave.ndim == 1
+    assert np.abs(wave).max(initial=0) <= 1
+    assert len(wave) == pytest.approx(len(samples) * SAMPLE_RATE / rate, abs=1)
+    assert np.array_equal(samples, before)
+
+
+def test_floats_above_full_scale_are_scaled_as_a_whole_and_not_clipped():
+    wave = np.sin(np.arange(1_600) / 10).astype(np.float32)
+    np.testing.assert_allclose(audio.load((SAMPLE_RATE, 20_000 * wave)), wave / wave.max(), atol=1e-5)
+
+
+# ---- what cannot be used -----------------------------------------------------------------------------------
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU"
+TEXT = b"Take a deep breath. " * 500
+PDF = b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n" + bytes(range(256)) * 40
+ZIP = b"PK\x03\x04" + bytes(range(256)) * 40
+
+
+@pytest.mark.parametrize("data", [TEXT, PNG, PDF, ZIP, b"x", b"\x00" * 5_000, b"RIFF\x04\x00\x00\x00WEBP"])
+@pytest.mark.parametrize("name", [None, "voice.mp3", "voice.wav", "voice.flac"])
+def test_what_is_not_audio_is_named_as_such_whatever_it_is_called(data, name, tmp_path):
+    source = data
+    if name:
+        source = tmp_path / name
+        source.write_bytes(data)
+    with pytest.raises(AudioError, match="is not a recording that can be read: use WAV, FLAC, MP3"):
+        audio.load(source)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes_are_not_audio(seed):
+    with pytest.raises(AudioError):
+        audio.load(np.random.default_rng(seed).bytes(20_000))
+
+
+@pytest.mark.parametrize("kind", sorted(FILES.keys() - UNSTATED))
+def test_a_file_that_states_more_than_it_holds_is_incomplete(kind):
+    data = file(kind)
+    for share in (0.5, 0.8):
+        with pytest.raises(AudioError, match="incomplete"):
+            audio.load(data[: int(share * len(data))])
+    with pytest.raises(AudioError):
+        audio.load(data[: len(data) // 20])
+
+
+@pytest.mark.parametrize("kind", sorted(UNSTATED))
+def test_a_recording_that_states_no_length_is_read_as_far_as_it_goes(kind):
+    data = file(kind)
+    assert 0.2 * SECONDS < audio.duration(audio.load(data[: len(data) // 2])) < SECONDS
+
+
+@pytest.mark.parametrize("kind", ["FLAC 24 bit", "MP3 by LAME", "OGG Opus", "OGG Vorbis", "M4A AAC", "WebM"])
+def test_a_file_with_a_hole_is_damaged(kind):
+    data = file(kind)
+    third = len(data) // 3
+    garbage = np.random.default_rng(0).bytes(third)
+    with pytest.raises(AudioError, match="damaged|incomplete"):
+        audio.load(data[:third] + garbage + data[2 * third :])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32 - 1))
+def test_no_damage_whatsoever_gives_more_than_a_wave_or_a_sentence(kind, seed):
+    rng = np.random.default_rng(seed)
+    data = np.frombuffer(file(kind), np.uint8).copy()
+    places = rng.integers(0, min(len(data), 2_000), 20)
+    data[places] = rng.integers(0, 256, 20)
+    try:
+        wave = audio.load(data.tobytes(), max_seconds=60)
+    except AudioError as error:
+        assert str(error).endswith(".")
+    else:
+        assert np.isfinite(wave).all() and np.abs(wave).max() <= 1
+
+
+def test_files_without_sound_are_told_from_files_without_an_audio_track():
+    for empty in (write("WAV", None, np.zeros(0)), write("OGG", "VORBIS", np.zeros(0))):
+        with pytest.raises(AudioError, match="length of zero"):
+            audio.load(empty)
+    with pytest.raises(AudioError, match="length of zero"):
+        audio.load((SAMPLE_RATE, np.zeros((0, 2), np.float32)))
+    with pytest.raises(AudioError, match="no audio track"):
+        audio.load(encode("mp4", "", picture=True))
+
+
+def test_paths_that_hold_no_file_each_have_their_sentence(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    os.mkfifo(tmp_path / "pipe.wav")
+    for source, sentence in {
+        tmp_path / "none.wav": "There is no file",
+        tmp_path: "is a folder",
+        tmp_path / "empty.wav": r"\"empty.wav\" is empty",
+        tmp_path / "pipe.wav": "There is no file",
+        "": "is a folder",
+        "/dev/zero": "There is no file",
+        "a\0b": "There is no file",
+        "x" * 5_000: "cannot be opened",
+        b"": r"is empty \(0 bytes\)",
+        None: "There is no recording",
+        7: "not int",
+    }.items():
+        with pytest.raises(AudioError, match=sentence):
+            audio.load(source)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions bind neither root nor Windows")
+def test_a_file_one_may_not_read_is_named(tmp_path):
+    path = tmp_path / "private.wav"
+    path.write_bytes(file("WAV 16 bit"))
+    path.chmod(0)
+    with pytest.raises(AudioError, match="cannot be opened"):
+        audio.load(path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_samples_that_are_no_numbers_are_named(bad):
+    samples = np.zeros(48_000)
+    samples[20_000] = bad
+    with pytest.raises(AudioError, match="NaN or infinite"):
+        audio.load((48_000, samples))
+    with pytest.raises(AudioError, match="NaN or infinite"):
+        audio.load(write("WAV", "DOUBLE", samples, 48_000))
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1, 7_999, 192_001, 2_000_000_000])
+def test_a_silly_sample_rate_is_named(rate):
+    with pytest.raises(AudioError, match=f"rate of {rate:,} Hz: convert it to one of 8,000 to 192,000 Hz"):
+        audio.load((rate, np.zeros(100, np.float32)))
+    if rate > 0:
+        with pytest.raises(AudioError, match="sample rate"):
+            audio.load(write("WAV", None, np.zeros(10), rate))
+
+
+def test_arrays_of_unusable_shape_or_type_are_named():
+    for source, sentence in (
+        ((SAMPLE_RATE, np.zeros((5, 0), np.float32)), "0 channels"),
+        ((SAMPLE_RATE, np.zeros((2, 16_000), np.float32)), r"16,000 channels: .*\(time, channels\)"),
+        ((SAMPLE_RATE, np.zeros((2, 2, 2), np.float32)), "is a pair"),
+        ((SAMPLE_RATE, np.float32(1)), "is a pair"),
+        ((SAMPLE_RATE, [0.0, 0.1]), "is a pair"),
+        ((SAMPLE_RATE,), "is a pair"),
+        (("16000", np.zeros(10)), "is a pair"),
+        ((math.nan, np.zeros(10)), "sample rate"),
+        ((SAMPLE_RATE, np.zeros(10, np.int64)), "int64"),
+        ((SAMPLE_RATE, np.zeros(10, bool)), "bool"),
+        ((SAMPLE_RATE, np.zeros(10, complex)), "complex"),
+        ((SAMPLE_RATE, np.array(["a"])), "<U1"),
+    ):
+        with pytest.raises(AudioError, match=sentence):
+            audio.load(source)
+
+
+def test_too_long_says_how_long_it_is_and_how_long_it_may_be():
+    with pytest.raises(AudioError, match="is 2 s long and the limit is 1.5 s"):
+        audio.load(file("WAV 16 bit"), max_seconds=1.5)
+    with pytest.raises(AudioError, match="is at least 1.* s long and the limit is 1 s"):
+        audio.load(file("WebM from a browser"), max_seconds=1)
+    with pytest.raises(AudioError, match="is 33 min 20 s long and the limit is 30 min"):
+        audio.load((8_000, np.zeros(16_000_000, np.uint8)))
+    assert audio.duration(audio.load(file("WAV 16 bit"), max_seconds=SECONDS)) == SECONDS
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_twenty_minutes_in_a_small_file_is_refused_without_being_held_in_memory(live):
+    long = encode("flac", "flac", np.zeros(1_200 * 8_000, np.float32), rate=8_000, live=live)
+    length = "at least 20.* s" if live else "20 min"
+    tracemalloc.start()
+    with pytest.raises(AudioError, match=f"is {length} long and the limit is 20 s"):
+        audio.load(long, max_seconds=20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 20 * SAMPLE_RATE * 4 + len(long)
+
+
+def test_nothing_is_ever_fetched(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        secret = tmp_path / "secret.wav"
+        secret.write_bytes(file("WAV 16 bit"))
+        for source in (
+            f"http://{address}/voice.wav",
+            f"https://{address}/voice.wav",
+            f"tcp://{address}",
+            f"file://{secret}",
+            f"concat:{secret}|{secret}",
+            f"subfile,,start,0,end,9000,,:{secret}",
+            "data:audio/wav;base64,UklGRg==",
+            "pipe:0",
+            "sine=frequency=440",
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://{address}/a.ts\n#EXT-X-ENDLIST\n".encode(),
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{secret}\n#EXT-X-ENDLIST\n".encode(),
+            f"ffconcat version 1.0\nfile '{secret}'\n".encode(),
+            f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 {address}\nm=audio 9 RTP/AVP 0\n".encode(),
+            f'<MPD type="static"><Period><BaseURL>http://{address}/</BaseURL></Period></MPD>'.encode(),
+        ):
+            with pytest.raises(AudioError):
+                audio.load(source)
+            if isinstance(source, bytes):
+                playlist = tmp_path / "voice.m3u8"
+                playlist.write_bytes(source)
+                with pytest.raises(AudioError):
+                    audio.load(playlist)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+def test_a_saved_wave_comes_back_as_its_16_bits(tmp_path):
+    samples = np.arange(-32_768, 32_768, dtype=np.int32).astype(np.int16)
+    wave = (samples / 32_768).astype(np.float32)
+    audio.save(tmp_path / "out.wav", wave)
+    assert np.array_equal(audio.load(tmp_path / "out.wav"), wave)
+    assert (tmp_path / "out.wav").read_bytes() == audio.wav_bytes(wave)
+    assert np.array_equal(audio.load(audio.wav_bytes(2 * wave)), np.clip(2 * wave, -1, 32_767 / 32_768))
+    assert soundfile.info(io.BytesIO(audio.wav_bytes(wave, rate=24_000))).samplerate == 24_000
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(AudioError, match="cannot be written"):
+        audio.save(tmp_path / "no" / "folder" / "out.wav", silence(1))
+
+
+# ---- silence -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wave",
+    [
+        silence(0),
+        silence(3),
+        0.01 * noise(3),
+        0.03 * noise(3),
+        silence(3) + 0.5,
+        np.concatenate([silence(1), noise(0.02), silence(1), noise(0.02), silence(1)]),
+    ],
+    ids=["nothing", "digital silence", "-60 dBFS of noise", "-50 dBFS of noise", "an offset", "two clicks"],
+)
+def test_silence_is_known_in_all_its_forms(wave):
+    assert audio.is_silent(wave)
+    assert audio.segments(wave, 30) == []
+
+
+@pytest.mark.parametrize(
+    "wave",
+    [
+        noise(1),
+        chirp(SAMPLE_RATE),
+        0.02 * chirp(SAMPLE_RATE),
+        np.concatenate([silence(60), noise(0.1), silence(60)]),
+        0.02 * noise(6) + np.concatenate([silence(3), 0.1 * noise(1, seed=1), silence(2)]),
+    ],
+    ids=["noise", "a chirp", "a chirp at -45 dBFS", "one syllable in two minutes", "-40 over a floor of -54"],
+)
+def test_sound_is_not_silence_however_short_or_soft(wave):
+    assert not audio.is_silent(wave)
+
+
+# ---- segments ----------------------------------------------------------------------------------------------
+
+# Sounds and the gaps after them, in seconds.
+SCHEDULES = st.lists(st.tuples(st.floats(0.1, 12), st.floats(0.0, 8)), min_size=1, max_size=6)
+WINDOWS = st.sampled_from([1.0, 2.0, 7.3, 10.0, 30.0])
+
+
+def render(schedule, lead_in=0.0, floor=0.0) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """The wave (T,) of a schedule over a floor of noise, and the (start, end) of each of its sounds."""
+    parts, places, now = [silence(lead_in)], [], lead_in
+    for number, (sound, gap) in enumerate(schedule):
+        parts += [noise(sound, seed=number), silence(gap)]
+        places.append((now, now + sound))
+        now += sound + gap
+    wave = np.concatenate(parts)
+    if floor:
+        wave += floor * np.resize(minutes_of_noise()[::-1], len(wave))
+    return wave, places
+
+
+@settings(deadline=None, max_examples=40)
+@given(SCHEDULES, WINDOWS, st.floats(0, 8), st.sampled_from([0.0, 0.01]))
+def test_segments_hold_all_sound_in_order_apart_and_within_the_window(schedule, window, lead_in, floor):
+    wave, places = render(schedule, lead_in, floor)
+    segments = audio.segments(wave, window)
+    edges = [edge for segment in segments for edge in (segment.start, segment.end)]
+    assert edges == sorted(edges)
+    assert edges[0] >= 0 and edges[-1] <= audio.duration(wave)
+    assert all(0 < segment.end - segment.start <= window for segment in segments)
+    covered = np.zeros(len(wave), bool)
+    for segment in segments:
+        covered[round(segment.start * SAMPLE_RATE) : round(segment.end * SAMPLE_RATE)] = True
+        assert not audio.is_silent(segment.of(wave))
+    for start, end in places:  # to the frame, 1/64 s
+        assert covered[round((start + 1 / 64) * SAMPLE_RATE) : round((end - 1 / 64) * SAMPLE_RATE)].all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(SCHEDULES, st.sampled_from([10.0, 30.0]))
+def test_silence_between_segments_is_dropped_only_where_it_is_long(schedule, window):
+    wave, places = render(schedule)
+    segments = audio.segments(wave, window)
+    for before, after in zip(segments[:-1], segments[1:], strict=True):
+        if before.end < after.start:  # then a silence lies there: no sound ends or begins between the two
+            assert not any(start < after.start and end > before.end for start, end in places)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(11, 19), st.floats(0.2, 4.5), st.floats(9.5, 19), st.sampled_from([0.0, 0.01]))
+def test_a_cut_lies_in_the_pause_when_there_is_one(before, pause, after, floor):
+    wave, _ = render([(before, pause), (after, 0.0)], floor=floor)
+    segments = audio.segments(wave, 20)
+    if before + pause + after > 20.1:
+        first, second = segments
+        assert before - 0.02 <= first.end <= second.start <= before + pause + 0.02
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.floats(11, 19), st.floats(0.9, 4.5), st.floats(9.5, 19))
+def test_a_pause_that_must_be_cut_is_still_heard_on_one_side(before, pause, after):
+    wave, _ = render([(before, pause), (after, 0.0)])
+    segments = audio.segments(wave, 20)
+    if len(segments) == 2:
+        first, second = segments
+        assert max(first.end - before, before + pause - second.start) >= 0.84
+
+
+def test_a_gap_between_words_is_cut_rather_than_a_pause():
+    wave, _ = render([(12, 0.3), (3, 1.5), (10, 0)])
+    first, second = audio.segments(wave, 20)
+    assert 12 < first.end == second.start < 12.3
+    assert not audio.is_silent(second.of(wave)[: round(0.5 * SAMPLE_RATE)])
+
+
+def test_the_closure_inside_a_word_is_not_a_gap():
+    wave, _ = render([(12, 0.08), (4, 0.4), (14, 0)])
+    first, _ = audio.segments(wave, 20)
+    assert 16.08 < first.end < 16.48
+
+
+def test_sound_without_a_gap_is_cut_at_its_quietest_point():
+    wave = noise(35)
+    dip = slice(round(24.8 * SAMPLE_RATE), round(25.2 * SAMPLE_RATE))
+    wave[dip] *= 0.3
+    first, second = audio.segments(wave, 30)
+    assert 24.8 < first.end == second.start < 25.2
+
+
+def test_what_fits_the_window_is_one_segment_pauses_included():
+    wave, _ = render([(2, 1.2), (3, 3.0), (0.5, 0.3)], lead_in=0.9)
+    assert audio.segments(wave, 30) == [Segment(0.0, audio.duration(wave))]
+    assert np.array_equal(audio.segments(wave, 30)[0].of(wave), wave)
+
+
+def test_sound_that_just_fits_is_not_divided_for_the_sake_of_its_margins():
+    wave, _ = render([(9.9, 5.0)], lead_in=5.0)
+    (segment,) = audio.segments(wave, 10)
+    assert 4.9 <= segment.start <= 5 and 14.9 <= segment.end <= 15
+
+
+def test_silence_at_the_edges_is_trimmed_to_a_margin_longer_than_a_pause():
+    wave, _ = render([(2, 30)], lead_in=20)
+    (segment,) = audio.segments(wave, 30)
+    assert segment.start == pytest.approx(18.5, abs=0.02) and segment.end == pytest.approx(23.5, abs=0.02)
+
+
+def test_a_long_silence_divides_and_is_dropped():
+    wave, _ = render([(2, 60), (2, 0)])
+    first, second = audio.segments(wave, 30)
+    assert first.end == pytest.approx(3.5, abs=0.02) and second.start == pytest.approx(60.5, abs=0.02)
+
+
+def test_half_an_hour_is_divided_into_few_windows():
+    rng = np.random.default_rng(0)
+    wave, _ = render([(rng.uniform(0.3, 3), rng.choice([0.2, 0.4, 1.2])) for _ in range(800)])
+    segments = audio.segments(wave, 30)
+    assert audio.duration(wave) / 30 <= len(segments) <= 2 * audio.duration(wave) / 30 + 1
+
+
+def test_a_window_under_a_second_is_refused():
+    with pytest.raises(ValueError, match="shorter than one second"):
+        audio.segments(noise(3), 0.5)
+
+
+def test_importing_audio_loads_no_decoder():
+    code = "import sys, evoxtral.audio; print({'av', 'soxr', 'soundfile', 'torch'} & set(sys.modules))"
+    root = Path(__file__).parents[1]
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=root, text=True).strip() == "set()"
