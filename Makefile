@@ -2,10 +2,12 @@
 #   make run PYTHON=python3.12     another interpreter for a new .venv (3.11 or later)
 #   make test ARGS="-k tags"       arguments for the tool behind the verb
 VENV ?= .venv
+PYTHON ?= python3 python3.13 python3.12 python3.11
 ARGS ?=
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help run test lint train bench
 
 help:  ## this list
@@ -23,12 +25,12 @@ lint: $(VENV)/dev.stamp  ## check style and layering
 train: $(VENV)/dev.stamp  ## data, SFT, RAFT and bench of the scale model: about half an hour on two cores
 	$(PY) training/run.py $(ARGS)
 
-bench: $(VENV)/dev.stamp  ## score the committed checkpoint on held-out clips
-	$(PY) training/run.py --stages bench $(ARGS)
+bench: $(VENV)/dev.stamp  ## the engine's speed against three generate() calls
+	$(PY) benchmarks/decode.py $(ARGS)
 
 # The first interpreter that is new enough; a version manager's shim that does not start is passed over.
 $(PY):
-	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	@for python in $(PYTHON); do \
 	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "$$python -m venv $(VENV)"; exec $$python -m venv $(VENV); fi; done; \
 	echo "Evoxtral needs Python 3.11 or later: install it, or name one with PYTHON=..." >&2; exit 1

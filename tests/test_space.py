@@ -5,6 +5,8 @@ The rules are those of https://huggingface.co/docs/hub/spaces-config-reference a
 
 import ast
 import sys
+import tomllib
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -24,12 +26,14 @@ COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 NEEDED_BY_OTHERS = {
     "mistral-common": "transformers builds Voxtral's tokenizer and prompts with it",
     "peft": "training/ makes the adapters with it, on the Space's own machine too",
+    "python-multipart": "fastapi reads uploads with it",
     "librosa": "at hand for looking at pitch and spectra of clips; no path of the app needs it",
 }
 # Packages that we import and do not list, because the right release is whichever another one brings.
 BROUGHT_BY_OTHERS = {
     "httpx2": "huggingface_hub's own transport, whose errors we name",
     "markupsafe": "gradio's own, for text that must not become markup",
+    "starlette": "what fastapi is made of",
 }
 
 
@@ -115,12 +119,25 @@ def test_the_tests_run_inside_the_ranges(requirements):
 
 
 def test_the_list_is_what_the_app_imports_and_nothing_more(requirements):
-    sources = [ROOT / "app.py", *(ROOT / "evoxtral").rglob("*.py")]
-    modules = set().union(*(_modules(file) for file in sources if "serve" not in file.parts))
-    modules -= {"evoxtral", *sys.stdlib_module_names}
+    library = [file for file in (ROOT / "evoxtral").rglob("*.py") if "serve" not in file.parts]
+    imported = _packages([ROOT / "app.py", *library])
+    listed = requirements.keys()
+    assert (imported - BROUGHT_BY_OTHERS.keys()) | (listed & NEEDED_BY_OTHERS.keys()) == listed
+
+
+@pytest.mark.parametrize(("extra", "folder"), [("train", "training"), ("api", "evoxtral/serve")])
+def test_an_extra_is_what_its_folder_imports_beyond_that(requirements, extra, folder):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = {Requirement(line).name for line in project["optional-dependencies"][extra]}
+    beyond = _packages((ROOT / folder).rglob("*.py")) - requirements.keys() - BROUGHT_BY_OTHERS.keys()
+    assert beyond | (listed & NEEDED_BY_OTHERS.keys()) == listed
+
+
+def _packages(files: Iterable[Path]) -> set[str]:
+    """The packages that some files import, standard library and our own left out."""
+    modules = set().union(*map(_modules, files)) - {"evoxtral", "training", *sys.stdlib_module_names}
     packages = packages_distributions()
-    imported = {canonicalize_name(packages[module][0]) for module in modules}
-    assert (imported - BROUGHT_BY_OTHERS.keys()) | NEEDED_BY_OTHERS.keys() == requirements.keys()
+    return {canonicalize_name(packages[module][0]) for module in modules}
 
 
 def _modules(file: Path) -> set[str]:
