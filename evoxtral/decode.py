@@ -15,7 +15,8 @@ import torch
 from evoxtral.text_model import Session
 
 LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
-LENGTH_STEP = 64  # cache lengths are multiples of this, so that sessions of like batches are reusable
+# Cache lengths are multiples of this: on CUDA, so that batches of like length share a session and its graph.
+LENGTH_STEP = {"cuda": 256, "cpu": 32}
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,7 @@ def repeated_tail(ids: Sequence[int]) -> int:
     return 0
 
 
-def choose(
-    logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def choose(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token (B,) of every row and its log-probability (B,) under the model, temperature aside.
 
     logits: (B, vocabulary) float32.  uniform: (B,) in [0, 1), the chance of each row: where it falls in the
@@ -175,6 +174,7 @@ class Batch:
                     row.add(token, probability, self.eos_id, self.decoding.stop_loops)
 
 
-def cache_length(prompt: int, budgets: Sequence[int]) -> int:
+def cache_length(prompt: int, budgets: Sequence[int], device: torch.device) -> int:
     """Positions that a cache needs for a prompt of so many tokens and the largest budget."""
-    return math.ceil((prompt + max(budgets)) / LENGTH_STEP) * LENGTH_STEP
+    step = LENGTH_STEP[device.type]
+    return math.ceil((prompt + max(budgets)) / step) * step

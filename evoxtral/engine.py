@@ -192,7 +192,7 @@ class Engine:
             chance = chances(decoding.seed, draws, max(budgets))
         ids = self.prompt.transcription_ids(language)
         mels = self.prompt.log_mel(waves)
-        length = cache_length(len(ids), budgets)
+        length = cache_length(len(ids), budgets, self.device)
         with self._lock, torch.inference_mode():
             session = self._session((names, len(budgets), length))
             prompts = self._prompts(ids, mels, names)

@@ -138,9 +138,7 @@ def _read_config(folder: Path, name: str) -> dict:
     except ValueError as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} is not readable JSON; download it again.") from error
     if config.get("peft_type", "LORA") != "LORA":
-        raise CheckpointError(
-            f"Adapter {name!r} is of type {config['peft_type']}; only LoRA adapters can be used."
-        )
+        raise CheckpointError(f"Adapter {name!r} is of type {config['peft_type']}; only LoRA adapters can be used.")
     unsupported = [key for key in _MUST_BE_UNSET if config.get(key)]
     if config.get("bias", "none") != "none":
         unsupported.append("bias")
@@ -164,9 +162,7 @@ def _read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(
-            f"Adapter {name!r} is damaged: {path} cannot be read; download it again."
-        ) from error
+        raise CheckpointError(f"Adapter {name!r} is damaged: {path} cannot be read; download it again.") from error
 
 
 def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -181,15 +177,12 @@ def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str
             unknown.append(key)
     if unknown:
         raise CheckpointError(
-            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices "
-            f"({first_of(sorted(unknown))})."
+            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices ({first_of(sorted(unknown))})."
         )
     return sides
 
 
-def _check_shapes(
-    name: str, path: str, sides: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping
-) -> None:
+def _check_shapes(name: str, path: str, sides: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping) -> None:
     a, b = tuple(sides["A"].shape), tuple(sides["B"].shape)
     rank = config["r"]
     if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
@@ -250,9 +243,10 @@ class Mix:
 class MixedLinear(nn.Module):
     """Linear layers that read the same input, as one product, with the LoRA of each row's own adapter.
 
-    weight (sum of outs, in) is the layers' weights one after the other; lora_a (N, in, layers x r) holds the
-    N adapters side by side for all layers, lora_b one (N, r, out) per layer. Ranks below the largest are
-    padded with zeros, and so are adapters that leave these layers alone.
+    weight (outs, in) is the layers' weights one after the other. lora_a (N, in, layers x r) holds the N
+    adapters side by side for all layers, lora_b (N, layers x r, outs) one block per layer on its diagonal:
+    the zeros between the blocks cost less than more and smaller products. Ranks below the largest are padded
+    with zeros, and so are adapters that leave these layers alone.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix):
@@ -263,48 +257,28 @@ class MixedLinear(nn.Module):
         self.weight = _join([linear.weight for linear in linears])
         self.bias = _join(biases) if biases else None
         self.mix = mix
-        self.outs = [linear.out_features for linear in linears]
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
-        self._plans: dict[tuple[str, ...], tuple | None] = {}
+        self._plans: dict[tuple[str, ...], tuple[int, torch.Tensor, torch.Tensor] | None] = {}
         if self.changed_by:
-            self._stack(layers, adapters)
-
-    def _stack(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter]) -> None:
-        like = self.weight.data
-        rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
-        lora_a = like.new_zeros(len(adapters), like.shape[1], len(layers) * rank)
-        lora_b = [like.new_zeros(len(adapters), rank, out) for out in self.outs]
-        for n, adapter in enumerate(adapters):
-            for i, path in enumerate(layers):
-                if path in adapter.weights:
-                    a, b = adapter.weights[path]
-                    lora_a[n, :, i * rank : i * rank + a.shape[0]] = a.T
-                    lora_b[i][n, : b.shape[1]] = b.T
-        self.rank = rank
-        self.register_buffer("lora_a", lora_a, persistent=False)
-        for i, b in enumerate(lora_b):
-            self.register_buffer(f"lora_b{i}", b, persistent=False)
+            lora_a, lora_b = _stacked(layers, adapters, like=self.weight.data)
+            self.register_buffer("lora_a", lora_a, persistent=False)
+            self.register_buffer("lora_b", lora_b, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (rows, …, in), variant-major. Gives (rows, …, sum of outs)."""
+        """x: (rows, …, in), variant-major. Gives (rows, …, outs)."""
         y = nn.functional.linear(x, self.weight, self.bias)
         active = self.mix.active
         if active not in self._plans:
             self._plans[active] = self._plan(active)
         plan = self._plans[active]
-        if plan is None:
-            return y
-        first, lora_a, lora_b = plan
-        blocks_in = x.reshape(len(active), -1, x.shape[-1])[first:]
-        blocks_out = y.view(len(active), -1, y.shape[-1])[first:]
-        down = torch.bmm(blocks_in, lora_a)
-        low = down.split(self.rank, dim=-1)
-        for b, x_low, y_part in zip(lora_b, low, blocks_out.split(self.outs, dim=-1), strict=True):
-            y_part.baddbmm_(x_low, b)
+        if plan is not None:
+            first, lora_a, lora_b = plan
+            adapted = x.reshape(len(active), -1, x.shape[-1])[first:]
+            y.view(len(active), -1, y.shape[-1])[first:].baddbmm_(torch.bmm(adapted, lora_a), lora_b)
         return y
 
-    def _plan(self, active: tuple[str, ...]) -> tuple[int, torch.Tensor, list[torch.Tensor]] | None:
+    def _plan(self, active: tuple[str, ...]) -> tuple[int, torch.Tensor, torch.Tensor] | None:
         """The first block that an adapter changes, and the matrices from there on; None if none changes."""
         first = next((i for i, name in enumerate(active) if name in self.changed_by), None)
         if first is None:
@@ -312,7 +286,25 @@ class MixedLinear(nn.Module):
         slots = [self._slots[name] for name in active[first:]]
         run = range(slots[0], slots[0] + len(slots))
         pick = slice(run.start, run.stop) if slots == list(run) else slots  # a slice costs no memory
-        return first, self.lora_a[pick], [getattr(self, f"lora_b{i}")[pick] for i in range(len(self.outs))]
+        return first, self.lora_a[pick], self.lora_b[pick]
+
+
+def _stacked(
+    layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrices of all adapters for layers that read the same input, as MixedLinear holds them."""
+    rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
+    outs = [linear.out_features for linear in layers.values()]
+    lora_a = like.new_zeros(len(adapters), like.shape[1], len(layers) * rank)
+    lora_b = like.new_zeros(len(adapters), len(layers) * rank, sum(outs))
+    for n, adapter in enumerate(adapters):
+        for i, path in enumerate(layers):
+            if path in adapter.weights:
+                a, b = adapter.weights[path]
+                low, out = i * rank, sum(outs[:i])
+                lora_a[n, :, low : low + a.shape[0]] = a.T
+                lora_b[n, low : low + b.shape[1], out : out + b.shape[0]] = b.T
+    return lora_a, lora_b
 
 
 def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:

@@ -101,6 +101,7 @@ class Session:
         cos, sin = text.rotary(like, self.positions[None])
         half = config.head_dim // 2
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+        self.seen, self.unseen = like.new_zeros(()), like.new_full((), -torch.inf)  # added to attention scores
         self.used = 0
         self.token = torch.zeros(rows, dtype=torch.long, device=like.device)
         self.position = torch.zeros(1, dtype=torch.long, device=like.device)
@@ -142,7 +143,7 @@ class Session:
 
     def _step(self) -> torch.Tensor:
         rope = self.cos[self.position], self.sin[self.position]
-        mask = (self.positions <= self.position)[None, None, None]  # (1, 1, 1, L)
+        mask = torch.where(self.positions <= self.position, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
         x = self.text.embed(self.token)[:, None]
         for layer, block in enumerate(self.text.blocks):
             keys, values = self.keys[layer], self.values[layer]

@@ -60,9 +60,7 @@ def test_a_repeating_tail_is_stopped_and_stands_once(unit):
     assert repeated_tail(row.ids) == 0 and row.ids[2 : 2 + unit] == phrase
 
 
-@pytest.mark.parametrize(
-    "said", [[5] * 12, [5, 6] * 8, [5, 6, 7, 8, 9, 10] * 3, list(range(100, 101 + LOOP_UNIT)) * 3]
-)
+@pytest.mark.parametrize("said", [[5] * 12, [5, 6] * 8, [5, 6, 7, 8, 9, 10] * 3, list(range(100, 101 + LOOP_UNIT)) * 3])
 def test_what_a_person_may_well_say_is_no_loop(said):
     assert added(said).ids == said
 
@@ -86,7 +84,7 @@ def test_a_loop_is_found_exactly_where_the_tail_repeats_often_and_long_enough(be
 def test_the_budget_follows_the_audio():
     assert Decoding().budget(30.0) > 4 * Decoding().budget(1.0)
     assert Decoding(max_tokens=7).budget(30.0) == 7
-    assert cache_length(130, [10, 200]) >= 330
+    assert cache_length(130, [10, 200], torch.device("cpu")) >= 330
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"max_tokens": 0}])
