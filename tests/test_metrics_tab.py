@@ -15,17 +15,25 @@ MEASURED = {
     "commit": "abc1234",
     "model": "<b>tiny</b>",
     "variants": {
-        "base": {"scores": {"wer": 0.05, "tag_f1": 0.25}, "intervals": {}, "per_tag": {}},
+        "base": {"wer": 0.05, "tag_f1": 0.25, "pooled": {}, "intervals": {}, "per_tag": {}},
         "sft": {
-            "scores": {"wer": 0.0449, "tag_f1": 0.9},
+            "wer": 0.0449,
+            "tag_f1": 0.9,
+            "pooled": {"sound_pause_f1": 0.985},
             "intervals": {"tag_f1": [0.88, 0.92]},
             "per_tag": {"laughs": {"precision": 1.0, "recall": 0.9, "f1": 0.947, "support": 31}},
         },
         "rl": {
-            "scores": {"wer": 0.0449, "tag_f1": 0.91},
+            "wer": 0.0449,
+            "tag_f1": 0.91,
+            "pooled": {"sound_pause_f1": 0.985},
             "intervals": {"tag_f1": [0.89, 0.93]},
             "per_tag": {"laughs": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 31}},
         },
+    },
+    "differences": {
+        "sft - base": {"tag_f1": {"value": 0.65, "low": 0.6, "high": 0.7, "p": 0.0}},
+        "rl - sft": {"tag_f1": {"value": 0.01, "low": -0.005, "high": 0.024, "p": 0.2}},
     },
 }
 
@@ -54,6 +62,18 @@ def test_the_best_of_a_row_is_marked_and_a_tie_is_not(measured):
     html = metrics_tab.table("Measured", measured)
     assert html.count("<b>") == 1
     assert "<b>91.0</b><small>89.0–93.0</small>" in html
+
+
+def test_a_difference_has_its_interval_or_is_called_noise(measured):
+    html = metrics_tab.table("Measured", measured)
+    assert "SFT − Base" in html and "RL − SFT" in html
+    assert "<td>+65.0<small>+60.0 to +70.0</small></td>" in html
+    assert "<td>+1.0<small>within noise</small></td>" in html
+
+
+def test_pooled_scores_have_rows_where_they_were_measured(published, measured):
+    assert "98.5" in metrics_tab.table("Measured", measured)
+    assert "pooled" not in metrics_tab.table("Published", published)
 
 
 def test_every_figure_has_its_origin(measured):

@@ -1,4 +1,4 @@
-"""Transcripts on the screen: what is shown and pointed out, and that nothing a model writes becomes markup."""
+"""Transcripts on the screen: what is shown and marked, and that nothing a model writes becomes markup."""
 
 import json
 from html.parser import HTMLParser

@@ -191,9 +191,7 @@ class CompareTab:
                 elem_id="categories",
                 scale=3,
             )
-            self.confidence = gr.Slider(
-                0, 100, value=0, step=1, label="At least % sure", elem_id="confidence", scale=2
-            )
+            self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence", scale=2)
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
         self.columns = gr.HTML(view.empty_columns(), elem_id="columns", apply_default_css=False)
         self.result = gr.State()

@@ -9,7 +9,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from evoxtral.errors import CheckpointError
-from evoxtral.metrics import METRICS, Metric
+from evoxtral.metrics import METRICS
 from evoxtral.ui import view
 
 RESULTS = Path(__file__).parents[1] / "assets" / "results"
@@ -27,21 +27,52 @@ CAVEATS = (
 
 
 @dataclass(frozen=True)
+class Row:
+    """One line of a table. name: its key in a results file."""
+
+    name: str
+    label: str
+    higher_is_better: bool
+
+
+ROWS = (
+    *(Row(metric.name, metric.label, metric.higher_is_better) for metric in METRICS),
+    Row("sound_pause_f1", "F1 of sounds and pauses, pooled", True),
+    Row("delivery_emotion_f1", "F1 of delivery and emotion, pooled", True),
+)
+
+
+@dataclass(frozen=True)
 class System:
-    """One variant's figures, as fractions. intervals: metric → the ends of its 95 % interval, where known."""
+    """One variant's figures, as fractions. intervals: row → the ends of its 95 % interval, where known."""
 
     scores: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     tag_f1: Mapping[str, float]
     support: Mapping[str, int]
 
+    @classmethod
+    def of(cls, entry: Mapping) -> "System":
+        figures = {**entry, **entry.get("pooled", {})}
+        return cls(
+            scores={row.name: figures[row.name] for row in ROWS if figures.get(row.name) is not None},
+            intervals={name: (low, high) for name, (low, high) in entry.get("intervals", {}).items()},
+            tag_f1={name: tag["f1"] for name, tag in entry["per_tag"].items()},
+            support={name: tag["support"] for name, tag in entry["per_tag"].items()},
+        )
+
 
 @dataclass(frozen=True)
 class Results:
-    """A results file. origin: model, n, seed, commit, date and source, those that are known."""
+    """A results file.
+
+    origin: model, n, seed, commit, date and source, those that are known.  differences: "rl - sft" → row → its
+    value and the ends of its 95 % interval.
+    """
 
     origin: Mapping[str, object]
     systems: Mapping[str, System]
+    differences: Mapping[str, Mapping[str, tuple[float, float, float]]]
 
     @classmethod
     def read(cls, path: Path) -> "Results | None":
@@ -49,69 +80,81 @@ class Results:
         if not path.is_file():
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
-        keys = ("model", "n", "seed", "commit", "date", "source")
         return cls(
-            origin={key: content[key] for key in keys if content.get(key) is not None},
-            systems={name: _system(entry) for name, entry in content["variants"].items()},
+            origin={key: content[key] for key in ORIGIN if content.get(key) is not None},
+            systems={name: System.of(entry) for name, entry in content["variants"].items()},
+            differences={
+                pair: {name: (d["value"], d["low"], d["high"]) for name, d in rows.items()}
+                for pair, rows in content.get("differences", {}).items()
+            },
         )
 
 
-def _system(entry: Mapping) -> System:
-    scores = entry.get("scores", entry)  # the published file has its scores next to `per_tag`
-    return System(
-        scores={
-            metric.name: scores[metric.name] for metric in METRICS if scores.get(metric.name) is not None
-        },
-        intervals={name: tuple(ends) for name, ends in entry.get("intervals", {}).items()},
-        tag_f1={name: row["f1"] for name, row in entry["per_tag"].items()},
-        support={name: row["support"] for name, row in entry["per_tag"].items()},
-    )
+# Where figures come from, in the order in which it is said.
+ORIGIN = {
+    "model": "{}",
+    "source": "{}",
+    "n": "n = {}",
+    "seed": "seed {}",
+    "date": "{}",
+    "commit": "commit {}",
+}
 
 
-# ------------------------------------------------------------------------------------------------ table
+def origin(results: Results) -> str:
+    """ "model · source · n = 400 · seed 7"; what is not known is left out."""
+    return " · ".join(form.format(results.origin[key]) for key, form in ORIGIN.items() if key in results.origin)
+
+
+# ------------------------------------------------------------------------------------- table
 
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _best(results: Results, metric: Metric) -> str | None:
-    """The variant with the best figure; None where figures tie."""
-    known = {
-        name: system.scores[metric.name]
-        for name, system in results.systems.items()
-        if metric.name in system.scores
-    }
-    best = (max if metric.higher_is_better else min)(known.values(), default=None)
+def _best(results: Results, row: Row) -> str | None:
+    """The variant with the best figure; None where figures tie or only one is known."""
+    known = {name: system.scores[row.name] for name, system in results.systems.items() if row.name in system.scores}
+    best = (max if row.higher_is_better else min)(known.values(), default=None)
     names = [name for name, value in known.items() if value == best]
-    return names[0] if len(names) == 1 else None
+    return names[0] if len(names) == 1 < len(known) else None
 
 
-def _cell(system: System, metric: Metric, best: bool) -> Markup:
-    value = system.scores.get(metric.name)
+def _cell(system: System, row: Row, best: bool) -> Markup:
+    value = system.scores.get(row.name)
     if value is None:
         return Markup("<td>–</td>")
-    ends = system.intervals.get(metric.name)
+    ends = system.intervals.get(row.name)
     interval = Markup("") if ends is None else Markup("<small>{}–{}</small>").format(*map(_points, ends))
     figure = Markup("<b>{}</b>" if best else "{}").format(_points(value))
-    return Markup('<td class="{}">{}{}</td>').format("ev-best" if best else "", figure, interval)
+    return Markup("<td>{}{}</td>").format(figure, interval)
+
+
+def _difference(found: tuple[float, float, float] | None) -> Markup:
+    if found is None:
+        return Markup("<td>–</td>")
+    value, low, high = (100 * share for share in found)
+    verdict = "within noise" if low <= 0 <= high else f"{low:+.1f} to {high:+.1f}"
+    return Markup("<td>{}<small>{}</small></td>").format(f"{value:+.1f}", verdict)
 
 
 def table(title: str, results: Results) -> Markup:
-    """Metrics by variants, in percent; the best of a row is bold; small: 95 % intervals."""
-    head = Markup("").join(
-        Markup('<th scope="col">{}</th>').format(view.heading(v).title) for v in results.systems
-    )
+    """Metrics by variants, in percent; the best of a row is bold; small: 95 % intervals; last: paired differences."""
+    names = [view.heading(variant).title for variant in results.systems]
+    names += [" − ".join(view.heading(v).title for v in pair.split(" - ")) for pair in results.differences]
+    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in names)
     rows = []
-    for metric in METRICS:
-        best = _best(results, metric)
-        cells = Markup("").join(
-            _cell(system, metric, name == best) for name, system in results.systems.items()
-        )
-        arrow, hint = ("↑", "higher is better") if metric.higher_is_better else ("↓", "lower is better")
+    for row in ROWS:
+        if not any(row.name in system.scores for system in results.systems.values()):
+            continue
+        best = _best(results, row)
+        cells = [_cell(system, row, name == best) for name, system in results.systems.items()]
+        cells += [_difference(found.get(row.name)) for found in results.differences.values()]
+        arrow, hint = ("↑", "higher is better") if row.higher_is_better else ("↓", "lower is better")
         rows.append(
-            Markup('<tr><th scope="row">{} <span title="{}" aria-label="{}">{}</span></th>{}</tr>').format(
-                metric.label, hint, hint, arrow, cells
+            Markup('<tr><th scope="row">{} <span title="{}">{}</span></th>{}</tr>').format(
+                row.label, hint, arrow, Markup("").join(cells)
             )
         )
     return Markup(
@@ -120,28 +163,13 @@ def table(title: str, results: Results) -> Markup:
     ).format(title, origin(results), head, Markup("").join(rows))
 
 
-def origin(results: Results) -> str:
-    """Where figures come from: "model · source · n = 400 · seed 7"; what is not known is left out."""
-    written = {
-        "model": "{}",
-        "source": "{}",
-        "n": "n = {}",
-        "seed": "seed {}",
-        "date": "{}",
-        "commit": "commit {}",
-    }
-    return " · ".join(
-        form.format(results.origin[key]) for key, form in written.items() if key in results.origin
-    )
-
-
 def nothing_measured() -> Markup:
     return Markup('<section class="ev-card"><h2>Measured</h2><p class="ev-origin">{}</p></section>').format(
         "Nothing has been measured on this checkpoint yet: `make bench` writes this table."
     )
 
 
-# ------------------------------------------------------------------------------------------------ chart
+# ------------------------------------------------------------------------------------- chart
 
 
 def _bar(value: float | None, series: int, name: str) -> Markup:
@@ -189,22 +217,20 @@ def _series(results: Results, name: str) -> int:
     return max(0, 2 - (len(names) - 1 - names.index(name)))
 
 
-# ------------------------------------------------------------------------------------------------ page
+# ------------------------------------------------------------------------------------- page
 
 
 def definitions() -> Markup:
     rows = (Markup("<dt>{}</dt><dd>{}</dd>").format(metric.label, metric.definition) for metric in METRICS)
-    return Markup(
-        '<details class="ev-card"><summary>What each metric means</summary><dl>{}</dl></details>'
-    ).format(Markup("").join(rows))
+    return Markup('<details class="ev-card"><summary>What each metric means</summary><dl>{}</dl></details>').format(
+        Markup("").join(rows)
+    )
 
 
 def caveats(published: Results) -> Markup:
     floor = view.percent(published.systems["base"].scores["tag_f1"])
     points = Markup("").join(Markup("<li>{}</li>").format(text.format(floor=floor)) for text in CAVEATS)
-    return Markup('<section class="ev-card"><h2>What these numbers hide</h2><ul>{}</ul></section>').format(
-        points
-    )
+    return Markup('<section class="ev-card"><h2>What these numbers hide</h2><ul>{}</ul></section>').format(points)
 
 
 def report(published: Results, measured: Results | None) -> Markup:
@@ -214,18 +240,12 @@ def report(published: Results, measured: Results | None) -> Markup:
     if measured:
         charts.append(tag_chart("Measured, per tag", measured))
     rows = [tables, [caveats(published), definitions()], charts]
-    return Markup("").join(
-        Markup('<div class="ev-report">{}</div>').format(Markup("").join(cards)) for cards in rows
-    )
+    return Markup("").join(Markup('<div class="ev-report">{}</div>').format(Markup("").join(cards)) for cards in rows)
 
 
 def metrics_tab(folder: Path = RESULTS) -> None:
     """Lays the tab out, inside the Blocks that is being built. The published figures ship with it."""
     published = Results.read(folder / "published.json")
     if published is None:
-        raise CheckpointError(
-            f"{folder / 'published.json'} is missing from this installation; install it again."
-        )
-    gr.HTML(
-        report(published, Results.read(folder / "measured.json")), elem_id="report", apply_default_css=False
-    )
+        raise CheckpointError(f"{folder / 'published.json'} is missing from this installation; install it again.")
+    gr.HTML(report(published, Results.read(folder / "measured.json")), elem_id="report", apply_default_css=False)

@@ -165,6 +165,4 @@ def theme() -> gr.themes.Base:
     }
     settings = {name: light for name, (light, _) in both.items()}
     settings |= {f"{name}_dark": dark for name, (_, dark) in both.items()}
-    return base.set(
-        **settings, block_shadow="none", block_shadow_dark="none", block_label_text_size="*text_xs"
-    )
+    return base.set(**settings, block_shadow="none", block_shadow_dark="none", block_label_text_size="*text_xs")

@@ -142,9 +142,7 @@ def _stats(transcript: Transcript, shown_tags: int) -> Markup:
 def _as_shown(transcript: Transcript, shown: Filter) -> Transcript:
     """The transcript with hidden tags gone from every cue: what the text exports hold."""
     cues = (
-        Cue.from_text(
-            shown.text(Transcript((cue,), transcript.duration, transcript.seconds)), cue.start, cue.end
-        )
+        Cue.from_text(shown.text(Transcript((cue,), transcript.duration, transcript.seconds)), cue.start, cue.end)
         for cue in transcript.cues
     )
     return Transcript(tuple(cues), transcript.duration, transcript.seconds)
@@ -278,11 +276,7 @@ def _change(change: Change) -> str:
     before, after = heading(change.before).title, heading(change.after).title
     if not change.added and not change.dropped:
         return f"{after} has the same tags as {before}"
-    done = [
-        _named_tags(verb, names)
-        for verb, names in (("adds", change.added), ("drops", change.dropped))
-        if names
-    ]
+    done = [_named_tags(verb, names) for verb, names in (("adds", change.added), ("drops", change.dropped)) if names]
     return f"{after} {' and '.join(done)} against {before}"
 
 

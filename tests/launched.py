@@ -1,0 +1,56 @@
+"""The app as people start it, `python app.py`, started once for all tests that need it."""
+
+import atexit
+import functools
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 240.0  # s to wait for the page; generous, as tests run on busy machines
+
+
+@functools.cache
+def app_url() -> str:
+    """Where the app answers. It runs the scale model, or what EVOXTRAL_MODEL names, until the tests end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"EVOXTRAL_MODEL": "tiny", "GRADIO_SERVER_NAME": "127.0.0.1"} | dict(os.environ)
+    with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=ROOT,
+            env=settings | {"GRADIO_SERVER_PORT": str(port)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        atexit.register(_stop, process)
+        url = f"http://127.0.0.1:{port}"
+        started = time.monotonic()
+        while time.monotonic() - started < PATIENCE:
+            if process.poll() is not None:
+                raise RuntimeError(f"app.py ended: {Path(log.name).read_text()}")
+            if _answers(url):
+                return url
+            time.sleep(0.3)
+    raise RuntimeError(f"app.py did not serve a page in {PATIENCE:.0f} s.")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def _stop(process: subprocess.Popen) -> None:
+    process.terminate()
+    process.wait(timeout=20)

@@ -1,0 +1,142 @@
+"""The app as a program sees it: really started, called through Gradio's own client."""
+
+import inspect
+import json
+import pickle
+
+import numpy as np
+import pytest
+from conftest import tone
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from launched import ROOT, app_url
+
+from evoxtral import audio, tags
+from evoxtral.speech import speak
+from evoxtral.ui import compare
+from evoxtral.ui.model import Model, description
+
+EXAMPLES = compare.Example.read(ROOT / "examples")
+
+
+@pytest.fixture(scope="module")
+def client() -> Client:
+    return Client(app_url(), verbose=False)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("clips") / "sigh.wav"
+    audio.save(path, speak("[sighs] We waited for the train.").wave)
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------- /compare
+
+
+def test_compare_gives_text_plain_tags_and_seconds_of_every_variant(client, clip):
+    result = client.predict(handle_file(clip), "en", api_name="/compare")
+    assert list(result)[:3] == ["base", "sft", "rl"]
+    for transcript in result.values():
+        assert transcript["plain"] == tags.plain(transcript["text"])
+        assert [tag["name"] for tag in transcript["tags"]] == tags.names(transcript["text"])
+        assert all(0 <= tag["probability"] <= 1 for tag in transcript["tags"])
+        assert transcript["seconds"] > 0
+        assert isinstance(transcript["cut"], bool)
+
+
+def test_language_is_english_unless_said_otherwise(client, clip):
+    said, unsaid = (client.predict(handle_file(clip), *more, api_name="/compare") for more in (("en",), ()))
+    assert {name: t["text"] for name, t in said.items()} == {name: t["text"] for name, t in unsaid.items()}
+
+
+def test_a_language_that_the_page_does_not_offer_is_refused(client, clip):
+    with pytest.raises(AppError, match="xx"):
+        client.predict(handle_file(clip), "xx", api_name="/compare")
+
+
+def test_silence_is_an_empty_transcript_not_an_error(client, tmp_path):
+    audio.save(tmp_path / "silence.wav", np.zeros(32_000, np.float32))
+    result = client.predict(handle_file(str(tmp_path / "silence.wav")), api_name="/compare")
+    assert {transcript["text"] for transcript in result.values()} == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.wav", b""),
+        ("letter.wav", b"Dear Sir or Madam,"),
+        ("half.flac", b"fLaC\0\0\0\x22broken"),
+        ("page.html", b"<html>"),
+    ],
+)
+def test_a_file_that_is_no_recording_gives_one_sentence_and_the_app_goes_on(client, clip, tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(AppError, match=r"^[^\n]+\.$") as failure:
+        client.predict(handle_file(str(path)), api_name="/compare")
+    assert "Traceback" not in str(failure.value)
+
+
+def test_after_all_that_it_still_works(client, clip):
+    assert client.predict(handle_file(clip), api_name="/compare")["rl"]["seconds"] > 0
+
+
+def test_a_file_of_the_server_that_nobody_uploaded_is_not_read(client):
+    theirs = {"path": str(EXAMPLES[0].clip.parent / "examples.json"), "meta": {"_type": "gradio.FileData"}}
+    secret = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+    for file in (theirs, secret):
+        with pytest.raises((AppError, ValueError)):
+            client.predict(file, api_name="/compare")
+
+
+def test_the_endpoint_is_described_with_typed_parameters_and_result(client):
+    endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    described = endpoints["/compare"]
+    assert [parameter["parameter_name"] for parameter in described["parameters"]] == ["audio", "language"]
+    per_variant = described["returns"][0]["type"]["additionalProperties"]["properties"]
+    assert {"text", "plain", "tags", "seconds"} <= set(per_variant)
+    assert "Transcribe" in described["description"]
+
+
+# ------------------------------------------------------------------------------------- ZeroGPU
+
+
+def test_the_gpu_is_asked_for_what_the_clip_needs_and_less_than_a_visitor_has_in_a_day():
+    short, long, longest = (compare.gpu_seconds(np.zeros(16_000 * n), "en") for n in (3, 60, 1800))
+    assert short < 30 and short < long < longest < 120
+
+
+def test_everything_that_crosses_to_the_gpu_process_and_back_can_be_pickled(engine):
+    for transcripts in engine.stream((audio.SAMPLE_RATE, tone(2.0))):
+        assert pickle.loads(pickle.dumps(transcripts)) == transcripts
+
+
+def test_the_length_is_asked_with_the_very_arguments_of_the_decoder():
+    decoder = compare.Decoder(Model("tiny"))
+    assert list(inspect.signature(decoder._decode).parameters) == list(
+        inspect.signature(compare.gpu_seconds).parameters
+    )
+
+
+# ------------------------------------------------------------------------------------- the page's facts
+
+
+def test_the_page_says_which_model_runs_and_what_it_understands(checkpoint):
+    title, understands = description(checkpoint)
+    assert checkpoint.name in title and understands
+
+
+def test_at_least_three_examples_are_one_click_away_and_small():
+    assert len(EXAMPLES) >= 3
+    assert sum(example.clip.stat().st_size for example in EXAMPLES) < 1_000_000
+    for example in EXAMPLES:
+        assert tags.names(example.reference) and not audio.is_silent(audio.load(example.clip))
+
+
+def test_the_examples_are_what_the_embedded_voice_says():
+    listing = json.loads((ROOT / "examples" / "examples.json").read_text(encoding="utf-8"))
+    for entry in listing:
+        spoken = speak(entry["text"], entry["voice"], entry["seed"]).wave
+        recorded = audio.load(ROOT / "examples" / entry["file"])
+        assert audio.duration(recorded) == pytest.approx(audio.duration(spoken), abs=0.5)  # s
