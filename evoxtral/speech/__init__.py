@@ -13,7 +13,7 @@ from evoxtral import tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
 from evoxtral.speech import effects
-from evoxtral.speech.espeak import Prosody, espeak
+from evoxtral.speech.espeak import Espeak, Prosody
 
 LANGUAGES = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")  # accents of English, espeak-ng names
 FEMALE = ("f1", "f2", "f3", "f4", "f5", "Annie", "belinda", "linda", "steph", "anika")
@@ -86,15 +86,16 @@ def speak(text: str, voice: str = DEFAULT_VOICE, seed: int = 0) -> Speech:
         raise SpeechError("There is nothing to speak: write some words, or a tag such as [laughs].")
     rng = np.random.default_rng(seed)
     speaker = Prosody(rng.uniform(150, 195), rng.uniform(38, 60), rng.uniform(40, 65))
-    speech = _Recording(voice, speaker, rng)
-    previous = None
-    for item in plan:
-        if isinstance(item, _Sound):
-            speech.add_sound(item)
-        else:
-            speech.add_phrase(item, after_phrase=isinstance(previous, _Phrase))
-        previous = item
-    return speech.finish(tuple(skipped))
+    with Espeak() as engine:
+        recording = _Recording(engine, voice, speaker, rng)
+        previous = None
+        for item in plan:
+            if isinstance(item, _Sound):
+                recording.add_sound(item)
+            else:
+                recording.add_phrase(item, after_phrase=isinstance(previous, _Phrase))
+            previous = item
+        return recording.finish(tuple(skipped))
 
 
 def _plan(text: str) -> tuple[list[_Sound | _Phrase], list[str]]:
@@ -142,8 +143,8 @@ def _plan(text: str) -> tuple[list[_Sound | _Phrase], list[str]]:
 class _Recording:
     """The wave as it grows, with the times of what is in it."""
 
-    def __init__(self, voice: str, speaker: Prosody, rng: np.random.Generator) -> None:
-        self.voice, self.speaker, self.rng = voice, speaker, rng
+    def __init__(self, engine: Espeak, voice: str, speaker: Prosody, rng: np.random.Generator) -> None:
+        self.engine, self.voice, self.speaker, self.rng = engine, voice, speaker, rng
         self.language, _, variant = voice.partition("+")
         self.female = variant in FEMALE
         self.parts = [effects.silence(rng.uniform(0.08, 0.25))]
@@ -214,9 +215,8 @@ class _Recording:
         }
         # Capitals are read letter by letter by espeak-ng, and they mean stress here: lower-case them.
         spoken = [word.lower() if i in stressed else word for i, word in enumerate(words)]
-        engine = espeak()
-        wave, starts = engine.synthesize(spoken, voice, prosody, stressed)
-        wave = soxr.resample(wave, engine.rate, SAMPLE_RATE)
+        wave, starts = self.engine.synthesize(spoken, voice, prosody, stressed)
+        wave = soxr.resample(wave, self.engine.rate, SAMPLE_RATE)
         audible = np.nonzero(np.abs(wave) > 0.004)[0]
         first, last = (max(0, audible[0] - 160), audible[-1] + 160) if len(audible) else (0, len(wave))
         starts = np.clip((np.array(starts) * SAMPLE_RATE).astype(int) - first, 0, max(0, last - first - 1))

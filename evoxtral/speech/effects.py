@@ -26,7 +26,8 @@ LOUD, NORMAL, SOFT = 0.9, 0.6, 0.35  # peak amplitude, full scale = 1
 
 @cache
 def _filter(kind: str, order: int, *edges: float) -> np.ndarray:
-    return butter(order, [min(e / NYQUIST, 0.99) for e in edges], kind, output="sos")
+    cutoffs = [min(edge / NYQUIST, 0.99) for edge in edges]
+    return butter(order, cutoffs if len(cutoffs) > 1 else cutoffs[0], kind, output="sos")
 
 
 def bandpass(wave: np.ndarray, low: float, high: float, order: int = 1) -> np.ndarray:

@@ -1,13 +1,13 @@
 """espeak-ng from its pip wheel, through ctypes: text in, wave and word times out. No system package.
 
-The library keeps one global synthesiser per process, so calls are serialised by a lock.
-Reference: espeak-ng's speak_lib.h (API revision 12, espeak-ng 1.52).
+The library is one global synthesiser, and what it says depends a little on what it said before: the phase of its
+oscillator outlives even espeak_Terminate. So it is loaded anew, a few milliseconds, for every recording, and the same
+text always gives the same wave. Reference: espeak-ng's speak_lib.h (API revision 12, espeak-ng 1.52).
 """
 
 import ctypes
 import threading
 from dataclasses import dataclass
-from functools import cache
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -33,6 +33,8 @@ class _Event(ctypes.Structure):
     )
 
 
+_libc = ctypes.CDLL(None)
+_libc.dlclose.argtypes = [ctypes.c_void_p]
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
@@ -47,28 +49,36 @@ class Prosody:
 
 
 class Espeak:
-    """The process-wide synthesiser. `synthesize` is the one thing it does."""
+    """A fresh synthesiser while it is open (`with Espeak() as voice:`); one at a time in a process.
 
-    def __init__(self) -> None:
+    rate: of its waves, in Hz.
+    """
+
+    _lock = threading.Lock()
+
+    def __enter__(self) -> "Espeak":
         import espeakng_loader
 
-        self._lock = threading.Lock()
+        self._lock.acquire()
         self._chunks: list[np.ndarray] = []
         self._words: list[tuple[int, int]] = []
-        lib = ctypes.CDLL(espeakng_loader.get_library_path())
-        lib.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
-        lib.espeak_Synth.argtypes = [
+        self._lib = ctypes.CDLL(espeakng_loader.get_library_path())
+        data = str(espeakng_loader.get_data_path()).encode()
+        self._lib.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+        self._lib.espeak_Synth.argtypes = [
             ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int,
             ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p,
         ]  # fmt: skip
-        self.rate = lib.espeak_Initialize(
-            AUDIO_OUTPUT_SYNCHRONOUS, 0, str(espeakng_loader.get_data_path()).encode(), 0
-        )  # Hz
-        if self.rate <= 0:
-            raise SpeechError("espeak-ng did not start; reinstall the package espeakng-loader.")
+        self.rate = self._lib.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data, 0)
+        self._lib.espeak_ng_SetRandSeed(ctypes.c_long(0))  # Initialize seeds the breath in a voice with the time
         self._callback = _Callback(self._receive)  # kept: ctypes does not hold a reference
-        lib.espeak_SetSynthCallback(self._callback)
-        self._lib = lib
+        self._lib.espeak_SetSynthCallback(self._callback)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._lib.espeak_Terminate()
+        _libc.dlclose(self._lib._handle)
+        self._lock.release()
 
     def _receive(self, wave, count, events) -> int:
         if wave and count > 0:
@@ -103,21 +113,19 @@ class Espeak:
                 closing = "</prosody>"
             markup += opening
             starts.append(len(markup))
-            markup += escape(word) + closing + " "
+            markup += escape(word.replace("\0", " ")) + closing + " "  # C would stop at the first NUL
         markup += "</speak>"
         data = markup.encode() + b"\0"
-        with self._lock:
-            if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise SpeechError(f"The embedded voice {voice!r} does not exist; `speak --help` lists the voices.")
-            for key, value in ((RATE, max(90, prosody.rate)), (VOLUME, 100), (PITCH, np.clip(prosody.pitch, 0, 99)),
-                               (RANGE, np.clip(prosody.range, 0, 100)), (WORD_GAP, prosody.word_gap)):  # fmt: skip
-                self._lib.espeak_SetParameter(key, int(value), 0)
-            self._chunks.clear()
-            self._words.clear()
-            self._lib.espeak_Synth(data, len(data), 0, 1, 0, CHARS_UTF8 | SSML, None, None)
-            chunks, events = self._chunks[:], self._words[:]
-        wave = np.concatenate(chunks).astype(np.float32) / 32768 if chunks else np.zeros(0, np.float32)
-        return wave, _word_starts(starts, events, len(wave) / self.rate)
+        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise SpeechError(f"The embedded voice {voice!r} does not exist; `speak --help` lists the voices.")
+        for key, value in ((RATE, max(90, prosody.rate)), (VOLUME, 100), (PITCH, np.clip(prosody.pitch, 0, 99)),
+                           (RANGE, np.clip(prosody.range, 0, 100)), (WORD_GAP, prosody.word_gap)):  # fmt: skip
+            self._lib.espeak_SetParameter(key, int(value), 0)
+        self._chunks.clear()
+        self._words.clear()
+        self._lib.espeak_Synth(data, len(data), 0, 1, 0, CHARS_UTF8 | SSML, None, None)
+        wave = np.concatenate(self._chunks) / np.float32(32768) if self._chunks else np.zeros(0, np.float32)
+        return wave, _word_starts(starts, self._words, len(wave) / self.rate)
 
 
 def _word_starts(starts: list[int], events: list[tuple[int, int]], duration: float) -> list[float]:
@@ -131,8 +139,3 @@ def _word_starts(starts: list[int], events: list[tuple[int, int]], duration: flo
             following = events[k][1] / 1000  # ms -> s
         times.append(min(following, duration))
     return times[::-1]
-
-
-@cache
-def espeak() -> Espeak:
-    return Espeak()

@@ -1,0 +1,83 @@
+"""What the scripts promise: variety, slices, and splits that never share a sentence."""
+
+import itertools
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from evoxtral import speech, tags
+from training import lexicon, scripts
+from training.scripts import Sources
+
+SENTENCE = re.compile(r"[^.!?]+[.!?]+")
+
+
+def some(count: int, split: str = "train", seed: int = 0, **arguments) -> list[scripts.Script]:
+    return list(itertools.islice(scripts.write(random.Random(seed), split, **arguments), count))
+
+
+def sentences(split: str) -> set[str]:
+    # "..." is written as one sign, so that it does not end a sentence.
+    texts = (tags.plain(script.text).replace("...", "…").lower() for script in some(800, split))
+    return {s.strip() for text in texts for s in SENTENCE.findall(text) if len(s.split()) > 3}
+
+
+def test_the_same_seed_writes_the_same_scripts():
+    assert some(50, seed=7) == some(50, seed=7)
+    assert some(50, seed=7) != some(50, seed=8)
+
+
+def test_splits_share_no_sentence():
+    train, validation, test = (sentences(split) for split in scripts.SPLITS)
+    assert len(train) > 700
+    assert not train & test and not train & validation and not validation & test
+
+
+def test_slices_have_their_shares_and_their_number_of_tags():
+    written = some(2000)
+    shares = Counter(script.slice for script in written)
+    for name, share in scripts.SLICES.items():
+        assert abs(shares[name] / len(written) - share) < 0.04, name
+    for script in written:
+        if script.slice in scripts.TAG_RANGE:
+            # A place may be taken by another sound, so a script can have fewer tags than were drawn, never more.
+            assert len(tags.names(script.text)) <= scripts.TAG_RANGE[script.slice][1]
+        if script.slice == "plain":
+            assert not tags.names(script.text)
+
+
+def test_scripts_are_varied():
+    words = Counter(w for s in some(3000) for w in re.findall(r"[a-z']+", tags.plain(s.text).lower()))
+    assert len(words) > 2000
+    assert len(scripts.domains()) >= 10
+    assert len(lexicon.vocabulary()) > 10_000
+
+
+def test_every_tag_of_a_script_can_be_spoken():
+    names = {name for script in some(1500) for name in tags.names(script.text)}
+    assert names == {*scripts.SOUNDS, *scripts.DELIVERIES}
+    assert names <= set(speech.SPOKEN_TAGS)
+
+
+def test_emphasis_is_a_choice_and_never_an_acronym():
+    written = some(2000)
+    stressed = sum(bool(tags.emphasised(script.text)) for script in written)
+    assert 0.2 < stressed / len(written) < 0.6
+    for script in written:
+        assert not tags.emphasised(tags.plain(script.text))
+
+
+def test_a_script_is_one_line_that_starts_with_a_capital_or_a_tag():
+    for script in some(1000, sources=Sources(0.4, 0.4, 0.2)):
+        assert re.match(r"[A-Z\[]", script.text), script.text
+        assert script.text == " ".join(script.text.split())
+        assert not re.search(r"[{}*|]", script.text), script.text
+        assert not re.search(r"\b[Aa] [aeio]\w*", tags.plain(script.text).replace("a one", "")), script.text
+
+
+@pytest.mark.parametrize("room", [60, 115, 300])
+def test_plain_text_keeps_to_the_room_it_is_given(room):
+    lengths = [len(tags.plain(script.text)) for script in some(400, max_characters=room)]
+    assert max(lengths) <= max(room, 80) + 25  # a first sentence of 60 is always let in

@@ -1,0 +1,147 @@
+"""The embedded voice: what is written is what sounds, and its times are true."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from evoxtral import speech, tags
+from evoxtral.audio import SAMPLE_RATE
+from evoxtral.errors import SpeechError
+from evoxtral.speech import SPOKEN_TAGS, speak
+
+
+def level(wave: np.ndarray, start: float, end: float) -> float:
+    """RMS of a stretch of wave; times in seconds."""
+    part = wave[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)]
+    return float(np.sqrt(np.mean(part**2)))
+
+
+def seconds(text: str, **arguments) -> float:
+    return len(speak(text, **arguments).wave) / SAMPLE_RATE
+
+
+def test_a_wave_is_mono_float32_at_16_khz_within_full_scale():
+    wave = speak("[shouts] Get out of here!").wave
+    assert wave.ndim == 1 and wave.dtype == np.float32
+    assert 0.5 < np.abs(wave).max() <= 1
+
+
+def test_the_same_arguments_give_the_same_wave_and_another_seed_another():
+    text = "[sighs] I told you [laughs] so."
+    assert np.array_equal(speak(text, seed=3).wave, speak(text, seed=3).wave)
+    assert not np.array_equal(speak(text, seed=3).wave[:20000], speak(text, seed=4).wave[:20000])
+
+
+def test_every_word_has_its_time_in_order():
+    found = speak("[nervous] So... I was thinking, [clears throat] maybe we could try that NEW place? [laughs]")
+    assert [w.text for w in found.words] == "So... I was thinking, maybe we could try that NEW place?".split()
+    times = [t for w in found.words for t in (w.start, w.end)]
+    assert times == sorted(times)
+    assert times[-1] < len(found.wave) / SAMPLE_RATE
+    assert all(level(found.wave, w.start, w.end) > 0.005 for w in found.words)
+
+
+def test_every_tag_has_its_time_where_it_stands():
+    found = speak("[nervous] So... I was [clears throat] thinking. [laughs] Fine.")
+    assert [t.text for t in found.tags] == ["nervous", "clears throat", "laughs"]
+    word = {w.text: w for w in found.words}
+    tag = {t.text: t for t in found.tags}
+    assert word["was"].end <= tag["clears throat"].start < tag["clears throat"].end <= word["thinking."].start
+    assert tag["nervous"].start <= word["So..."].start
+    assert word["thinking."].end <= tag["nervous"].end + 1e-6  # a delivery reaches to the end of its sentence
+    assert tag["nervous"].end <= tag["laughs"].start
+
+
+@pytest.mark.parametrize("name", SPOKEN_TAGS)
+def test_every_spoken_tag_changes_the_sound(name):
+    tagged, plain = speak(f"[{name}] We were here."), speak("We were here.")
+    assert [t.text for t in tagged.tags] == [name]
+    assert len(tagged.wave) != len(plain.wave) or not np.array_equal(tagged.wave, plain.wave)
+
+
+@pytest.mark.parametrize("name", speech.effects.SOUNDS)
+@pytest.mark.parametrize("voice", ["en-us+f3", "en+m2"])
+def test_a_sound_is_heard_where_it_is_said_to_be(name, voice):
+    found = speak(f"Wait. [{name}] Well.", voice)
+    tag = found.tags[0]
+    assert 0.2 < tag.end - tag.start < 2.0
+    assert level(found.wave, tag.start, tag.end) > 0.01
+
+
+def test_a_pause_is_silent_and_longer_than_any_gap_between_sentences():
+    found = speak("Wait. [pause] Well. Yes.")
+    pause = found.tags[0]
+    assert pause.end - pause.start > 0.85
+    assert level(found.wave, pause.start, pause.end) < 1e-4
+    wait, well, yes = found.words
+    assert yes.start - well.end < 0.35
+
+
+def test_a_word_in_capitals_is_stressed_and_not_spelt():
+    plain, stressed = speak("I want that old house."), speak("I want that OLD house.")
+    longer = stressed.words[3].end - stressed.words[3].start
+    assert longer > 1.2 * (plain.words[3].end - plain.words[3].start)
+    assert longer < 1.0  # spelling takes longer than a second
+
+
+def test_a_delivery_ends_with_its_sentence():
+    found = speak("[whispers] Be quiet. The house is ours.")
+    quiet, loud = found.words[:2], found.words[2:]
+    assert level(found.wave, loud[0].start, loud[-1].end) > 1.5 * level(found.wave, quiet[0].start, quiet[-1].end)
+
+
+def test_stammers_repeat_the_beginning_of_the_next_word():
+    found = speak("I was [stammers] thinking.")
+    tag = found.tags[0]
+    assert tag.end - tag.start > 0.3
+    assert found.words[1].end <= tag.start and tag.end <= found.words[2].start + 1e-6
+
+
+def test_synonyms_sound_like_their_group():
+    assert np.array_equal(speak("Well. [chuckles] Yes.").wave, speak("Well. [laughs] Yes.").wave)
+
+
+def test_a_tag_without_a_sound_is_skipped_and_reported_as_written():
+    found = speak("Well [Plays Trumpet] then.")
+    assert found.skipped == ("[Plays Trumpet]",)
+    assert [w.text for w in found.words] == ["Well", "then."]
+
+
+def test_markup_is_text():
+    assert seconds('5 < 6 & "x" </speak>') > seconds("5") + 0.5
+    assert [w.text for w in speak("<b>bold</b> & brave").words] == ["<b>bold</b>", "&", "brave"]
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n", "[unheard of]"])
+def test_nothing_to_speak_is_a_clear_error(text):
+    with pytest.raises(SpeechError, match="nothing to speak"):
+        speak(text)
+
+
+def test_a_voice_that_does_not_exist_is_a_clear_error():
+    with pytest.raises(SpeechError, match="'nobody' does not exist"):
+        speak("Hello.", "nobody")
+
+
+@pytest.mark.parametrize("voice", speech.VOICES[::7])
+def test_voices_speak(voice):
+    assert 0.4 < seconds("We went home.", voice=voice) < 3
+
+
+@given(st.text(max_size=60))
+@example("[[laughs]")
+@example("[laughs]]] <prosody rate='1'>")
+@example("🙂 [sighs] ÄÖÜ \x00 NO")
+def test_any_text_is_spoken_or_refused(text):
+    try:
+        found = speak(text)
+    except SpeechError:
+        assert not tags.plain(text) or found_nothing(text)
+        return
+    assert np.isfinite(found.wave).all()
+    assert " ".join(w.text for w in found.words).split() == tags.without_tags(text).split() or "[" in text
+
+
+def found_nothing(text: str) -> bool:
+    return not any(isinstance(p, tags.Text) and p.raw.strip() for p in tags.parse(text))

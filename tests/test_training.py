@@ -1,0 +1,292 @@
+"""The pipeline: recipes, the loop that resumes, RAFT's choice, and every stage end to end."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from evoxtral import audio
+from evoxtral.errors import RecipeError
+from evoxtral.prompt import Prompt
+from training import dataset, loop, model, muon, pretrain, raft, recipe, run
+from training.dataset import Clips, Collator, DataConfig
+from training.raft import Sampled
+
+# --- recipes
+
+
+def test_the_defaults_are_the_published_recipe():
+    published = recipe.load("mini-3b")
+    assert (published.train.clips, published.validation.clips, published.test.clips) == (808, 101, 101)
+    assert (published.lora.r, published.lora.alpha, published.lora.dropout) == (64, 128, 0.05)
+    sft, rl = published.sft, published.raft
+    assert (sft.learning_rate, sft.warmup, sft.epochs, sft.batch, sft.neftune) == (2e-4, 50, 3, 16, 5.0)
+    assert (rl.samples, rl.temperature, rl.top_p, rl.drop) == (4, 0.7, 0.9, 0.1)
+    assert (rl.sft.learning_rate, rl.sft.warmup, rl.sft.epochs, rl.sft.neftune) == (5e-5, 20, 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("bases = 'tiny'", "unknown key 'bases'"),
+        ("[sft]\nlr = 1", "unknown key 'lr'"),
+        ("[sft]\nepochs = 'three'", "must be of type int"),
+        ("[sft]\nepochs = true", "must be of type int"),
+        ("base = ", "not valid TOML"),
+    ],
+)
+def test_a_recipe_with_a_mistake_is_refused_by_name(tmp_path, text, complaint):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(RecipeError, match=complaint):
+        recipe.load(str(tmp_path / "r.toml"))
+
+
+def test_a_recipe_that_does_not_exist_names_those_that_do():
+    with pytest.raises(RecipeError, match="mini-3b, tiny"):
+        recipe.load("huge")
+
+
+def test_a_run_of_another_recipe_is_not_overwritten(tmp_path):
+    run.Run(tmp_path / "a", recipe.Recipe()).claim()
+    run.Run(tmp_path / "a", recipe.Recipe()).claim()  # the same one goes on
+    with pytest.raises(RecipeError, match="another --name"):
+        run.Run(tmp_path / "a", recipe.Recipe(base="mini-3b")).claim()
+
+
+def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(capsys, tmp_path):
+    assert run.main(["--stages", "data,bake", "--runs", str(tmp_path)]) == 2
+    assert (
+        capsys.readouterr().err.strip() == "There is no stage 'bake'; the stages are pretrain, data, sft, raft, bench."
+    )
+
+
+# --- the loop
+
+
+class Interrupted(Exception):
+    pass
+
+
+def fit(folder: Path, steps: int = 12, die_at: int | None = None) -> torch.Tensor:
+    torch.manual_seed(0)
+    network = nn.Linear(4, 4)
+
+    def losses(step: int):
+        if step == die_at:
+            raise Interrupted
+        for _ in range(2):  # two micro-batches
+            yield {"loss": (network(torch.rand(8, 4)) - 1).square().mean() / 2}
+
+    folder.mkdir(exist_ok=True)
+    optimizers = [muon.Muon([network.weight], lr=0.01), torch.optim.AdamW([network.bias], lr=0.01)]
+    schedule = loop.Schedule(0.01, warmup=2, steps=steps)
+    loop.fit([network], optimizers, losses, schedule, folder, "toy", save_every=0)
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "killed", die_at=7)
+    assert torch.equal(fit(tmp_path / "killed"), whole)
+
+
+def test_the_loop_learns(tmp_path):
+    untrained = fit(tmp_path / "none", steps=0)
+    inputs = torch.rand(64, 4)
+
+    def loss(parameters: torch.Tensor) -> float:
+        weight, bias = parameters[:16].view(4, 4), parameters[16:]
+        return float((inputs @ weight.T + bias - 1).square().mean())
+
+    assert loss(fit(tmp_path / "some", steps=150)) < 0.5 * loss(untrained)
+
+
+def test_the_rate_rises_holds_and_falls_to_its_floor():
+    schedule = loop.Schedule(1.0, warmup=10, steps=100, hold=0.5, floor=0.1)
+    factors = [schedule.factor(step) for step in range(101)]
+    assert factors[0] == 0.1 and factors[9] == factors[50] == 1.0
+    assert factors[50:] == sorted(factors[50:], reverse=True)
+    assert factors[100] == pytest.approx(0.1)
+
+
+def test_muon_orthogonalises():
+    for shape in ((24, 8), (8, 24), (16, 16)):
+        values = torch.linalg.svdvals(muon.orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.5 and values.max() < 1.5
+
+
+# --- clips and batches
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Clips:
+    folder = tmp_path_factory.mktemp("clips")
+    return dataset.build(folder, "some", DataConfig(clips=6, split="test", hop=160, held_out_share=0.5), workers=1)
+
+
+@pytest.fixture(scope="module")
+def prompt(checkpoint) -> Prompt:
+    from evoxtral import checkpoints
+
+    return Prompt(Path(checkpoint.base), checkpoints.load_config(Path(checkpoint.base)))
+
+
+def test_the_same_seed_builds_the_same_clips_and_what_is_there_is_kept(clips, tmp_path):
+    config = DataConfig(clips=6, split="test", hop=160, held_out_share=0.5)
+    again = dataset.build(tmp_path, "some", config, workers=1)
+    assert again.clips == clips.clips
+    for i, clip in enumerate(clips.clips):
+        assert (again.mel(i) == clips.mel(i)).all()
+        assert (tmp_path / clip.audio).read_bytes() == (clips.folder / clip.audio).read_bytes()
+    before = (tmp_path / "some-0000.npy").stat().st_mtime_ns
+    dataset.build(tmp_path, "some", config, workers=1)
+    assert (tmp_path / "some-0000.npy").stat().st_mtime_ns == before
+
+
+def test_stored_log_mels_are_those_the_engine_computes_from_the_audio(clips, prompt):
+    collate = Collator(clips, prompt)
+    waves = [audio.load(clips.folder / clip.audio) for clip in clips.clips]
+    ours, engines = collate.mels(list(range(len(clips))), full_window=True), prompt.log_mel(waves)
+    assert ours.shape == engines.shape
+    # 16-bit audio and 16-bit mels round; near the floor a log is steep, so a few bins differ more than most.
+    assert (ours - engines).abs().quantile(0.99) < 0.05
+
+
+def test_a_batch_asks_for_the_text_and_its_end_and_nothing_else(clips, prompt):
+    texts = [clip.text for clip in clips.clips]
+    batch = Collator(clips, prompt)(list(range(len(clips))), prompt.transcription_ids("en"), texts)
+    assert (
+        int((batch.prompt == prompt.audio_id).sum()) * prompt.window_frames == batch.mels.shape[2] * prompt.audio_tokens
+    )
+    for row, text in zip(batch.labels.tolist(), texts, strict=True):
+        learned = [i for i in row if i != model.IGNORE]
+        assert learned == [*prompt.encode(text), prompt.eos_id]
+
+
+def test_on_full_windows_training_computes_what_the_model_itself_does(clips, prompt, checkpoint):
+    from evoxtral import checkpoints
+
+    base = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+    batch = Collator(clips, prompt)([0, 1], prompt.transcription_ids("en"), ["Hello.", "Yes, no."], full_window=True)
+    with torch.no_grad():
+        audio_tokens = model.project(base, model.encode(base, batch.mels))
+        ours = model.text_logits(base, audio_tokens, batch.prompt, batch.text)
+        ids = torch.cat([batch.prompt.expand(2, -1), batch.text], 1)
+        theirs = base(input_ids=ids, input_features=batch.mels).logits[:, len(batch.prompt) - 1 :]
+    assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+def test_an_epoch_holds_every_clip_once(clips):
+    for arguments in ({"size": 4}, {"size": 900, "by_frames": True}):
+        batches = dataset.batches(clips, seed=1, **arguments)
+        assert sorted(i for batch in batches for i in batch) == list(range(len(clips)))
+
+
+def test_the_second_task_names_tags_and_stress_in_order():
+    assert (
+        pretrain.how_it_is_said("[nervous] So I NEVER [laughs] left. [pause] Bye.")
+        == "[nervous] NEVER [laughs] [pause]"
+    )
+    assert pretrain.how_it_is_said("So I left.") == "plain"
+
+
+# --- RAFT
+
+
+def sampled(rewards: list[float], name: str = "a") -> Sampled:
+    return Sampled(name, "text", [f"text {r}" for r in rewards], rewards)
+
+
+def test_the_best_of_a_clip_is_its_highest_reward_and_the_first_of_equals():
+    assert sampled([0.2, 0.9, 0.9]).best == 1
+
+
+def test_the_lowest_tenth_is_dropped():
+    samples = [sampled([i / 20, 0.0], str(i)) for i in range(20)]
+    assert [s.id for s in raft.curate(samples, 0.1)] == [str(i) for i in range(2, 20)]
+
+
+def test_ties_at_the_threshold_are_kept():
+    samples = [sampled([1.0]) for _ in range(10)]
+    assert len(raft.curate(samples, 0.1)) == 10
+
+
+def test_a_sample_file_that_was_cut_short_is_read_up_to_the_last_whole_chunk(tmp_path):
+    lines = [json.dumps(dataclasses.asdict(sampled([0.5], str(i)))) + "\n" for i in range(raft.CHUNK + 3)]
+    (tmp_path / "samples.jsonl").write_text("".join(lines) + '{"id": "to')
+    assert len(raft.read(tmp_path / "samples.jsonl")) == raft.CHUNK
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == raft.CHUNK
+
+
+# --- every stage
+
+SMALL = """
+base = "{base}"
+[train]
+clips = 12
+keep_audio = false
+[validation]
+clips = 4
+split = "validation"
+keep_audio = false
+[fresh]
+clips = 6
+seed = 43
+[test]
+clips = 6
+split = "test"
+held_out_share = 0.5
+[sft]
+warmup = 1
+epochs = 1
+micro_batch = 8
+[raft]
+samples = 2
+[raft.sft]
+warmup = 1
+epochs = 1
+[bench]
+resamples = 50
+[pretrain]
+steps = 4
+frames = 1000
+[pretrain.shape]
+merges = 100
+encoder_layers = 1
+encoder_width = 32
+text_layers = 1
+text_width = 32
+text_mlp = 64
+heads = 2
+key_value_heads = 1
+[[pretraining_data]]
+clips = 16
+keep_audio = false
+"""
+
+
+def test_the_pipeline_from_nothing_to_a_table(tmp_path, capsys):
+    """Pretraining, data, SFT, RAFT and bench, each for a few real steps; the same command again finds it done."""
+    (tmp_path / "small.toml").write_text(SMALL.format(base="tiny"))
+    arguments = ["--recipe", str(tmp_path / "small.toml"), "--runs", str(tmp_path / "runs")]
+    assert run.main([*arguments, "--stages", "pretrain,data,sft,raft,bench"]) == 0
+    table = capsys.readouterr().out
+    folder = tmp_path / "runs" / "small"
+    found = json.loads((folder / "results.json").read_text())
+    assert list(found["variants"]) == ["base", "sft", "rl"]
+    assert found["n"] == 6 and found["date"] and found["clips"]["held_out_voices"] >= 1
+    for variant in found["variants"]:
+        pairs = [json.loads(line) for line in (folder / f"predictions-{variant}.jsonl").read_text().splitlines()]
+        assert len(pairs) == 6 and all(set(pair) == {"prediction", "reference"} for pair in pairs)
+    assert len(raft.read(folder / "samples.jsonl")) == 6
+    assert (folder / "sft" / "adapter_model.safetensors").exists()
+    assert (folder / "rl" / "adapter_model.safetensors").exists()
+    assert "| WER |" in table
+    written = (folder / "results.json").stat().st_mtime_ns
+    assert run.main([*arguments, "--stages", "pretrain,data,sft,raft,bench"]) == 0
+    assert (folder / "results.json").stat().st_mtime_ns == written
+    assert capsys.readouterr().out == table
