@@ -20,9 +20,7 @@ from evoxtral.errors import AudioError, CheckpointError, EvoxtralError
 TO_THE_END = Decoding(max_tokens=40, stop_loops=False)  # the reference has no stop rule but its budget
 
 
-def reference_ids(
-    checkpoint: Checkpoint, variant: str, engine: Engine, wave: np.ndarray, language="en"
-) -> list[int]:
+def reference_ids(checkpoint: Checkpoint, variant: str, engine: Engine, wave: np.ndarray, language="en") -> list[int]:
     """The seed's own snippet, with the adapter's tensors landing: processor, base, PEFT, generate()."""
     model = VoxtralForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32).eval()
     if variant != "base":
@@ -78,9 +76,7 @@ def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
     assert list(looks[0]) == list(engine.variants)
     for earlier, later in zip(looks, looks[1:], strict=False):
         for variant in engine.variants:
-            assert (
-                later[variant].token_count >= earlier[variant].token_count - 32
-            )  # a loop takes its repeats back
+            assert later[variant].token_count >= earlier[variant].token_count - 32  # a loop takes its repeats back
             assert later[variant].seconds >= earlier[variant].seconds
     compared = engine.compare(clip)
     assert {v: t.text for v, t in looks[-1].items()} == {v: t.text for v, t in compared.items()}
@@ -103,9 +99,7 @@ def test_every_token_has_the_probability_the_model_gave_it(engine, checkpoint):
     ids = reference_ids(checkpoint, "base", engine, wave)
     prompt = engine.prompt.transcription_ids("en")
     with torch.no_grad():
-        logits = model(
-            input_ids=torch.tensor([prompt + ids]), input_features=engine.prompt.log_mel([wave])
-        ).logits
+        logits = model(input_ids=torch.tensor([prompt + ids]), input_features=engine.prompt.log_mel([wave])).logits
     expected = logits[0, len(prompt) - 1 : -1].softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
     written = [token.probability for token in transcript.cues[0].tokens]
     np.testing.assert_allclose(written, expected[: len(written)].numpy(), atol=1e-4)
@@ -116,9 +110,7 @@ def test_sampling_repeats_with_its_seed_and_spreads_over_samples(engine):
     sampling = Decoding(temperature=1.0, top_p=0.9, seed=3, max_tokens=12)
 
     def texts(waves, decoding, **settings):
-        return [
-            [t.text for t in columns["rl"]] for columns in engine.batch(waves, decoding=decoding, **settings)
-        ]
+        return [[t.text for t in columns["rl"]] for columns in engine.batch(waves, decoding=decoding, **settings)]
 
     first = texts(waves, sampling, samples=4)
     assert first == texts(waves, sampling, samples=4)
@@ -128,17 +120,11 @@ def test_sampling_repeats_with_its_seed_and_spreads_over_samples(engine):
     assert texts(waves[:1], sampling, samples=4, variants=("rl",)) == first[:1]
 
 
-def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(
-    engine, checkpoint, tmp_path, monkeypatch
-):
+def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(engine, checkpoint, tmp_path, monkeypatch):
     from conftest import save_adapter
 
-    save_adapter(
-        checkpoint.base, tmp_path / "text", seed=5, target_modules=r".*language_model.*\.[qkvo]_proj"
-    )
-    mixed = Checkpoint(
-        "mixed", checkpoint.base, {"text": str(tmp_path / "text"), "rl": checkpoint.adapters["rl"]}
-    )
+    save_adapter(checkpoint.base, tmp_path / "text", seed=5, target_modules=r".*language_model.*\.[qkvo]_proj")
+    mixed = Checkpoint("mixed", checkpoint.base, {"text": str(tmp_path / "text"), "rl": checkpoint.adapters["rl"]})
     mixed_engine = Engine(mixed, device="cpu", dtype=torch.float32)
     seen = []
     mixed_engine._tower.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
@@ -164,8 +150,7 @@ def test_threads_get_the_same_transcripts_as_one_after_the_other(engine):
     expected = [engine.compare(c, v) for c, v in zip(clips, asked, strict=True)]
     results: dict[int, dict] = {}
     threads = [
-        threading.Thread(target=lambda i=i: results.update({i: engine.compare(clips[i], asked[i])}))
-        for i in range(3)
+        threading.Thread(target=lambda i=i: results.update({i: engine.compare(clips[i], asked[i])})) for i in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -173,6 +158,20 @@ def test_threads_get_the_same_transcripts_as_one_after_the_other(engine):
         thread.join()
     for i, transcripts in enumerate(expected):
         assert {v: t.text for v, t in results[i].items()} == {v: t.text for v, t in transcripts.items()}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_captured_step_writes_what_the_cpu_writes(engine, checkpoint):
+    on_cuda = Engine(checkpoint, device="cuda", dtype=torch.float32)
+    for seed, names in enumerate([None, ("rl",), None, ("base", "rl")]):  # sessions are reused and replaced
+        waves = [tone(3.0, seed), tone(8.0, seed + 1)]
+        for ours, expected in zip(
+            on_cuda.batch(waves, names, decoding=TO_THE_END),
+            engine.batch(waves, names, decoding=TO_THE_END),
+            strict=True,
+        ):
+            assert {v: t[0].text for v, t in ours.items()} == {v: t[0].text for v, t in expected.items()}
 
 
 def test_a_budget_that_ends_the_text_is_reported_as_a_cut(engine):

@@ -1,6 +1,8 @@
 """What the model is asked, against Voxtral's own processor."""
 
 import base64
+import json
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from conftest import MERGES, tiny_config, tone
 from transformers import VoxtralConfig
 
 from evoxtral.audio import SAMPLE_RATE, wav_bytes
+from evoxtral.checkpoints import published_config
 from evoxtral.errors import CheckpointError, EvoxtralError
 from evoxtral.prompt import Prompt
 from training.tokenizer import write_processor
@@ -107,6 +110,25 @@ def test_a_processor_of_another_window_is_refused(tmp_path):
     folder_with_window(tmp_path, 10, 160, 4)
     with pytest.raises(CheckpointError, match="does not fit its model"):
         Prompt(tmp_path, VoxtralConfig(audio_token_id=24))
+
+
+def test_the_published_vocabulary_gives_the_published_prompt(tmp_path):
+    """Voxtral's own: Tekken's 131,072 tokens, the first 1,000 special, windows of 30 s."""
+    published_config().save_pretrained(tmp_path)
+    write_processor(tmp_path, MERGES, 30)
+    tekken = json.loads((tmp_path / "tekken.json").read_text(encoding="utf-8"))
+    shipped = json.loads(files("mistral_common").joinpath("data/tekken_240911.json").read_text(encoding="utf-8"))
+    special = [{"rank": i, "token_str": f"<SPECIAL_{i}>", "is_control": True} for i in range(1000)]
+    special[: len(tekken["special_tokens"])] = tekken["special_tokens"]
+    published = {**shipped, "special_tokens": special, "audio": tekken["audio"]}
+    published["config"] = {**shipped["config"], "version": "v7"}
+    (tmp_path / "tekken.json").write_text(json.dumps(published), encoding="utf-8")
+    prompt = Prompt(tmp_path, published_config())
+    ids = prompt.transcription_ids("en")
+    assert (ids[:3], ids[-1], len(ids), prompt.audio_tokens) == ([1, 3, 25], 34, 383, 375)
+    assert [prompt.pieces([i]) for i in ids[-4:-1]] == [["lang"], [":"], ["en"]]
+    assert prompt.pieces(prompt.encode("[nervous]")) == ["[n", "erv", "ous", "]"]
+    assert prompt.log_mel([tone(1.0)]).shape == (1, 128, 3000)
 
 
 def test_missing_processor_files_are_named(tmp_path):
