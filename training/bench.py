@@ -12,7 +12,9 @@ from pathlib import Path
 
 from evoxtral import audio, metrics
 from evoxtral.engine import Engine
-from training.dataset import Clips
+from evoxtral.speech import speak
+from training.dataset import ACCENTS, VARIANTS, Clips
+from training.lexicon import WORDS
 
 CHUNK = 48  # clips between two writes
 
@@ -64,8 +66,35 @@ def predict(engine: Engine, clips: Clips, folder: Path) -> dict[str, list[tuple[
     return pairs
 
 
-def results(pairs: dict[str, list[tuple[str, str]]], clips: Clips, model: str, seed: int, config: BenchConfig) -> dict:
-    """Every figure of the bench with its interval, and what is behind it. seed: of the test clips."""
+def ordinary(engine: Engine) -> dict:
+    """WER of every variant's plain text on sentences that no generator of this project writes: open vocabulary.
+
+    Each is spoken once; voices take turns, held-out ones among them.
+    """
+    lines = (WORDS / "ordinary.txt").read_text(encoding="utf-8").splitlines()
+    sentences = [line for line in lines if not line.startswith("#")]
+    voices = [f"{accent}+{variant}" for variant in VARIANTS for accent in ACCENTS]
+    waves = [speak(s, voices[37 * i % len(voices)], seed=i).wave for i, s in enumerate(sentences)]
+    found = engine.batch(waves)
+    out = {"n": len(sentences)}
+    for variant in engine.variants:
+        pairs = [(row[variant][0].text, s) for row, s in zip(found, sentences, strict=True)]
+        out[variant] = metrics.score(pairs).scores.wer
+    return out
+
+
+def results(
+    pairs: dict[str, list[tuple[str, str]]],
+    clips: Clips,
+    model: str,
+    seed: int,
+    open_vocabulary: dict,
+    config: BenchConfig,
+) -> dict:
+    """Every figure of the bench with its interval, and what is behind it.
+
+    seed: of the test clips. open_vocabulary: what `ordinary` gave.
+    """
     reports = {variant: metrics.score(p) for variant, p in pairs.items()}
     unseen = [i for i, clip in enumerate(clips.clips) if clip.held_out_voice]
     out = {
@@ -81,6 +110,7 @@ def results(pairs: dict[str, list[tuple[str, str]]], clips: Clips, model: str, s
             "without_emphasis": sum(not metrics.count("", clip.text).emphasis.reference for clip in clips.clips),
             "held_out_voices": len(unseen),
         },
+        "ordinary_sentences": open_vocabulary,
         "variants": {},
         "differences": {},
     }
@@ -130,6 +160,9 @@ def table(found: dict) -> str:
     for name, label in rows:
         cells = [_cell(variant, name) for variant in variants.values()]
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    open_wer = found["ordinary_sentences"]
+    cells = [f"{100 * open_wer[name]:.1f}" for name in variants]
+    lines.append(f"| WER on {open_wer['n']} ordinary sentences | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

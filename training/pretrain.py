@@ -7,9 +7,10 @@ the audio later: a text model that was never asked about it does not look.
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from transformers import AutoConfig, VoxtralForConditionalGeneration
 
 from evoxtral import tags
 from evoxtral.prompt import Prompt
-from training import dataset, loop, model, scripts, tokenizer
+from evoxtral.speech.espeak import Espeak
+from training import dataset, loop, model, tokenizer
 from training.dataset import Clips, Collator
 from training.muon import Muon
 
@@ -27,8 +29,7 @@ log = logging.getLogger(__name__)
 
 QUESTION = "How is it said?"
 NOTHING = "plain"  # the answer where there is neither tag nor stress
-LETTERS = "_abcdefghijklmnopqrstuvwxyz' ^"  # CTC symbols: blank, letters, space, mark of a stressed word; tags follow
-SYMBOLS = {name: len(LETTERS) + k for k, name in enumerate(scripts.SOUNDS + scripts.DELIVERIES)}
+STRESSED = "^"  # stands before a stressed word among the phonemes
 UNKNOWN = 0  # the id that stands for a dropped text input
 
 
@@ -44,8 +45,8 @@ class PretrainConfig:
     warmup: int = 150
     weight_decay: float = 0.05
     text_dropout: float = 0.5  # of text inputs, falls to 0: a text model that can guess does not listen
-    letter_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
-    token_ctc: float = 0.3  # weight of CTC on the audio tokens through the text model's own head, falls to 0
+    phoneme_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
+    token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
     text_only: float = 0.2  # weight of plain language modelling
     short_share: float = 0.15  # of the run on clips under `short_frames`
     short_frames: int = 200
@@ -63,15 +64,18 @@ def how_it_is_said(text: str) -> str:
     return " ".join(parts) or NOTHING
 
 
-def letters(text: str) -> list[int]:
-    """CTC targets of a tagged text: letters, spaces, a mark before each stressed word, and a symbol for each tag."""
-    out: list[int] = []
+def phonemes(engine: Espeak, text: str, language: str) -> list[str]:
+    """What is heard of a tagged text: phonemes, a mark before each stressed word, and each tag in its place."""
+    out: list[str] = []
     for piece in tags.parse(text):
         if isinstance(piece, tags.Tag):
-            out.append(SYMBOLS[piece.name])
+            out.append(piece.raw)
             continue
-        words = ("^" + word if tags.EMPHASIS.search(word) else word for word in piece.raw.split())
-        out += [LETTERS.index(c) for c in " ".join(words).lower() if c in LETTERS[1:]]
+        for stressed, words in groupby(piece.raw.split(), lambda word: bool(tags.EMPHASIS.search(word))):
+            if stressed:
+                out += [symbol for word in words for symbol in (STRESSED, *engine.phonemes(word.lower(), language))]
+            else:
+                out += engine.phonemes(" ".join(words), language)
     return out
 
 
@@ -91,7 +95,9 @@ class Pretraining:
 
     def __init__(self, base: VoxtralForConditionalGeneration, prompt: Prompt, clips: Clips, config: PretrainConfig):
         self.base, self.clips, self.config = base, clips, config
-        self.head = nn.Linear(config.shape.encoder_width, len(LETTERS) + len(SYMBOLS))
+        heard = {symbol for row in self._heard(range(min(2000, len(clips)))) for symbol in row}
+        self.symbols = {symbol: k for k, symbol in enumerate(sorted(heard), 1)}  # 0 is CTC's blank
+        self.head = nn.Linear(config.shape.encoder_width, len(self.symbols) + 1)
         self.collate = Collator(clips, prompt)
         self.prompt = prompt
         self.transcribe, self.describe = prompt.transcription_ids("en"), prompt.chat_ids(QUESTION)
@@ -118,6 +124,12 @@ class Pretraining:
             step -= len(self._batches[key])
             epoch += 1
 
+    def _heard(self, indices: Iterable[int]) -> list[list[str]]:
+        """What is heard of each clip, with its own accent."""
+        with Espeak() as engine:
+            clips = [self.clips.clips[i] for i in indices]
+            return [phonemes(engine, clip.text, clip.voice.partition("+")[0]) for clip in clips]
+
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
         config, base = self.config, self.base
         progress = step / config.steps
@@ -128,17 +140,15 @@ class Pretraining:
         # Windows are always full in use; mostly cropped ones are enough until late in the run.
         mels = self.collate.mels(indices, full_window=rng.random() < (0.05 if progress < 0.8 else 0.4))
         frames = [clip.frames for clip in clips]
-        # The text model costs twice what the encoder does and can learn little before the encoder hears letters: in the
-        # first part of the run it takes part in every fourth step only.
+        # The text model costs twice what the encoder does and can learn little before the encoder hears phonemes: in
+        # the first part of the run it takes part in every fourth step only.
         listening = progress < config.listening
         with loop.autocast():
             states = model.encode(base, mels)
             audio = model.project(base, states)
-            letter_targets = [letters(clip.text) for clip in clips]
-            parts = {
-                "letters": config.letter_ctc * max(0.3, 1 - progress)
-                * ctc(self.head(states), [f // 2 for f in frames], letter_targets)
-            }  # fmt: skip
+            heard = [[self.symbols[x] for x in row if x in self.symbols] for row in self._heard(indices)]
+            loss = ctc(self.head(states), [f // 2 for f in frames], heard)
+            parts = {"phonemes": config.phoneme_ctc * max(0.3, 1 - progress) * loss}
             logits = base.lm_head(base.model.language_model.norm(audio))
             targets = [self.prompt.encode(tags.plain(clip.text)) for clip in clips]
             lengths = [f * audio.shape[1] // mels.shape[2] + 1 for f in frames]

@@ -116,8 +116,10 @@ def run_bench(run: Run) -> None:
     """Transcribe the test clips with every variant, and score them."""
     if not run.results.exists():
         clips = Clips.load(run.data, "test")
-        pairs = bench.predict(_engine(run, "sft", "rl"), clips, run.folder)
-        found = bench.results(pairs, clips, run.recipe.base, run.recipe.test.seed, run.recipe.bench)
+        engine = _engine(run, "sft", "rl")
+        pairs = bench.predict(engine, clips, run.folder)
+        open_wer = bench.ordinary(engine)
+        found = bench.results(pairs, clips, run.recipe.base, run.recipe.test.seed, open_wer, run.recipe.bench)
         run.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(bench.table(json.loads(run.results.read_text(encoding="utf-8"))))
 
