@@ -325,7 +325,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="250m")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, float32 on a CPU")
     parser.add_argument("--tokens", type=int, default=128, help="written per row")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=None, help="most rows decoded together")
@@ -334,6 +334,7 @@ def main() -> None:
     parser.add_argument("--skip-reference", action="store_true")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/SHAPE-DEVICE-DTYPE.json")
     args = parser.parse_args()
+    args.dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
     shape = SHAPES[args.shape]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = build(shape, Path(folder), adapters=5 if args.table else 2)

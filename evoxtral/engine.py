@@ -69,6 +69,7 @@ class Engine:
         self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix).to(self.device)
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
+        log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
 
     def stream(
         self,
