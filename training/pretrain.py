@@ -40,6 +40,7 @@ class PretrainConfig:
     shape: model.Shape = field(default_factory=model.Shape)
     steps: int = 3600
     listening: float = 0.6  # share of the run that is mostly the encoder's: see `Pretraining.losses`
+    hold: float = 0.7  # share of the run at the full rate
     frames: int = 3_000
     learning_rate: float = 1.5e-3
     warmup: int = 150
@@ -207,7 +208,7 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
         [base, task.head],
         optimizers([base, task.head], config),
         task.losses,
-        loop.Schedule(config.learning_rate, config.warmup, config.steps, hold=config.listening),
+        loop.Schedule(config.learning_rate, config.warmup, config.steps, hold=config.hold),
         folder,
         "pretrain",
         config.seed,

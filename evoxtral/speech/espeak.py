@@ -18,6 +18,7 @@ AUDIO_OUTPUT_SYNCHRONOUS = 2
 CHARS_UTF8, SSML, ENDPAUSE = 0x1, 0x10, 0x1000
 RATE, VOLUME, PITCH, RANGE, WORD_GAP = 1, 2, 3, 4, 7  # espeak_PARAMETER
 EVENT_LIST_END, EVENT_WORD = 0, 1
+_STRESS = "',%=:;|!"  # marks around a phoneme's name
 
 
 class _Event(ctypes.Structure):
@@ -126,6 +127,17 @@ class Espeak:
         self._lib.espeak_Synth(data, len(data), 0, 1, 0, CHARS_UTF8 | SSML, None, None)
         wave = np.concatenate(self._chunks) / np.float32(32768) if self._chunks else np.zeros(0, np.float32)
         return wave, _word_starts(starts, self._words, len(wave) / self.rate)
+
+    def phonemes(self, text: str, language: str) -> list[str]:
+        """What espeak-ng says for a text, as its own phoneme names, without stress marks and pauses."""
+        if self._lib.espeak_SetVoiceByName(language.encode()) != 0:
+            raise SpeechError(f"espeak-ng does not speak {language!r}.")
+        self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        rest, found = ctypes.c_char_p(text.replace("\0", " ").encode()), []
+        while rest:  # one clause a call; it moves `rest` on, to null at the end
+            clause = self._lib.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, ord("_") << 8)
+            found += clause.decode().replace(" ", "_").split("_")
+        return [name for phoneme in found if (name := phoneme.strip(_STRESS))]
 
 
 def _word_starts(starts: list[int], events: list[tuple[int, int]], duration: float) -> list[float]:
