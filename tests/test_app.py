@@ -90,20 +90,52 @@ def test_a_file_of_the_server_that_nobody_uploaded_is_not_read(client):
             client.predict(file, api_name="/compare")
 
 
-def test_the_endpoint_is_described_with_typed_parameters_and_result(client):
+def test_every_endpoint_is_described_with_typed_parameters_and_result(client):
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    described = endpoints["/compare"]
-    assert [parameter["parameter_name"] for parameter in described["parameters"]] == ["audio", "language"]
-    per_variant = described["returns"][0]["type"]["additionalProperties"]["properties"]
+    parameters = {
+        name: [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        for name, endpoint in endpoints.items()
+    }
+    assert parameters == {
+        "/compare": ["audio", "language"],
+        "/transcribe": ["audio", "variant", "language"],
+        "/score": ["prediction", "reference"],
+        "/speak": ["script", "voice", "seed"],
+    }
+    assert all(endpoint["description"] for endpoint in endpoints.values())
+    per_variant = endpoints["/compare"]["returns"][0]["type"]["additionalProperties"]["properties"]
     assert {"text", "plain", "tags", "seconds"} <= set(per_variant)
-    assert "Transcribe" in described["description"]
+
+
+# ------------------------------------------------------------------------------------- the others
+
+
+def test_transcribe_gives_what_compare_gives_for_that_variant(client, clip):
+    alone = client.predict(handle_file(clip), "sft", api_name="/transcribe")
+    together = client.predict(handle_file(clip), api_name="/compare")["sft"]
+    assert alone["text"] == together["text"]
+    with pytest.raises(AppError, match="no variant 'gold'"):
+        client.predict(handle_file(clip), "gold", api_name="/transcribe")
+
+
+def test_score_gives_the_seven_scores(client):
+    scores = client.predict("[sad] I was there", "[sad] I was here [sighs]", api_name="/score")
+    assert scores["wer"] == pytest.approx(1 / 3) and scores["tag_precision"] == 1.0 and scores["tag_recall"] == 0.5
+
+
+def test_speak_gives_a_recording_and_a_sentence_for_what_cannot_be_spoken(client):
+    spoken = client.predict("[sighs] We waited for the train.", api_name="/speak")
+    assert audio.duration(audio.load(spoken)) > 1.5
+    for impossible in ("", "[levitates]", "word " * 1000):
+        with pytest.raises(AppError, match=r"^[^\n]+\.$"):
+            client.predict(impossible, api_name="/speak")
 
 
 # ------------------------------------------------------------------------------------- ZeroGPU
 
 
 def test_the_gpu_is_asked_for_what_the_clip_needs_and_less_than_a_visitor_has_in_a_day():
-    short, long, longest = (compare.gpu_seconds(np.zeros(16_000 * n), "en") for n in (3, 60, 1800))
+    short, long, longest = (compare.gpu_seconds(np.zeros(16_000 * n), "en", None) for n in (3, 60, 1800))
     assert short < 30 and short < long < longest < 120
 
 

@@ -1,7 +1,7 @@
 """The Compare tab: one clip in, every variant's transcript side by side, filling as it is decoded."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,10 +10,10 @@ import numpy as np
 import spaces
 
 from evoxtral import audio, metrics, tags
-from evoxtral.errors import EvoxtralError
+from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.transcript import Transcript
 from evoxtral.ui import theme, view
-from evoxtral.ui.endpoints import TRANSCRIPT, TRANSCRIPTS, endpoint, sentence
+from evoxtral.ui.endpoints import SCORES, TRANSCRIPT, TRANSCRIPTS, endpoint, typed
 from evoxtral.ui.model import Model
 
 # Voxtral's languages; tags were trained in English only.
@@ -73,7 +73,7 @@ class Example:
         return tuple(cls(entry["label"], folder / entry["file"], entry["text"]) for entry in entries)
 
 
-def gpu_seconds(wave: np.ndarray, language: str | None) -> float:
+def gpu_seconds(wave: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
     """How long one clip may hold a ZeroGPU device; takes what `decode` takes."""
     needed = GPU_BASE_SECONDS + GPU_SECONDS_PER_AUDIO_SECOND * len(wave) / audio.SAMPLE_RATE
     return min(GPU_MOST_SECONDS, needed)
@@ -84,16 +84,27 @@ class Decoder:
 
     def __init__(self, model: Model):
         @spaces.GPU(duration=gpu_seconds)
-        def decode(wave: np.ndarray, language: str | None) -> Iterator[dict[str, Transcript]]:
+        def decode(
+            wave: np.ndarray, language: str | None, variants: Sequence[str] | None
+        ) -> Iterator[dict[str, Transcript]]:
             """wave: (T,) float32 at 16 kHz. On ZeroGPU this body runs in a process that has the device."""
-            yield from model.engine().stream((audio.SAMPLE_RATE, wave), language=language)
+            yield from model.engine().stream((audio.SAMPLE_RATE, wave), variants, language)
 
         self._decode = decode
 
-    def stream(self, clip: str, language: str) -> Iterator[dict[str, Transcript]]:
-        """clip: path of a file.  language: one of LANGUAGES. Raises EvoxtralError."""
+    def stream(
+        self, clip: str | None, language: str, variants: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Transcript]]:
+        """clip: path of a file.  language: one of LANGUAGES.  variants: None for all. Raises EvoxtralError."""
+        if clip is None:
+            raise AudioError(NO_CLIP)
         # The clip is read before a GPU is asked for, so a broken file costs a visitor nothing.
-        yield from self._decode(audio.load(clip), None if language == DETECT else language)
+        yield from self._decode(audio.load(clip), None if language == DETECT else language, variants)
+
+    def last(self, clip: str | None, language: str, variants: Sequence[str] | None = None) -> dict[str, Transcript]:
+        """The finished transcripts. Arguments as of `stream`."""
+        *_, transcripts = self.stream(clip, language, variants)
+        return transcripts
 
 
 def scores(text: str, reference: str) -> dict[str, str]:
@@ -182,54 +193,69 @@ class CompareTab:
 
     def _lay_out_output(self) -> None:
         with gr.Row(elem_classes="ev-tools"):
+            self.tags_on = gr.Checkbox(True, label="Tags", elem_id="tags-on", min_width=70)
             self.categories = gr.CheckboxGroup(
                 [(name.capitalize(), name) for name in tags.CATEGORIES],
                 value=list(tags.CATEGORIES),
-                label="Tags",
-                show_select_all=True,
+                label="Categories of tags",
+                show_label=False,
                 elem_classes="ev-legend",
                 elem_id="categories",
-                scale=3,
             )
-            self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence", scale=2)
+            self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
         self.columns = gr.HTML(view.empty_columns(), elem_id="columns", apply_default_css=False)
         self.result = gr.State()
 
     def _connect(self) -> None:
-        how_shown = [self.categories, self.confidence, self.reference]
+        how_shown = [self.tags_on, self.categories, self.confidence, self.reference]
         drawn = [self.status, self.columns]
-        again = {"fn": redraw, "inputs": [self.result, *how_shown], "outputs": drawn, **QUIETLY}
-        run = {
-            "fn": self.run,
+        self._decode = {
+            "fn": self.decode,
             "inputs": [self.clip, self.language, *how_shown],
             "outputs": [*drawn, self.result],
             "show_progress": "hidden",
             "api_visibility": "private",
             **QUEUEING,
         }
+        self._redraw = {"fn": redraw, "inputs": [self.result, *how_shown], "outputs": drawn, **QUIETLY}
         self.clip.change(about_clip, self.clip, self.about, **QUIETLY)
-        # What is shown may have been changed while text was streaming: draw once more when it is complete.
-        self.go.click(**run).then(**again)
-        self.examples.load_input_event.then(**run).then(**again)
-        gr.on([control.change for control in how_shown], trigger_mode="always_last", **again)
-        endpoint(self.compare, [self.clip, self.language], TRANSCRIPTS, **QUEUEING)
+        self.decode_after(self.go.click)
+        self.decode_after(self.examples.load_input_event.then)
+        gr.on([control.change for control in how_shown], trigger_mode="always_last", **self._redraw)
+        self._serve()
 
-    def run(
-        self, clip: str | None, language: str, categories: list[str], confidence: float, reference: str
+    def _serve(self) -> None:
+        variant = gr.Textbox("rl", label="Variant", visible=False)
+        prediction = gr.Textbox(label="Prediction", visible=False)
+        endpoint(self.compare, [self.clip, self.language], typed(TRANSCRIPTS), **QUEUEING)
+        endpoint(self.transcribe, [self.clip, variant, self.language], typed(TRANSCRIPT), **QUEUEING)
+        endpoint(score, [prediction, self.reference], typed(SCORES))
+
+    def decode_after(self, trigger: Callable) -> None:
+        """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
+        # What is shown may have been changed while text was streaming: draw once more when it is complete.
+        trigger(**self._decode).then(**self._redraw)
+
+    def decode(
+        self,
+        clip: str | None,
+        language: str,
+        tags_on: bool,
+        categories: list[str],
+        confidence: float,
+        reference: str,
     ) -> Iterator[tuple]:
         """Decode a clip; every step gives the status line, the columns and the result so far."""
-        if clip is None:
-            yield view.alarm(NO_CLIP), gr.skip(), gr.skip()
-            return
         yield view.status(DECODING if self.model.ready else LOADING), gr.skip(), gr.skip()
-        shown, stem = _filter(categories, confidence), view.file_stem(clip)
+        shown = _filter(tags_on, categories, confidence)
         try:
             for transcripts in self.decoder.stream(clip, language):
-                result = Result(transcripts, stem)
+                result = Result(transcripts, view.file_stem(clip))
                 yield view.status(DECODING), draw(result, shown, reference), result
         except EvoxtralError as error:
-            yield view.alarm(str(error)), gr.skip(), gr.skip()
+            # The clip stays in the recorder; what an earlier clip gave would only look like this one's.
+            yield view.alarm(str(error)), view.empty_columns(), None
 
     def compare(self, audio: str, language: str = "en") -> dict:
         """Transcribe a clip with every variant of the model.
@@ -241,24 +267,48 @@ class CompareTab:
         Returns:
             For each variant: tagged text, plain text, tags with their probabilities, and seconds spent.
         """
-        if audio is None:
-            raise gr.Error("There is no audio: send a recording.", print_exception=False)
-        try:
-            *_, transcripts = self.decoder.stream(audio, language)
-        except EvoxtralError as error:
-            raise sentence(error) from error
-        keys = TRANSCRIPT["properties"]
-        return {name: {key: t.as_dict()[key] for key in keys} for name, t in transcripts.items()}
+        return {name: as_json(transcript) for name, transcript in self.decoder.last(audio, language).items()}
+
+    def transcribe(self, audio: str, variant: str = "rl", language: str = "en") -> dict:
+        """Transcribe a clip with one variant of the model.
+
+        Args:
+            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            variant: base, sft or rl, or the name of an adapter of your own.
+            language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
+
+        Returns:
+            Tagged text, plain text, tags with their probabilities, and seconds spent.
+        """
+        return as_json(self.decoder.last(audio, language, (variant,))[variant])
 
 
-def redraw(result: Result | None, categories: list[str], confidence: float, reference: str) -> tuple:
+def score(prediction: str, reference: str) -> dict:
+    """Score a tagged transcript against its reference with the metrics of Evoxtral-Bench.
+
+    Args:
+        prediction: The tagged text to score.
+        reference: The true tagged text.
+
+    Returns:
+        Seven scores as fractions of 1.
+    """
+    return asdict(metrics.score([(prediction, reference)]).scores)
+
+
+def as_json(transcript: Transcript) -> dict:
+    whole = transcript.as_dict()
+    return {key: whole[key] for key in TRANSCRIPT["properties"]}
+
+
+def redraw(result: Result | None, tags_on: bool, categories: list[str], confidence: float, reference: str) -> tuple:
     """The status line and columns of the last result, as to be shown now: nothing is decoded again."""
     if result is None:
         return gr.skip(), gr.skip()
-    shown = _filter(categories, confidence)
+    shown = _filter(tags_on, categories, confidence)
     return view.status(view.agreement(result.transcripts, shown)), draw(result, shown, reference)
 
 
-def _filter(categories: list[str], confidence: float) -> view.Filter:
+def _filter(tags_on: bool, categories: list[str], confidence: float) -> view.Filter:
     """From the page's own units: confidence in percent."""
-    return view.Filter(frozenset(categories), confidence / 100)
+    return view.Filter(frozenset(categories if tags_on else ()), confidence / 100)

@@ -1,11 +1,13 @@
 """What programs call: named, described endpoints with typed JSON, next to the page's own events."""
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import gradio as gr
 
 from evoxtral.errors import EvoxtralError
+from evoxtral.metrics import METRICS
 
 TAG = {
     "type": "object",
@@ -33,20 +35,42 @@ TRANSCRIPTS = {
 }
 
 
-def endpoint(function: Callable, inputs: list, schema: dict[str, Any], **queueing: Any) -> None:
-    """Serve `function` under its own name, described by its docstring. schema: of the JSON it gives."""
+SCORES = {
+    "type": "object",
+    "description": "Evoxtral-Bench as fractions; WER and CER are null without reference words",
+    "properties": {metric.name: {"type": "number", "description": metric.definition} for metric in METRICS},
+}
+
+
+def typed(schema: dict[str, Any]) -> gr.JSON:
+    """A JSON output, never seen, whose schema the API's documentation shows."""
     output = gr.JSON(label="Result", visible=False)
     output.api_info = lambda: schema  # instead of "any valid json"; a subclass makes Gradio write a .pyi file
+    return output
+
+
+def endpoint(
+    function: Callable, inputs: list, output: gr.components.Component, api_name: str = "", **queueing: Any
+) -> None:
+    """Serve `function`, by its own name unless told, described by its docstring; mistakes reach callers as one
+    sentence.
+    """
     gr.Button(visible=False).click(
-        function,
+        _saying_what_was_wrong(function),
         inputs,
         output,
-        api_name=function.__name__,
+        api_name=api_name or function.__name__,
         api_description=function.__doc__,
         **queueing,
     )
 
 
-def sentence(error: EvoxtralError) -> gr.Error:
-    """The error that reaches a caller as its own sentence, not as a class name."""
-    return gr.Error(str(error), print_exception=False)
+def _saying_what_was_wrong(function: Callable) -> Callable:
+    @wraps(function)
+    def wrapped(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except EvoxtralError as error:  # any other exception reaches a caller as a bare class name
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return wrapped

@@ -10,23 +10,29 @@ from evoxtral.ui import theme
 from evoxtral.ui.compare import QUIETLY, CompareTab, Example
 from evoxtral.ui.metrics_tab import metrics_tab
 from evoxtral.ui.model import Model, description
+from evoxtral.ui.speak_tab import SpeakTab
 
 # Files of a visitor are deleted an hour after they came; looked at every ten minutes (seconds).
 CLEAN_EVERY, CLEAN_AFTER = 600, 3600
 # Visitors who may wait; the next one is told that the house is full.
 QUEUE = 24
 
-# Copies the text that a button carries; one listener serves every column, whenever it is drawn.
-COPY = """<script>
+# What buttons in drawn HTML do; one listener serves them all, whenever they are drawn.
+BUTTONS = """<script>
 document.addEventListener("click", async event => {
-  const button = event.target.closest("[data-copy]");
-  if (!button) return;
-  await navigator.clipboard.writeText(button.dataset.copy);
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
+  if (copy) {
+    await navigator.clipboard.writeText(copy.dataset.copy);
+    copy.textContent = "Copied";
+    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+  } else if (insert) {
+    const script = document.querySelector("#script textarea");
+    script.setRangeText(insert.dataset.insert, script.selectionStart, script.selectionEnd, "end");
+    script.dispatchEvent(new Event("input", {bubbles: true}));
+    script.focus();
+  }
 });
 </script>"""
-
 
 HEAD = Markup(
     '<div class="ev-head"><h1>Evo<b>x</b>tral</h1><p>Speech in, expressive transcript out.</p>'
@@ -47,10 +53,12 @@ def build(model: Model, examples: Path) -> gr.Blocks:
         title="Evoxtral", fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
     ) as page:
         top = gr.HTML(HEAD.format(LOADING), apply_default_css=False)
-        with gr.Tabs():
-            with gr.Tab("Compare"):
-                CompareTab(model, Example.read(examples))
-            with gr.Tab("Metrics"):
+        with gr.Tabs() as tabs:
+            with gr.Tab("Compare", id="compare"):
+                compare = CompareTab(model, Example.read(examples))
+            with gr.Tab("Speak", id="speak"):
+                SpeakTab(compare, tabs)
+            with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
         page.load(lambda: head(model), outputs=top, **QUIETLY)
     return page.queue(max_size=QUEUE)
@@ -63,7 +71,7 @@ def serve(page: gr.Blocks, model: Model) -> None:
     page.launch(
         theme=theme.theme(),
         css=theme.css(),
-        head=COPY,
+        head=BUTTONS,
         max_file_size="50mb",
         footer_links=["api"],
         prevent_thread_lock=True,

@@ -61,6 +61,11 @@ def percent(share: float) -> str:
     return f"{int(share * 100) if share > 0.99 else round(share * 100)}\u00a0%"
 
 
+def counted(number: int, thing: str) -> str:
+    """2, "tag" → "2 tags"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _clock(seconds: float) -> str:
     """75.2 → "1:15"."""
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
@@ -134,7 +139,7 @@ def _stats(transcript: Transcript, shown_tags: int) -> Markup:
     if seconds > 0:
         figures.append(("speed", f"{transcript.duration / seconds:.1f}× real time"))
         figures.append(("rate", f"{transcript.token_count / seconds:.0f} tokens/s"))
-    figures.append(("tags", "1 tag" if shown_tags == 1 else f"{shown_tags} tags"))
+    figures.append(("tags", counted(shown_tags, "tag")))
     cells = (Markup('<span data-stat="{}">{}</span>').format(name, value) for name, value in figures)
     return Markup('<p class="ev-stats">{}</p>').format(Markup("").join(cells))
 
@@ -268,8 +273,7 @@ def _side_by_side(cards: Iterable[Markup]) -> Markup:
 
 
 def _named_tags(verb: str, change_names: tuple[str, ...]) -> str:
-    count = "1 tag" if len(change_names) == 1 else f"{len(change_names)} tags"
-    return f"{verb} {count} ({', '.join(change_names)})"
+    return f"{verb} {counted(len(change_names), 'tag')} ({', '.join(change_names)})"
 
 
 def _change(change: Change) -> str:

@@ -1,0 +1,188 @@
+"""The Speak tab: write a tagged script, hear it in the embedded voice, and send it on to be transcribed."""
+
+import random
+from collections.abc import Iterable
+
+import gradio as gr
+import numpy as np
+from markupsafe import Markup
+
+from evoxtral import audio, tags
+from evoxtral.errors import EvoxtralError, SpeechError
+from evoxtral.speech import DEFAULT_VOICE, SPOKEN_TAGS, VOICES, Speech, speak
+from evoxtral.ui import theme, view
+from evoxtral.ui.compare import QUIETLY, CompareTab
+from evoxtral.ui.endpoints import endpoint
+
+MOST_CHARACTERS = 2_000  # of a script: about two minutes of speech
+HINT = "Write a script, or take another one; a tag goes in where the cursor stands."
+NOTHING_SPOKEN = "Nothing has been spoken yet: press Speak first."
+ACCENTS = {
+    "en-us": "American",
+    "en": "British",
+    "en-gb-x-rp": "Received Pronunciation",
+    "en-gb-scotland": "Scottish",
+}
+
+SCRIPTS = (
+    "[nervous] So... [stammers] I was thinking maybe we could [clears throat] try that new restaurant downtown?",
+    "[excited] You will not believe it! [gasps] They said YES, and we start on Monday!",
+    "[sighs] The last train left an hour ago. [pause] [calm] We can walk, it is a warm night.",
+    "[whispers] The baby is asleep. [pause] Please close the door very slowly.",
+    "[frustrated] I have called them THREE times. [sighs] Nobody answers, and nobody calls back.",
+    "[shouts] Stop right there! [pause] [laughs] I am only joking, come in.",
+    "[sad] We sold the old house in spring. [crying] I still dream about the garden.",
+    "[angry] Who left the window open? [sighs] Now the whole kitchen is full of leaves.",
+    "[laughs] And then the dog took the sandwich and RAN. [gasps] Right across the wedding table!",
+    "[calm] Breathe in slowly. [pause] And now let it all go. [sighs] Much better.",
+    "[clears throat] Good evening, and welcome. [nervous] This is my very first speech.",
+    "We meet at seven by the station, and dinner is at eight.",
+)
+
+
+def palette() -> Markup:
+    """A button for every tag that the voice can make, by category; the page's script inserts its text."""
+    rows = []
+    for category in tags.CATEGORIES:
+        names = [name for name in SPOKEN_TAGS if tags.category(name) == category]
+        buttons = Markup("").join(
+            Markup('<button type="button" class="ev-tag ev-{}" data-insert="[{}] ">{}</button>').format(
+                category, name, name
+            )
+            for name in names
+        )
+        if names:
+            rows.append(Markup("<p>{}</p>").format(buttons))
+    return Markup('<div class="ev-palette" role="group" aria-label="Insert a tag">{}</div>').format(
+        Markup("").join(rows)
+    )
+
+
+def timeline(speech: Speech) -> Markup:
+    """Where each word and tag sounds: tags as marks over a line of words, on one axis of seconds."""
+    length = audio.duration(speech.wave)
+    marks = Markup("").join(
+        Markup('<span class="ev-tag ev-{}" style="--ev-from:{:.4f};--ev-to:{:.4f}" title="{}">{}</span>').format(
+            tags.category(tag.text),
+            tag.start / length,
+            tag.end / length,
+            f"{tag.text}: {tag.start:.1f}–{tag.end:.1f} s",
+            tag.text,
+        )
+        for tag in speech.tags
+    )
+    return Markup('<div class="ev-timeline"><p>{}</p><div>{}</div></div>').format(
+        f"{view.counted(len(speech.words), 'word')}, {view.counted(len(speech.tags), 'tag')}, {length:.1f} s:"
+        " where each tag sounds",
+        marks,
+    )
+
+
+def say(script: str, voice: str, seed: float) -> Speech:
+    """Speak a script of bounded length. Raises SpeechError."""
+    if len(script) > MOST_CHARACTERS:
+        raise SpeechError(f"The script has {len(script):,} characters; at most {MOST_CHARACTERS:,} are spoken at once.")
+    return speak(script, voice, int(seed))
+
+
+def perform(script: str, voice: str, seed: float) -> tuple:
+    """What the Speak button gives: status, the clip, the timeline, and the script that was spoken."""
+    try:
+        speech = say(script, voice, seed)
+    except EvoxtralError as error:
+        return view.alarm(str(error)), gr.skip(), gr.skip(), gr.skip()
+    told = "Spoken." if not speech.skipped else f"Left out, the voice has no sound for it: {_listed(speech.skipped)}."
+    return view.status(told), playable(speech), timeline(speech), script
+
+
+def playable(speech: Speech) -> tuple[int, np.ndarray]:
+    """(rate in Hz, (T,) int16): Gradio would turn the volume of a float wave up to the full."""
+    return audio.SAMPLE_RATE, (speech.wave * 32767).astype(np.int16)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def another(script: str) -> str:
+    """A script that is not the one there."""
+    return random.choice([other for other in SCRIPTS if other != script])
+
+
+def speak_script(script: str, voice: str = DEFAULT_VOICE, seed: float = 0) -> tuple[int, np.ndarray]:
+    """Speak a tagged script in the embedded voice.
+
+    Args:
+        script: Words and tags, such as "[sighs] I told you. [whispers] It is a SECRET."
+        voice: One of the voices that the page offers.
+        seed: Another number is another speaker of the same voice.
+
+    Returns:
+        A recording at 16 kHz.
+    """
+    return playable(say(script, voice, seed))
+
+
+class SpeakTab:
+    """Lays the tab out and connects it, also to the Compare tab that its clips are sent to."""
+
+    def __init__(self, compare: CompareTab, tabs: gr.Tabs):
+        with gr.Row(elem_classes="ev-speak"):
+            with gr.Column(min_width=320):
+                self._lay_out_script()
+            with gr.Column(min_width=320):
+                self.status = gr.HTML(view.status(HINT), elem_id="speak-status", apply_default_css=False)
+                self.clip = gr.Audio(
+                    label="The embedded voice",
+                    type="filepath",
+                    interactive=False,
+                    buttons=["download"],
+                    elem_id="spoken",
+                    waveform_options=gr.WaveformOptions(*theme.WAVEFORM),
+                )
+                self.timeline = gr.HTML(elem_id="timeline", apply_default_css=False)
+                self.spoken = gr.State()  # the script of the clip; the one in the box may have changed since
+                self.send = gr.Button("Transcribe it, with the script as the reference", elem_id="send")
+        self._connect(compare, tabs)
+
+    def _lay_out_script(self) -> None:
+        self.script = gr.Textbox(
+            SCRIPTS[0],
+            label="Script",
+            lines=5,
+            max_lines=8,
+            max_length=MOST_CHARACTERS,
+            elem_id="script",
+        )
+        gr.HTML(palette(), apply_default_css=False)
+        with gr.Row():
+            self.voice = gr.Dropdown(
+                [(voice_name(voice), voice) for voice in VOICES], value=DEFAULT_VOICE, label="Voice", scale=2
+            )
+            self.seed = gr.Number(0, label="Speaker", precision=0, minimum=0, min_width=80)
+        with gr.Row():
+            self.another = gr.Button("Another script", elem_id="another")
+            self.speak = gr.Button("Speak", variant="primary", elem_id="speak")
+
+    def _connect(self, compare: CompareTab, tabs: gr.Tabs) -> None:
+        spoken = [self.script, self.voice, self.seed]
+        self.another.click(another, self.script, self.script, **QUIETLY)
+        self.speak.click(perform, spoken, [self.status, self.clip, self.timeline, self.spoken], **QUIETLY)
+        sent = self.send.click(
+            hand_over, [self.clip, self.spoken], [self.status, tabs, compare.clip, compare.reference], **QUIETLY
+        )
+        compare.decode_after(sent.success)
+        endpoint(speak_script, spoken, gr.Audio(label="Speech", visible=False), api_name="speak")
+
+
+def hand_over(clip: str | None, script: str) -> tuple:
+    """Status, the open tab, and the Compare tab's clip and reference."""
+    if clip is None:
+        raise gr.Error(NOTHING_SPOKEN, print_exception=False)
+    return view.status(HINT), gr.Tabs(selected="compare"), clip, script
+
+
+def voice_name(voice: str) -> str:
+    """ "en-us+f3" → "American · f3"."""
+    language, variant = voice.split("+")
+    return f"{ACCENTS[language]} · {variant}"

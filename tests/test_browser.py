@@ -1,0 +1,330 @@
+"""The page as a visitor sees it, in headless Chromium.
+
+Every test starts from a fresh page of one running app; screenshots of the main states go to tests/screenshots/.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from launched import ROOT, app_url
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install the package `chromium`"),
+]
+
+SPOKEN = "[sighs] We waited for the train. [laughs] It never came."
+HOSTILE = '<img src=x onerror="document.title=1"> ${document.title=2} {{document.title}}'
+SCREENSHOTS = Path(__file__).parent / "screenshots"
+PATIENCE = 240_000  # ms; decoding on a busy machine is slow
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+LAPTOPS = [(1280, 720), (1440, 900)]
+
+
+@pytest.fixture(scope="module")
+def spoken_clip(tmp_path_factory) -> str:
+    from evoxtral import audio
+    from evoxtral.speech import speak
+
+    path = tmp_path_factory.mktemp("clips") / "train <b>.wav"
+    audio.save(path, speak(SPOKEN).wave)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def chromium(spoken_clip):
+    """A browser whose microphone hears the spoken clip."""
+    microphone = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={spoken_clip}",
+    ]
+    with playwright.sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *microphone])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens the page; its console must stay free of errors until the test ends."""
+    contexts, errors = [], []
+
+    def open_page(width: int = 1280, height: int = 720, scheme: str = "light"):
+        context = chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            permissions=["microphone", "clipboard-read", "clipboard-write"],
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(app_url())
+        expect(page.locator(".ev-model b")).to_be_visible(timeout=PATIENCE)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+def upload(page, path: str) -> None:
+    page.locator('#clip input[type="file"]').set_input_files(path)
+    expect(page.locator("#clip .timestamps")).to_be_visible(timeout=PATIENCE)
+
+
+def compare(page) -> None:
+    page.get_by_role("button", name="Compare", exact=True).click()
+    finish(page)
+
+
+def finish(page) -> None:
+    """Wait until every column is complete."""
+    expect(page.locator(".ev-exports")).to_have_count(3, timeout=PATIENCE)
+
+
+def column(page, variant: str):
+    return page.locator(f'.ev-column[data-variant="{variant}"]')
+
+
+def overflow(page) -> tuple[int, int]:
+    """By how many pixels the page is larger than its window: across, down."""
+    return tuple(
+        page.evaluate(
+            "() => { const d = document.documentElement;"
+            " return [d.scrollWidth - d.clientWidth, d.scrollHeight - innerHeight]; }"
+        )
+    )
+
+
+def photograph(page, name: str) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+# ------------------------------------------------------------------------------------- the main job
+
+
+def test_an_uploaded_clip_fills_three_columns_two_of_them_tagged(visit, spoken_clip):
+    page = visit()
+    upload(page, spoken_clip)
+    expect(page.locator("#about-clip")).to_contain_text("s of audio", timeout=PATIENCE)
+    compare(page)
+    for variant in ("base", "sft", "rl"):
+        assert len(column(page, variant).locator(".ev-text").inner_text()) > 10
+        expect(column(page, variant).locator('[data-stat="speed"]')).to_contain_text("× real time")
+    expect(column(page, "base").locator(".ev-tag")).to_have_count(0)
+    for variant in ("sft", "rl"):
+        assert column(page, variant).locator(".ev-tag.ev-non-verbal").count() >= 1
+    expect(page.locator("#status")).to_contain_text("All three agree on")
+    photograph(page, "compare")
+
+
+def test_a_recording_from_the_microphone_is_transcribed(visit):
+    page = visit()
+    page.get_by_label("Record audio").click()
+    page.locator("#clip .record-button").click()
+    page.wait_for_timeout(4000)  # what a person would speak for
+    page.locator("#clip .stop-button:visible, #clip .stop-button-paused:visible").first.click()
+    expect(page.locator("#clip .timestamps")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#about-clip")).to_contain_text("s of audio", timeout=PATIENCE)
+    compare(page)
+    assert column(page, "base").locator(".ev-text").inner_text().strip()
+    photograph(page, "recorded")
+
+
+def test_an_example_is_one_click_away_and_scored_against_what_was_spoken(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    for variant in ("base", "sft", "rl"):
+        expect(column(page, variant).locator(".ev-scores")).to_contain_text("Tag F1")
+    assert page.locator("#clip .timestamps").is_visible()
+
+
+def test_text_grows_in_every_column_at_once(visit):
+    page = visit()
+    page.evaluate(
+        """() => {
+            window.growing = new Set();
+            const look = () => document.querySelectorAll('.ev-column[aria-busy="true"]')
+                .forEach(card => window.growing.add(card.dataset.variant));
+            new MutationObserver(look).observe(document.body, {subtree: true, childList: true, attributes: true});
+        }"""
+    )
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    assert set(page.evaluate("[...window.growing]")) == {"base", "sft", "rl"}
+
+
+def test_a_script_is_spoken_and_transcribed_with_itself_as_the_reference(visit):
+    page = visit()
+    page.get_by_role("tab", name="Speak").click()
+    page.locator("#script textarea").fill("We waited for the train. ")
+    page.locator('.ev-palette [data-insert="[sighs] "]').click()
+    assert page.locator("#script textarea").input_value() == "We waited for the train. [sighs] "
+    page.get_by_role("button", name="Speak", exact=True).click()
+    expect(page.locator(".ev-timeline .ev-tag")).to_have_count(1, timeout=PATIENCE)
+    photograph(page, "speak")
+    page.locator("#send").click()
+    finish(page)
+    assert page.locator("#reference textarea").input_value().startswith("We waited for the train.")
+    expect(column(page, "rl").locator(".ev-scores")).to_contain_text("Tag F1")
+
+
+# ------------------------------------------------------------------------------------- failures
+
+
+def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoken_clip, tmp_path):
+    page = visit()
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"this is no recording")
+    page.locator('#clip input[type="file"]').set_input_files(str(broken))
+    expect(page.locator("#about-clip [role=alert]")).to_contain_text("broken.wav", timeout=PATIENCE)
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator("#status [role=alert]")).to_contain_text("not a recording", timeout=PATIENCE)
+    photograph(page, "broken")
+    page.locator('#clip [aria-label="Clear"]').click()
+    upload(page, spoken_clip)
+    compare(page)
+    expect(page.locator("[role=alert]")).to_have_count(0)
+
+
+def test_comparing_nothing_says_what_to_do(visit):
+    page = visit()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator("#status [role=alert]")).to_contain_text("Record or upload a clip")
+
+
+def test_a_later_failure_leaves_nothing_of_the_clip_before_on_the_screen(visit, tmp_path):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"this is no recording")
+    page.locator('#clip [aria-label="Clear"]').click()
+    page.locator('#clip input[type="file"]').set_input_files(str(broken))
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator("#status [role=alert]")).to_contain_text("broken.wav", timeout=PATIENCE)
+    expect(page.locator(".ev-exports")).to_have_count(0)
+
+
+def test_markup_from_a_visitor_is_text(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    page.locator("#reference textarea").fill(HOSTILE)
+    expect(page.locator(".ev-missing").first).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#columns")).to_contain_text("${document.title=2}")
+    assert page.locator("#columns img").count() == 0
+    assert page.title() == "Evoxtral"
+
+
+# ------------------------------------------------------------------------------------- what is shown
+
+
+def test_categories_are_switched_on_and_off_without_decoding_again(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    before = page.locator("#columns .ev-tag").count()
+    seconds = column(page, "rl").locator('[data-stat="time"]').inner_text()
+    for box in page.locator("#categories .wrap input").all():
+        box.uncheck()
+    expect(page.locator("#columns .ev-tag")).to_have_count(0, timeout=PATIENCE)
+    for box in page.locator("#categories .wrap input").all():
+        box.check()
+    expect(page.locator("#columns .ev-tag")).to_have_count(before, timeout=PATIENCE)
+    page.get_by_label("Tags", exact=True).uncheck()
+    expect(page.locator("#columns .ev-tag")).to_have_count(0, timeout=PATIENCE)
+    assert column(page, "rl").locator('[data-stat="time"]').inner_text() == seconds
+
+
+def test_a_tag_says_how_sure_the_model_is_when_it_has_the_focus(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    tag = page.locator("#columns .ev-tag").first
+    tag.focus()
+    tip = tag.evaluate("tag => getComputedStyle(tag, '::after').content")
+    assert "sure" in tip and "%" in tip
+
+
+def test_a_transcript_is_copied_and_downloaded_as_it_is(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    card = column(page, "rl")
+    card.get_by_role("button", name="Copy").click()
+    expect(card.get_by_text("Copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    with page.expect_download() as download:
+        card.get_by_role("link", name="JSON").click()
+    assert download.value.suggested_filename.endswith(".rl.json")
+    assert json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["text"] == copied
+
+
+# ------------------------------------------------------------------------------------- screens
+
+
+@pytest.mark.parametrize(("width", "height"), LAPTOPS)
+def test_a_laptop_shows_the_whole_comparison_without_scrolling(visit, width, height):
+    page = visit(width, height)
+    assert overflow(page) <= (0, 0)
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    assert overflow(page) == (0, 0)
+    photograph(page, f"laptop-{width}")
+
+
+def test_nothing_jumps_while_text_streams(visit):
+    page = visit()
+    places = (
+        "() => [...document.querySelectorAll('.ev-column, #go, #reference')].map(e => e.getBoundingClientRect().top)"
+    )
+    before = page.evaluate(places)
+    page.locator("#examples .gallery-item").first.click()
+    expect(page.locator('.ev-column[aria-busy="true"]').first).to_be_visible(timeout=PATIENCE)
+    during = page.evaluate(places)
+    finish(page)
+    assert before == during == page.evaluate(places)
+
+
+def test_a_phone_needs_no_scrolling_across(visit):
+    page = visit(390, 844)
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    assert overflow(page)[0] == 0
+    photograph(page, "phone")
+    page.get_by_role("tab", name="Metrics").click()
+    expect(page.locator(".ev-table").first).to_be_visible()
+    assert overflow(page)[0] == 0
+    photograph(page, "phone-metrics")
+
+
+def test_metrics_show_the_published_table_and_a_bar_for_each_tag(visit):
+    page = visit(scheme="dark")
+    page.get_by_role("tab", name="Metrics").click()
+    expect(page.locator(".ev-table").first).to_contain_text("69.4")
+    published = json.loads((ROOT / "evoxtral/assets/results/published.json").read_text(encoding="utf-8"))
+    tags = published["variants"]["rl"]["per_tag"]
+    expect(page.locator(".ev-chart").first.locator("tbody tr")).to_have_count(len(tags))
+    photograph(page, "dark-metrics")
+
+
+def test_nothing_is_fetched_from_other_sites(visit, chromium):
+    context = chromium.new_context()
+    page = context.new_page()
+    hosts = set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2] if "://" in request.url else ""))
+    page.goto(app_url())
+    expect(page.locator("#go")).to_be_visible(timeout=PATIENCE)
+    context.close()
+    assert hosts <= {app_url().split("/")[2], ""}
