@@ -49,7 +49,7 @@ class PretrainConfig:
     phoneme_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
     token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
     text_only: float = 0.2  # weight of plain language modelling
-    short_share: float = 0.15  # of the run on clips under `short_frames`
+    short_share: float = 0.1  # of the run, twice, on clips under `short_frames`
     short_frames: int = 200
     seed: int = 0
 
@@ -105,24 +105,27 @@ class Pretraining:
         self.short = [i for i, clip in enumerate(clips.clips) if clip.frames < config.short_frames]
         self._batches: dict[int, list[list[int]]] = {}
 
-    def _batch(self, step: int) -> list[int]:
-        """The clips of a step; every epoch is shuffled anew from the seed."""
-        early = int(self.config.steps * self.config.short_share) * loop.world()[1]
-        pool = self.short if step < early else range(len(self.clips))
-        if step >= early:
-            step -= early
+    def _batch(self, number: int) -> list[int]:
+        """The clips of one process's step; every epoch is shuffled anew from the seed.
+
+        Each part of the run begins with short clips: encoder, then text model, learn there what follows what in sound.
+        """
+        processes = loop.world()[1]
+        early = int(self.config.steps * self.config.short_share) * processes
+        second = int(self.config.steps * self.config.listening) * processes
+        if number < early or second <= number < second + early:
+            pool, place = self.short, number if number < early else number - second + early
+        else:
+            pool, place = list(range(len(self.clips))), number - (early if number < second else 2 * early)
         epoch = 0
         while True:
             key = (len(pool), epoch)
             if key not in self._batches:
-                self._batches = {
-                    key: dataset.batches(
-                        self.clips, self.config.frames, self.config.seed + epoch, list(pool), by_frames=True
-                    )
-                }
-            if step < len(self._batches[key]):
-                return self._batches[key][step]
-            step -= len(self._batches[key])
+                made = dataset.batches(self.clips, self.config.frames, self.config.seed + epoch, pool, by_frames=True)
+                self._batches = {key: made}
+            if place < len(self._batches[key]):
+                return self._batches[key][place]
+            place -= len(self._batches[key])
             epoch += 1
 
     def _heard(self, indices: Iterable[int]) -> list[list[str]]:
@@ -157,9 +160,9 @@ class Pretraining:
             if not listening or step % 4 == 1:
                 drop = config.text_dropout * max(0.0, 1 - (progress / 0.92) ** 3) * (rng.random() < 0.7)
                 parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
-            if step % (8 if listening else 2) == 3 % (8 if listening else 2):
+            if step % (8 if listening else 4) == 3:
                 parts["describe"] = self._text(audio, self.describe, [how_it_is_said(c.text) for c in clips], 0.0)
-            if step % 4 == 1:
+            if step % 8 == 1:
                 texts = [clip.text for clip in rng.sample(self.clips.clips, 12)]
                 text, labels = self.collate.targets(texts)
                 logits = model.text_logits(base, None, torch.tensor([tokenizer.BOS]), text)
