@@ -35,6 +35,7 @@ FILES = (
     "tekken.json", "model*.safetensors", "model.safetensors.index.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE,
 )  # fmt: skip
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_VARIANT = re.compile(r"[\w-]+")
 _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
 
 
@@ -57,8 +58,7 @@ class Checkpoint:
 
 
 def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Checkpoint:
-    """Find the checkpoint of a name: "auto", "tiny", "mini-3b", a folder that holds base/ and adapters, or a
-    Hub id.
+    """Find a checkpoint: "auto", "tiny", "mini-3b", a folder with base/ and adapters, or the Hub id of a base.
 
     "auto" is EVOXTRAL_MODEL where that is set; else mini-3b where there is a CUDA device (or ZeroGPU) and its
     weights can be had, and tiny elsewhere. EVOXTRAL_SFT and EVOXTRAL_RL replace those adapters, and
@@ -78,14 +78,13 @@ def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Chec
 
 def _parts(name: str) -> tuple[str, dict[str, str]]:
     if name == TINY and not (TINY_FOLDER / "base" / "config.json").is_file():
-        raise CheckpointError(
-            f"The scale model is missing from this installation ({TINY_FOLDER}); install it again."
-        )
+        raise CheckpointError(f"The scale model is missing from this installation ({TINY_FOLDER}); install it again.")
     if name == MINI:
         return MINI_BASE, dict(MINI_ADAPTERS)
     folder = TINY_FOLDER if name == TINY else Path(name)
     if (folder / "base").is_dir():
         found = {p.parent.name: str(p.parent) for p in folder.glob(f"*/{lora.CONFIG_FILE}")}
+        found.pop(lora.BASE, None)
         known = [variant for variant in ADAPTER_ORDER if variant in found]
         others = sorted(found.keys() - {*known})
         return str(folder / "base"), {variant: found[variant] for variant in (*known, *others)}
@@ -98,11 +97,11 @@ def _parts(name: str) -> tuple[str, dict[str, str]]:
 
 def _named_adapters(environ: Mapping[str, str]) -> dict[str, str]:
     """The adapters that the environment names."""
-    named = {variant: environ[f"EVOXTRAL_{variant.upper()}"] for variant in ADAPTER_ORDER
-             if environ.get(f"EVOXTRAL_{variant.upper()}")}  # fmt: skip
-    for entry in filter(None, re.split(r"[,\s]+", environ.get("EVOXTRAL_ADAPTERS", ""))):
+    variables = {variant: f"EVOXTRAL_{variant.upper()}" for variant in ADAPTER_ORDER}
+    named = {variant: environ[name] for variant, name in variables.items() if environ.get(name)}
+    for entry in filter(None, map(str.strip, environ.get("EVOXTRAL_ADAPTERS", "").split(","))):
         variant, equals, reference = entry.partition("=")
-        if not equals or not variant.isidentifier() or variant == lora.BASE or not reference:
+        if not equals or not reference or not _VARIANT.fullmatch(variant) or variant == lora.BASE:
             raise CheckpointError(
                 f"EVOXTRAL_ADAPTERS has {entry!r}: write name=folder or name=owner/name, with commas between."
             )
@@ -114,7 +113,7 @@ def _best_here(environ: Mapping[str, str]) -> tuple[str, str]:
     if not torch.cuda.is_available() and not environ.get("SPACES_ZERO_GPU"):
         return TINY, f"no CUDA device here, which {MINI} needs to be of use"
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     try:
         snapshot_download(MINI_BASE, allow_patterns=FILES, local_files_only=True)
@@ -124,7 +123,7 @@ def _best_here(environ: Mapping[str, str]) -> tuple[str, str]:
     try:
         HfApi().model_info(MINI_BASE, timeout=_HUB_TIMEOUT)
         return MINI, "a CUDA device is here, and the Hub has its weights"
-    except (HfHubHTTPError, *_no_network()) as error:
+    except (HTTPError, ConnectionError) as error:
         return TINY, f"{MINI} is not on this machine, and the Hub cannot be reached ({type(error).__name__})"
 
 
@@ -132,15 +131,11 @@ def _best_here(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def fetch(reference: str) -> Path:
-    """The folder of a base or an adapter, downloaded with progress if it is a Hub id. Raises
-    CheckpointError.
-    """
+    """The folder of a base or an adapter; a Hub id is downloaded, with progress. Raises CheckpointError."""
     if Path(reference).is_dir():
         return Path(reference)
     if not _HUB_ID.fullmatch(reference):
-        raise CheckpointError(
-            f"{reference} is neither a folder nor a Hub id (owner/name or owner/name@revision)."
-        )
+        raise CheckpointError(f"{reference} is neither a folder nor a Hub id (owner/name or owner/name@revision).")
     return Path(_download(reference, FILES))
 
 
@@ -148,7 +143,7 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
+        HTTPError,  # of whichever HTTP library the client uses
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -169,15 +164,12 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{repo} has no revision {revision or 'main'!r}.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, *_no_network()) as error:
+    except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         raise CheckpointError(
-            f"{reference} is not on this machine and the Hub cannot be reached: "
-            "check the network, or use --model tiny."
+            f"{reference} is not on this machine and the Hub cannot be reached: check the network, or use --model tiny."
         ) from error
     except OSError as error:
-        raise CheckpointError(
-            f"{reference} could not be stored on this machine: {error.strerror or error}."
-        ) from error
+        raise CheckpointError(f"{reference} could not be stored on this machine: {error.strerror or error}.") from error
 
 
 def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
@@ -189,22 +181,13 @@ def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
     except DryRunError:  # offline: nothing would be downloaded
         return
     needed = sum(file.file_size or 0 for file in plan if file.will_download)
-    cache = next(
-        p for p in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if p.exists()
-    )
+    cache = next(p for p in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if p.exists())
     free = shutil.disk_usage(cache).free
     if needed > free:
         raise CheckpointError(
             f"{repo} needs {needed / 1e9:.1f} GB of disk and {cache} has {free / 1e9:.1f} GB free: "
             "make room, or set HF_HOME."
         )
-
-
-def _no_network() -> tuple[type[Exception], ...]:
-    """What the Hub's client raises when there is no network."""
-    import httpx2  # the client's own transport
-
-    return ConnectionError, TimeoutError, httpx2.TransportError
 
 
 # ------------------------------------------------------------------------------------------------------- load
@@ -226,16 +209,10 @@ def load_config(folder: Path) -> VoxtralConfig:
 def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
     """The base model, in evaluation mode on the CPU, every weight from its files. Raises CheckpointError."""
     try:
-        model, info = VoxtralForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True
-        )
+        model, info = VoxtralForConditionalGeneration.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The weights in {folder} cannot be loaded: {str(error).splitlines()[0]}"
-        ) from error
-    wrong = sorted(
-        {*info["missing_keys"], *info["unexpected_keys"], *(str(key) for key in info["mismatched_keys"])}
-    )
+        raise CheckpointError(f"The weights in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(key) for key in info["mismatched_keys"])})
     if wrong:
         raise CheckpointError(f"The weights in {folder} do not fit its config.json: {lora.first_of(wrong)}.")
     return model.eval()
@@ -263,7 +240,7 @@ def parameter_counts(checkpoint: Checkpoint, recipe: lora.LoraRecipe | None = No
 
     Counted on the meta device: needs the configuration only, and for the published base not even that.
     """
-    if checkpoint.base == MINI_BASE:
+    if checkpoint.base.partition("@")[0] == MINI_BASE:
         config = published_config()
     elif Path(checkpoint.base).is_dir():
         config = load_config(Path(checkpoint.base))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import VoxtralConfig
 
 from evoxtral import audio, checkpoints, lora
 from evoxtral.checkpoints import Checkpoint
@@ -24,7 +25,8 @@ from evoxtral.transcript import Cue, Token, Transcript
 
 log = logging.getLogger(__name__)
 
-ROWS = {"cuda": 96, "cpu": 24}  # decoded together: bounds the memory that long clips and many variants take
+ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
+MOST_ROWS = 96  # more of them only make a batch wait longer for its slowest row
 SHOW_EVERY = 0.05  # s between two growing transcripts
 SMALL = 2e9  # bytes of weight files up to which a CPU computes in float32
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
@@ -45,17 +47,17 @@ class Engine:
     ):
         """Load a checkpoint.
 
-        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or for float32
-        on a CPU where the weights are small.  rows: the most rows decoded together, None for ROWS. Raises
-        CheckpointError.
+        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or for float32 on a CPU
+        where the weights are small.  rows: the most rows decoded together, None for what fits ROOM.
+        Raises CheckpointError.
         """
         folder = checkpoints.fetch(checkpoint.base)
         config = checkpoints.load_config(folder)
         self.checkpoint = checkpoint
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or _default_dtype(self.device, folder)
-        self.rows = rows or ROWS[self.device.type]
         self.prompt = Prompt(folder, config)
+        self.rows = rows or _rows_that_fit(ROOM[self.device.type], config, self.prompt, self.dtype)
         self.window_seconds = self.prompt.window_seconds
         model = checkpoints.load_base(folder, self.dtype)
         references = checkpoint.adapters.items()
@@ -300,6 +302,15 @@ def _spread(x: torch.Tensor, have: Sequence[str], want: Sequence[str]) -> torch.
     if list(have) == list(want):
         return x
     return x.unflatten(0, (len(have), -1))[[have.index(name) for name in want]].flatten(0, 1)
+
+
+def _rows_that_fit(room: float, config: VoxtralConfig, prompt: Prompt, dtype: torch.dtype) -> int:
+    """How many rows `room` bytes hold: a full window's cache, and its widest activations in the encoder."""
+    text, tower = config.text_config, config.audio_config
+    positions = len(prompt.transcription_ids()) + Decoding().budget(prompt.window_seconds)
+    cache = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * positions
+    encoder = 4 * tower.max_source_positions * tower.intermediate_size  # about so many are alive at once
+    return max(1, min(MOST_ROWS, int(room // ((cache + encoder) * dtype.itemsize))))
 
 
 def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:

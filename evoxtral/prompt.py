@@ -46,9 +46,7 @@ class Prompt:
         self.hop = self.processor.feature_extractor.hop_length
         self.window_samples = self.window_frames * self.hop
         self.window_seconds = self.window_samples / SAMPLE_RATE
-        self.audio_tokens = (
-            positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
-        )
+        self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
         self.audio_id = config.audio_token_id
         self._tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
         self.eos_id = self._tekken.eos_id
@@ -80,8 +78,7 @@ class Prompt:
             request = self.processor.apply_transcription_request([_SOME_AUDIO], language=language, **settings)
         except ValueError as error:
             raise EvoxtralError(
-                f"{language!r} is not a language code: use two letters such as 'en' (ISO 639-1), "
-                "or none to detect it."
+                f"{language!r} is not a language code: use two letters such as 'en' (ISO 639-1), or none to detect it."
             ) from error
         return request["input_ids"][0].tolist()
 
@@ -95,13 +92,9 @@ class Prompt:
         padded = np.zeros((len(waves), self.window_samples), np.float32)
         for row, wave in zip(padded, waves, strict=True):
             if len(wave) > self.window_samples:
-                raise ValueError(
-                    f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}"
-                )
+                raise ValueError(f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}")
             row[: len(wave)] = np.clip(np.floor(wave * PCM_STEPS), -PCM_STEPS, PCM_STEPS - 1) / PCM_STEPS
-        features = self.processor.feature_extractor(
-            list(padded), sampling_rate=SAMPLE_RATE, return_tensors="pt"
-        )
+        features = self.processor.feature_extractor(list(padded), sampling_rate=SAMPLE_RATE, return_tensors="pt")
         return features["input_features"]
 
     def encode(self, text: str) -> list[int]:

@@ -73,12 +73,12 @@ def test_the_environment_chooses_model_and_adapters():
     environ = {
         "EVOXTRAL_MODEL": "mini-3b",
         "EVOXTRAL_SFT": "me/sft@v1",
-        "EVOXTRAL_ADAPTERS": "mine=me/my-lora, other=/some/folder",
+        "EVOXTRAL_ADAPTERS": "mine=me/my-lora, my-2nd=/some folder",
     }
     chosen = resolve("auto", environ)
     assert (chosen.name, chosen.base) == ("mini-3b", MINI_BASE) and "EVOXTRAL_MODEL" in chosen.reason
     assert chosen.adapters == {
-        "sft": "me/sft@v1", "rl": MINI_ADAPTERS["rl"], "mine": "me/my-lora", "other": "/some/folder"
+        "sft": "me/sft@v1", "rl": MINI_ADAPTERS["rl"], "mine": "me/my-lora", "my-2nd": "/some folder"
     }  # fmt: skip
     assert resolve("me/base", environ).base == "me/base", "a name that is asked for wins over EVOXTRAL_MODEL"
 

@@ -37,9 +37,7 @@ def copy(checkpoint, tmp_path):
 def named_by_transformers_4(tensors: dict) -> dict:
     def old(key: str) -> str:
         key = key.replace("base_model.model.model.language_model.", "base_model.model.language_model.model.")
-        return re.sub(
-            r"base_model\.model\.model\.(audio_tower|multi_modal_projector)", r"base_model.model.\1", key
-        )
+        return re.sub(r"base_model\.model\.model\.(audio_tower|multi_modal_projector)", r"base_model.model.\1", key)
 
     renamed = {old(key): tensor for key, tensor in tensors.items()}
     assert not renamed.keys() & tensors.keys(), "every name differs between the two"
@@ -47,11 +45,7 @@ def named_by_transformers_4(tensors: dict) -> dict:
 
 
 def one_fewer(tensors: dict) -> dict:
-    return {
-        k: t
-        for k, t in tensors.items()
-        if not k.endswith("language_model.layers.1.mlp.up_proj.lora_B.weight")
-    }
+    return {k: t for k, t in tensors.items() if not k.endswith("language_model.layers.1.mlp.up_proj.lora_B.weight")}
 
 
 def logits(model, engine) -> torch.Tensor:
@@ -164,9 +158,7 @@ def test_missing_and_damaged_files_are_named(checkpoint, model, copy, tmp_path):
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(
-    checkpoint, model, engine, tmp_path, rslora
-):
+def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(checkpoint, model, engine, tmp_path, rslora):
     """Through every layer that the recipe touches, one at a time, so that no error can hide behind
     another.
     """
@@ -187,9 +179,7 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(
             blocks = x[: len(names)]
             with mix.using(names), torch.no_grad():
                 y = mixed(blocks.flatten(0, 1)).unflatten(0, (len(names), 2))
-                expected = [
-                    references[n].get_submodule(path)(block) for n, block in zip(names, blocks, strict=True)
-                ]
+                expected = [references[n].get_submodule(path)(block) for n, block in zip(names, blocks, strict=True)]
             torch.testing.assert_close(y, torch.stack(expected), atol=1e-5, rtol=1e-5)
 
 
@@ -197,9 +187,7 @@ def test_joined_layers_compute_what_each_computes_alone(checkpoint, model):
     adapters = [lora.read(folder, model, name) for name, folder in checkpoint.adapters.items()]
     mix = lora.Mix(adapters)
     attention = "model.language_model.layers.0.self_attn"
-    layers = {
-        f"{attention}.{n}": model.get_submodule(f"{attention}.{n}") for n in ("q_proj", "k_proj", "v_proj")
-    }
+    layers = {f"{attention}.{n}": model.get_submodule(f"{attention}.{n}") for n in ("q_proj", "k_proj", "v_proj")}
     x = torch.randn(6, 3, 48)
     with mix.using(("base", "sft", "rl")), torch.no_grad():
         alone = [lora.MixedLinear({path: layer}, adapters, mix)(x) for path, layer in layers.items()]
