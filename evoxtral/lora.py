@@ -171,13 +171,15 @@ def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str
     unknown = []
     for key, tensor in tensors.items():
         match = _KEY.match(key)
-        if match:
-            sides.setdefault(_transformers_5_path(match["module"]), {})[match["side"]] = tensor
+        slot = sides.setdefault(_transformers_5_path(match["module"]), {}) if match else {}
+        if match and match["side"] not in slot:
+            slot[match["side"]] = tensor
         else:
-            unknown.append(key)
+            unknown.append(key)  # or the second for its place: the same layer under both of its names
     if unknown:
         raise CheckpointError(
-            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices ({first_of(sorted(unknown))})."
+            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices, or there twice "
+            f"({first_of(sorted(unknown))})."
         )
     return sides
 
