@@ -114,7 +114,11 @@ def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_laye
             {},
             r"says rank 4, but .* holds A \(2, ",
         ),
-        (lambda t: {**t, **named_by_transformers_4(t)}, {}, r"44 tensors that .* there twice"),
+        (
+            lambda t: {**t, **{k: v.clone() for k, v in named_by_transformers_4(t).items()}},
+            {},
+            r"44 tensors that .* there twice",
+        ),
         (lambda t: t, {"r": 8}, r"says rank 8, but"),
         (lambda t: t, {"use_dora": True}, r"uses use_dora"),
         (lambda t: t, {"bias": "all"}, r"uses bias"),
