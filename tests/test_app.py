@@ -1,5 +1,6 @@
 """The app as a program sees it: really started, called through Gradio's own client."""
 
+import asyncio
 import inspect
 import json
 import pickle
@@ -10,6 +11,8 @@ from conftest import tone
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from launched import ROOT, app_url
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 
 from evoxtral import audio, tags
 from evoxtral.speech import speak
@@ -129,6 +132,23 @@ def test_speak_gives_a_recording_and_a_sentence_for_what_cannot_be_spoken(client
     for impossible in ("", "[levitates]", "word " * 1000):
         with pytest.raises(AppError, match=r"^[^\n]+\.$"):
             client.predict(impossible, api_name="/speak")
+
+
+def test_the_same_endpoints_are_mcp_tools():
+    async def ask():
+        address = f"{app_url()}/gradio_api/mcp/"
+        async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            scores = await session.call_tool("score", {"prediction": "[sad] hi", "reference": "[sad] hi"})
+            theirs = await session.call_tool("compare", {"audio": "/etc/hostname"})
+            return tools, scores, theirs
+
+    tools, scores, theirs = asyncio.run(ask())
+    assert tools.keys() == {"compare", "transcribe", "score", "speak"}
+    assert all(tool.description for tool in tools.values())
+    assert "'tag_f1': 1.0" in scores.content[0].text
+    assert theirs.isError  # a path of the server is no recording of the caller's
 
 
 # ------------------------------------------------------------------------------------- ZeroGPU

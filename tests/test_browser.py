@@ -271,6 +271,16 @@ def test_a_transcript_is_copied_and_downloaded_as_it_is(visit):
     assert json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["text"] == copied
 
 
+def test_a_transcript_is_taken_to_the_speak_tab(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    text = column(page, "base").locator("[data-copy]").get_attribute("data-copy")
+    column(page, "base").get_by_role("button", name="Speak it").click()
+    expect(page.locator("#script textarea")).to_be_visible()
+    assert page.locator("#script textarea").input_value() == text.replace("\r", "\n")
+
+
 # ------------------------------------------------------------------------------------- screens
 
 

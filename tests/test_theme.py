@@ -77,7 +77,7 @@ def test_the_stylesheet_names_no_colour_of_its_own():
 def test_every_colour_that_the_stylesheet_uses_is_in_the_palette():
     used = set(re.findall(r"var\(--ev-([\w-]+)", theme.STYLESHEET.read_text(encoding="utf-8")))
     given = set(re.findall(r"--ev-([\w-]+):", theme.variables("light") + theme.css()))
-    set_on_elements = {"sure", "value"}
+    set_on_elements = {"sure", "value", "from", "to"}
     assert used <= given | set_on_elements
 
 

@@ -273,7 +273,7 @@ def test_agreement_is_said_in_one_line():
         "sft": transcript("[sad] I was there yesterday"),
         "rl": transcript("[sad] I was here yesterday [sighs]"),
     }
-    assert view.agreement(clip) == "All three agree on 75\u00a0% of words; RL adds 1 tag (sighs) against SFT."
+    assert view.agreement(clip) == "All three agree on 75\u00a0% of words; RL adds 1 tag against SFT."
     only_sad = Filter(frozenset({"emotion"}))
     assert "RL has the same tags as SFT" in view.agreement(clip, only_sad)
 

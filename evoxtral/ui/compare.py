@@ -306,7 +306,8 @@ def redraw(result: Result | None, tags_on: bool, categories: list[str], confiden
     if result is None:
         return gr.skip(), gr.skip()
     shown = _filter(tags_on, categories, confidence)
-    return view.status(view.agreement(result.transcripts, shown)), draw(result, shown, reference)
+    verdict = view.verdict(view.agreement(result.transcripts, shown), scored=bool(reference.strip()))
+    return verdict, draw(result, shown, reference)
 
 
 def _filter(tags_on: bool, categories: list[str], confidence: float) -> view.Filter:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import getdoc
 from typing import Any
 
 import gradio as gr
@@ -49,18 +50,14 @@ def typed(schema: dict[str, Any]) -> gr.JSON:
     return output
 
 
-def endpoint(
-    function: Callable, inputs: list, output: gr.components.Component, api_name: str = "", **queueing: Any
-) -> None:
-    """Serve `function`, by its own name unless told, described by its docstring; mistakes reach callers as one
-    sentence.
-    """
+def endpoint(function: Callable, inputs: list, output: gr.components.Component, **queueing: Any) -> None:
+    """Serve `function` under its own name, described by its docstring; mistakes reach callers as one sentence."""
     gr.Button(visible=False).click(
         _saying_what_was_wrong(function),
         inputs,
         output,
-        api_name=api_name or function.__name__,
-        api_description=function.__doc__,
+        api_name=function.__name__,
+        api_description=getdoc(function),
         **queueing,
     )
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 KNOWN = {
     "tiny": (
         "the scale model",
-        "It understands this project's embedded voice (try the examples), not people.",
+        "it understands this project's embedded voice (try the examples), not people",
     ),
-    "mini-3b": ("Voxtral Mini 3B", "It understands people; tags were trained in English."),
+    "mini-3b": ("Voxtral Mini 3B", "it understands people; tags were trained in English"),
 }
 
 
@@ -46,7 +46,6 @@ class Model:
 
 
 def description(checkpoint: "Checkpoint") -> tuple[str, str]:
-    """Which model is running, and what it understands: for the page's head."""
-    title, understands = KNOWN.get(checkpoint.name, (checkpoint.name, "It is your own checkpoint."))
-    why = "" if checkpoint.reason == "asked for" else f" ({checkpoint.reason})"
-    return f"{title}{why}", understands
+    """Which model is running, and in a clause what it understands and why it is this one: for the page's head."""
+    title, understands = KNOWN.get(checkpoint.name, (checkpoint.name, "your own checkpoint"))
+    return title, understands if checkpoint.reason == "asked for" else f"{understands} ({checkpoint.reason})"

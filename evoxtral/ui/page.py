@@ -20,16 +20,23 @@ QUEUE = 24
 # What buttons in drawn HTML do; one listener serves them all, whenever they are drawn.
 BUTTONS = """<script>
 document.addEventListener("click", async event => {
-  const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
+  const [copy, insert, say] = ["copy", "insert", "say"].map(what => event.target.closest(`[data-${what}]`));
+  const write = text => {
+    const script = document.querySelector("#script textarea");
+    const place = say ? [0, script.value.length] : [script.selectionStart, script.selectionEnd];
+    script.setRangeText(text, ...place, "end");
+    script.dispatchEvent(new Event("input", {bubbles: true}));
+    script.focus();
+  };
   if (copy) {
     await navigator.clipboard.writeText(copy.dataset.copy);
     copy.textContent = "Copied";
     setTimeout(() => { copy.textContent = "Copy"; }, 1500);
   } else if (insert) {
-    const script = document.querySelector("#script textarea");
-    script.setRangeText(insert.dataset.insert, script.selectionStart, script.selectionEnd, "end");
-    script.dispatchEvent(new Event("input", {bubbles: true}));
-    script.focus();
+    write(insert.dataset.insert);
+  } else if (say) {
+    [...document.querySelectorAll("[role=tab]")].find(tab => tab.textContent.trim() === "Speak").click();
+    write(say.dataset.say);
   }
 });
 </script>"""
@@ -44,7 +51,7 @@ LOADING = Markup("Loading the model…")
 def head(model: Model) -> Markup:
     """The page's head, once the model is there to be named."""
     title, understands = description(model.engine().checkpoint)
-    return HEAD.format(Markup("Running <b>{}</b>. {}").format(title, understands))
+    return HEAD.format(Markup("Running <b>{}</b>: {}.").format(title, understands))
 
 
 def build(model: Model, examples: Path) -> gr.Blocks:
@@ -74,6 +81,7 @@ def serve(page: gr.Blocks, model: Model) -> None:
         head=BUTTONS,
         max_file_size="50mb",
         footer_links=["api"],
+        mcp_server=True,
         prevent_thread_lock=True,
     )
     model.engine()  # everywhere else the page is served first, and the weights follow

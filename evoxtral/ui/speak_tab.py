@@ -7,9 +7,9 @@ import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
-from evoxtral import audio, tags
+from evoxtral import audio, speech, tags
 from evoxtral.errors import EvoxtralError, SpeechError
-from evoxtral.speech import DEFAULT_VOICE, SPOKEN_TAGS, VOICES, Speech, speak
+from evoxtral.speech import Speech
 from evoxtral.ui import theme, view
 from evoxtral.ui.compare import QUIETLY, CompareTab
 from evoxtral.ui.endpoints import endpoint
@@ -44,7 +44,7 @@ def palette() -> Markup:
     """A button for every tag that the voice can make, by category; the page's script inserts its text."""
     rows = []
     for category in tags.CATEGORIES:
-        names = [name for name in SPOKEN_TAGS if tags.category(name) == category]
+        names = [name for name in speech.SPOKEN_TAGS if tags.category(name) == category]
         buttons = Markup("").join(
             Markup('<button type="button" class="ev-tag ev-{}" data-insert="[{}] ">{}</button>').format(
                 category, name, name
@@ -58,9 +58,9 @@ def palette() -> Markup:
     )
 
 
-def timeline(speech: Speech) -> Markup:
+def timeline(spoken: Speech) -> Markup:
     """Where each word and tag sounds: tags as marks over a line of words, on one axis of seconds."""
-    length = audio.duration(speech.wave)
+    length = audio.duration(spoken.wave)
     marks = Markup("").join(
         Markup('<span class="ev-tag ev-{}" style="--ev-from:{:.4f};--ev-to:{:.4f}" title="{}">{}</span>').format(
             tags.category(tag.text),
@@ -69,10 +69,10 @@ def timeline(speech: Speech) -> Markup:
             f"{tag.text}: {tag.start:.1f}–{tag.end:.1f} s",
             tag.text,
         )
-        for tag in speech.tags
+        for tag in spoken.tags
     )
     return Markup('<div class="ev-timeline"><p>{}</p><div>{}</div></div>').format(
-        f"{view.counted(len(speech.words), 'word')}, {view.counted(len(speech.tags), 'tag')}, {length:.1f} s:"
+        f"{view.counted(len(spoken.words), 'word')}, {view.counted(len(spoken.tags), 'tag')}, {length:.1f} s:"
         " where each tag sounds",
         marks,
     )
@@ -82,22 +82,22 @@ def say(script: str, voice: str, seed: float) -> Speech:
     """Speak a script of bounded length. Raises SpeechError."""
     if len(script) > MOST_CHARACTERS:
         raise SpeechError(f"The script has {len(script):,} characters; at most {MOST_CHARACTERS:,} are spoken at once.")
-    return speak(script, voice, int(seed))
+    return speech.speak(script, voice, int(seed))
 
 
 def perform(script: str, voice: str, seed: float) -> tuple:
     """What the Speak button gives: status, the clip, the timeline, and the script that was spoken."""
     try:
-        speech = say(script, voice, seed)
+        spoken = say(script, voice, seed)
     except EvoxtralError as error:
         return view.alarm(str(error)), gr.skip(), gr.skip(), gr.skip()
-    told = "Spoken." if not speech.skipped else f"Left out, the voice has no sound for it: {_listed(speech.skipped)}."
-    return view.status(told), playable(speech), timeline(speech), script
+    told = "Spoken." if not spoken.skipped else f"Left out, the voice has no sound for it: {_listed(spoken.skipped)}."
+    return view.status(told), playable(spoken), timeline(spoken), script
 
 
-def playable(speech: Speech) -> tuple[int, np.ndarray]:
+def playable(spoken: Speech) -> tuple[int, np.ndarray]:
     """(rate in Hz, (T,) int16): Gradio would turn the volume of a float wave up to the full."""
-    return audio.SAMPLE_RATE, (speech.wave * 32767).astype(np.int16)
+    return audio.SAMPLE_RATE, (spoken.wave * 32767).astype(np.int16)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -109,7 +109,7 @@ def another(script: str) -> str:
     return random.choice([other for other in SCRIPTS if other != script])
 
 
-def speak_script(script: str, voice: str = DEFAULT_VOICE, seed: float = 0) -> tuple[int, np.ndarray]:
+def speak(script: str, voice: str = speech.DEFAULT_VOICE, seed: float = 0) -> tuple[int, np.ndarray]:
     """Speak a tagged script in the embedded voice.
 
     Args:
@@ -157,7 +157,10 @@ class SpeakTab:
         gr.HTML(palette(), apply_default_css=False)
         with gr.Row():
             self.voice = gr.Dropdown(
-                [(voice_name(voice), voice) for voice in VOICES], value=DEFAULT_VOICE, label="Voice", scale=2
+                [(voice_name(voice), voice) for voice in speech.VOICES],
+                value=speech.DEFAULT_VOICE,
+                label="Voice",
+                scale=2,
             )
             self.seed = gr.Number(0, label="Speaker", precision=0, minimum=0, min_width=80)
         with gr.Row():
@@ -172,7 +175,7 @@ class SpeakTab:
             hand_over, [self.clip, self.spoken], [self.status, tabs, compare.clip, compare.reference], **QUIETLY
         )
         compare.decode_after(sent.success)
-        endpoint(speak_script, spoken, gr.Audio(label="Speech", visible=False), api_name="speak")
+        endpoint(speak, spoken, gr.Audio(label="Speech", visible=False))
 
 
 def hand_over(clip: str | None, script: str) -> tuple:

@@ -174,7 +174,10 @@ def _exports(transcript: Transcript, shown: Filter, stem: str) -> Markup:
     copy = Markup('<button type="button" class="ev-copy" data-copy="{}" title="{}">Copy</button>').format(
         visible.to_txt(), "Copy the tagged text, ready for an ElevenLabs v3 prompt"
     )
-    return Markup('<p class="ev-exports">{}{}</p>').format(copy, links)
+    again = Markup('<button type="button" data-say="{}" title="{}">Speak it</button>').format(
+        visible.to_txt(), "Take this text to the Speak tab and hear it"
+    )
+    return Markup('<p class="ev-exports">{}{}{}</p>').format(copy, links, again)
 
 
 def _score_table(scores: Mapping[str, str]) -> Markup:
@@ -272,20 +275,17 @@ def _side_by_side(cards: Iterable[Markup]) -> Markup:
 # ------------------------------------------------------------------------------------------------ one line
 
 
-def _named_tags(verb: str, change_names: tuple[str, ...]) -> str:
-    return f"{verb} {counted(len(change_names), 'tag')} ({', '.join(change_names)})"
-
-
 def _change(change: Change) -> str:
     before, after = heading(change.before).title, heading(change.after).title
     if not change.added and not change.dropped:
         return f"{after} has the same tags as {before}"
-    done = [_named_tags(verb, names) for verb, names in (("adds", change.added), ("drops", change.dropped)) if names]
+    counts = {"adds": len(change.added), "drops": len(change.dropped)}
+    done = [f"{verb} {counted(count, 'tag')}" for verb, count in counts.items() if count]
     return f"{after} {' and '.join(done)} against {before}"
 
 
 def agreement(transcripts: Mapping[str, Transcript], shown: Filter = EVERYTHING) -> str:
-    """ "All three agree on 93 % of words; RL adds 2 tags (sighs, pause) against SFT"."""
+    """ "All three agree on 93 % of words; RL adds 2 tags against SFT"."""
     texts = {variant: shown.text(transcript) for variant, transcript in transcripts.items()}
     if not any(texts.values()):
         return "No speech was found in this clip."
@@ -302,6 +302,14 @@ def agreement(transcripts: Mapping[str, Transcript], shown: Filter = EVERYTHING)
 def status(sentence: str) -> Markup:
     """A plain word on how things stand."""
     return Markup('<p class="ev-status" role="status">{}</p>').format(sentence)
+
+
+def verdict(sentence: str, scored: bool) -> Markup:
+    """The sentence on a finished clip, with the key to its marks. scored: against a reference."""
+    key = [("em", "ev-emphasis", "STRESSED"), ("mark", "ev-differs", "not said" if scored else "not in all")]
+    key += [("del", "ev-missing", "missed")] if scored else []
+    signs = Markup("").join(Markup('<{} class="{}">{}</{}>').format(tag, name, word, tag) for tag, name, word in key)
+    return Markup('<p class="ev-status" role="status">{} <span class="ev-signs">{}</span></p>').format(sentence, signs)
 
 
 def alarm(sentence: str) -> Markup:
