@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from peft import LoraConfig, get_peft_model
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 
@@ -16,6 +17,8 @@ from evoxtral.lora import LoraRecipe
 from training.tokenizer import EOS, N_SPECIAL, write_processor
 
 torch.set_num_threads(1)  # results must not depend on the machine
+settings.register_profile("untimed", deadline=None)  # nor must passing depend on how busy it is
+settings.load_profile("untimed")
 
 WINDOW = 10.0  # s
 MERGES = [b"th", b"er", b" t", b" a", b"in", b" [", b"] ", b"ou", b"la", b"ugh", b"si"]
@@ -60,7 +63,7 @@ def save_base(folder: Path, hidden: int = 48) -> None:
     write_processor(folder, MERGES, WINDOW)
 
 
-def save_adapter(base: Path, folder: Path, seed: int, **settings) -> None:
+def save_adapter(base: Path, folder: Path, seed: int, **changes) -> None:
     """An adapter as training saves it: PEFT's own files, with the names of the installed transformers."""
     defaults = {
         "r": RECIPE.r,
@@ -69,7 +72,7 @@ def save_adapter(base: Path, folder: Path, seed: int, **settings) -> None:
         "task_type": "CAUSAL_LM",
     }
     model = VoxtralForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
-    peft = get_peft_model(model, LoraConfig(**{**defaults, **settings}))
+    peft = get_peft_model(model, LoraConfig(**{**defaults, **changes}))
     randomise(peft, seed, scale=0.7)
     peft.save_pretrained(folder)
 
