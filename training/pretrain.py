@@ -7,6 +7,7 @@ the audio later: a text model that was never asked about it does not look.
 
 import logging
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, VoxtralForConditionalGeneration
 
-from evoxtral import tags
+from evoxtral import checkpoints, tags
 from evoxtral.prompt import Prompt
 from evoxtral.speech.espeak import Espeak
 from training import dataset, loop, model, tokenizer
@@ -35,8 +36,9 @@ UNKNOWN = 0  # the id that stands for a dropped text input
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """frames: mel frames in a batch of one process."""
+    """start: a checkpoint whose base to go on from; "" is from nothing. frames: mel frames in one process's batch."""
 
+    start: str = ""
     shape: model.Shape = field(default_factory=model.Shape)
     steps: int = 3600
     listening: float = 0.6  # share of the run that is mostly the encoder's: see `Pretraining.losses`
@@ -197,12 +199,21 @@ def optimizers(modules: list[nn.Module], config: PretrainConfig) -> list[torch.o
     ]  # fmt: skip
 
 
-def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConfig) -> Path:
-    """Train a base on `clips` and write it to `folder/base`. Resumes; `folder` also takes log and state."""
+def prepare(folder: Path, clips: Clips, config: PretrainConfig) -> None:
+    """Put the base to start from into `folder/base`: one of random weights, or a copy of `config.start`'s."""
     out = folder / "base"
-    if not (out / "tekken.json").exists():
-        texts = [text for clip in clips.clips[:20_000] for text in (clip.text, tags.plain(clip.text))]
-        model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)
+    if (out / "tekken.json").exists():
+        return
+    if config.start:
+        shutil.copytree(checkpoints.fetch(checkpoints.resolve(config.start).base), out, dirs_exist_ok=True)
+        return
+    texts = [text for clip in clips.clips[:20_000] for text in (clip.text, tags.plain(clip.text))]
+    model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)
+
+
+def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConfig) -> None:
+    """Train the base that `prepare` put into `folder/base`. Resumes; `folder` also takes log and state."""
+    out = folder / "base"
     base = VoxtralForConditionalGeneration.from_pretrained(out, dtype=torch.float32, attn_implementation="eager")
     base.model.audio_tower.embed_positions.requires_grad_(False)
     prompt = Prompt(out, AutoConfig.from_pretrained(out))
@@ -218,8 +229,8 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
         evaluate=partial(evaluate, base, prompt, validation),
         evaluate_every=600,
     )
-    base.to(torch.bfloat16).save_pretrained(out, max_shard_size="9MB")
-    return out
+    if loop.world()[0] == 0:
+        base.to(torch.bfloat16).save_pretrained(out)
 
 
 @torch.no_grad()
