@@ -19,9 +19,7 @@ PATIENCE = 240.0  # s to wait for the page; generous, as tests run on busy machi
 @functools.cache
 def app_url() -> str:
     """Where the app answers. It runs the scale model, or what EVOXTRAL_MODEL names, until the tests end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {"EVOXTRAL_MODEL": "tiny", "GRADIO_SERVER_NAME": "127.0.0.1"} | dict(os.environ)
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         process = subprocess.Popen(
@@ -41,6 +39,12 @@ def app_url() -> str:
                 return url
             time.sleep(0.3)
     raise RuntimeError(f"app.py did not serve a page in {PATIENCE:.0f} s.")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

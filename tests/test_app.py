@@ -3,18 +3,22 @@
 import asyncio
 import inspect
 import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from conftest import tone
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from launched import ROOT, app_url
+from launched import ROOT, app_url, free_port
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
 from evoxtral import audio, tags
+from evoxtral.errors import EvoxtralError
 from evoxtral.speech import speak
 from evoxtral.ui import compare
 from evoxtral.ui.model import Model, description
@@ -24,7 +28,7 @@ EXAMPLES = compare.Example.read(ROOT / "examples")
 
 @pytest.fixture(scope="module")
 def client() -> Client:
-    return Client(app_url(), verbose=False)
+    return Client(app_url(), verbose=False, httpx_kwargs={"timeout": 120})  # a busy machine answers late
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +168,18 @@ def test_everything_that_crosses_to_the_gpu_process_and_back_can_be_pickled(engi
         assert pickle.loads(pickle.dumps(transcripts)) == transcripts
 
 
+def test_a_mistake_found_in_the_gpu_process_reaches_the_caller_as_itself(engine):
+    class Loaded(Model):
+        def engine(self):
+            return engine
+
+    decoder = compare.Decoder(Loaded())
+    (handed_over,) = decoder._decode(tone(1.0), "en", ("gold",))
+    assert isinstance(pickle.loads(pickle.dumps(handed_over)), EvoxtralError)
+    with pytest.raises(EvoxtralError, match="gold"):
+        decoder.last(str(EXAMPLES[0].clip), "en", ("gold",))
+
+
 def test_the_length_is_asked_with_the_very_arguments_of_the_decoder():
     decoder = compare.Decoder(Model("tiny"))
     assert list(inspect.signature(decoder._decode).parameters) == list(
@@ -172,6 +188,13 @@ def test_the_length_is_asked_with_the_very_arguments_of_the_decoder():
 
 
 # ------------------------------------------------------------------------------------- the page's facts
+
+
+def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
+    settings = dict(os.environ) | {"EVOXTRAL_MODEL": "/no/such/model", "GRADIO_SERVER_PORT": str(free_port())}
+    ended = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=settings, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "There is no model '/no/such/model'" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_the_page_says_which_model_runs_and_what_it_understands(checkpoint):

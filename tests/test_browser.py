@@ -169,7 +169,7 @@ def test_a_script_is_spoken_and_transcribed_with_itself_as_the_reference(visit):
     page.get_by_role("tab", name="Speak").click()
     page.locator("#script textarea").fill("We waited for the train. ")
     page.locator('.ev-palette [data-insert="[sighs] "]').click()
-    assert page.locator("#script textarea").input_value() == "We waited for the train. [sighs] "
+    expect(page.locator("#script textarea")).to_have_value("We waited for the train. [sighs] ")
     page.get_by_role("button", name="Speak", exact=True).click()
     expect(page.locator(".ev-timeline .ev-tag")).to_have_count(1, timeout=PATIENCE)
     photograph(page, "speak")
@@ -277,8 +277,7 @@ def test_a_transcript_is_taken_to_the_speak_tab(visit):
     finish(page)
     text = column(page, "base").locator("[data-copy]").get_attribute("data-copy")
     column(page, "base").get_by_role("button", name="Speak it").click()
-    expect(page.locator("#script textarea")).to_be_visible()
-    assert page.locator("#script textarea").input_value() == text.replace("\r", "\n")
+    expect(page.locator("#script textarea")).to_have_value(text.replace("\r", "\n"), timeout=PATIENCE)
 
 
 # ------------------------------------------------------------------------------------- screens

@@ -86,9 +86,14 @@ class Decoder:
         @spaces.GPU(duration=gpu_seconds)
         def decode(
             wave: np.ndarray, language: str | None, variants: Sequence[str] | None
-        ) -> Iterator[dict[str, Transcript]]:
-            """wave: (T,) float32 at 16 kHz. On ZeroGPU this body runs in a process that has the device."""
-            yield from model.engine().stream((audio.SAMPLE_RATE, wave), variants, language)
+        ) -> Iterator[dict[str, Transcript] | EvoxtralError]:
+            """wave: (T,) float32 at 16 kHz. On ZeroGPU this body runs in a process that has the device; what is
+            raised there arrives as the bare name of its class, so a mistake is handed over instead.
+            """
+            try:
+                yield from model.engine().stream((audio.SAMPLE_RATE, wave), variants, language)
+            except EvoxtralError as error:
+                yield error
 
         self._decode = decode
 
@@ -99,7 +104,10 @@ class Decoder:
         if clip is None:
             raise AudioError(NO_CLIP)
         # The clip is read before a GPU is asked for, so a broken file costs a visitor nothing.
-        yield from self._decode(audio.load(clip), None if language == DETECT else language, variants)
+        for step in self._decode(audio.load(clip), None if language == DETECT else language, variants):
+            if isinstance(step, EvoxtralError):
+                raise step
+            yield step
 
     def last(self, clip: str | None, language: str, variants: Sequence[str] | None = None) -> dict[str, Transcript]:
         """The finished transcripts. Arguments as of `stream`."""

@@ -6,6 +6,7 @@ import gradio as gr
 import spaces
 from markupsafe import Markup
 
+from evoxtral.errors import CheckpointError
 from evoxtral.ui import theme
 from evoxtral.ui.compare import QUIETLY, CompareTab, Example
 from evoxtral.ui.metrics_tab import metrics_tab
@@ -19,24 +20,29 @@ QUEUE = 24
 
 # What buttons in drawn HTML do; one listener serves them all, whenever they are drawn.
 BUTTONS = """<script>
+async function script() {  // the Speak tab is made when it is first opened
+  let box;
+  while (!(box = document.querySelector("#script textarea"))) await new Promise(requestAnimationFrame);
+  return box;
+}
+async function write(text, all) {
+  const box = await script();
+  const [from, to] = all ? [0, box.value.length] : [box.selectionStart, box.selectionEnd];
+  box.setRangeText(text, from, to, "end");
+  box.dispatchEvent(new Event("input", {bubbles: true}));
+  box.focus();
+}
 document.addEventListener("click", async event => {
   const [copy, insert, say] = ["copy", "insert", "say"].map(what => event.target.closest(`[data-${what}]`));
-  const write = text => {
-    const script = document.querySelector("#script textarea");
-    const place = say ? [0, script.value.length] : [script.selectionStart, script.selectionEnd];
-    script.setRangeText(text, ...place, "end");
-    script.dispatchEvent(new Event("input", {bubbles: true}));
-    script.focus();
-  };
   if (copy) {
     await navigator.clipboard.writeText(copy.dataset.copy);
     copy.textContent = "Copied";
     setTimeout(() => { copy.textContent = "Copy"; }, 1500);
   } else if (insert) {
-    write(insert.dataset.insert);
+    await write(insert.dataset.insert, false);
   } else if (say) {
     [...document.querySelectorAll("[role=tab]")].find(tab => tab.textContent.trim() === "Speak").click();
-    write(say.dataset.say);
+    await write(say.dataset.say, true);
   }
 });
 </script>"""
@@ -74,7 +80,7 @@ def build(model: Model, examples: Path) -> gr.Blocks:
 def serve(page: gr.Blocks, model: Model) -> None:
     """Serve the page until interrupted; host and port come from Gradio's own environment variables."""
     if spaces.config.Config.zero_gpu:
-        model.engine()  # ZeroGPU takes over the weights that are there when the page is launched
+        _load(model)  # ZeroGPU takes over the weights that are there when the page is launched
     page.launch(
         theme=theme.theme(),
         css=theme.css(),
@@ -82,7 +88,16 @@ def serve(page: gr.Blocks, model: Model) -> None:
         max_file_size="50mb",
         footer_links=["api"],
         mcp_server=True,
+        run_history=False,
         prevent_thread_lock=True,
     )
-    model.engine()  # everywhere else the page is served first, and the weights follow
+    _load(model)  # everywhere else the page is served first, and the weights follow
     page.block_thread()
+
+
+def _load(model: Model) -> None:
+    """Without its model the page is of no use: end with one sentence, not with a traceback."""
+    try:
+        model.engine()
+    except CheckpointError as error:
+        raise SystemExit(str(error)) from None
