@@ -41,6 +41,12 @@ QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if spaces.confi
 # For events that only draw: no queue, no spinner over what is being read, no endpoint.
 QUIETLY = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
+# A click on a "Speak it" reaches Python as a click on the columns that carries the text.
+SAY_CLICKED = """element.addEventListener("click", event => {
+  const say = event.target.closest("[data-say]");
+  if (say) trigger("click", {text: say.dataset.say});
+});"""
+
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 NO_CLIP = "Record or upload a clip, or pick an example."
 DECODING = "Decoding…"
@@ -212,7 +218,9 @@ class CompareTab:
             )
             self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
-        self.columns = gr.HTML(view.empty_columns(), elem_id="columns", apply_default_css=False)
+        self.columns = gr.HTML(
+            view.empty_columns(), elem_id="columns", apply_default_css=False, js_on_load=SAY_CLICKED
+        )
         self.result = gr.State()
 
     def _connect(self) -> None:

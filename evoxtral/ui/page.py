@@ -18,31 +18,19 @@ CLEAN_EVERY, CLEAN_AFTER = 600, 3600
 # Visitors who may wait; the next one is told that the house is full.
 QUEUE = 24
 
-# What buttons in drawn HTML do; one listener serves them all, whenever they are drawn.
+# What buttons in drawn HTML do in the browser; one listener serves them all, whenever they are drawn.
 BUTTONS = """<script>
-async function script() {  // the Speak tab is made when it is first opened
-  let box;
-  while (!(box = document.querySelector("#script textarea"))) await new Promise(requestAnimationFrame);
-  return box;
-}
-async function write(text, all) {
-  const box = await script();
-  const [from, to] = all ? [0, box.value.length] : [box.selectionStart, box.selectionEnd];
-  box.setRangeText(text, from, to, "end");
-  box.dispatchEvent(new Event("input", {bubbles: true}));
-  box.focus();
-}
 document.addEventListener("click", async event => {
-  const [copy, insert, say] = ["copy", "insert", "say"].map(what => event.target.closest(`[data-${what}]`));
+  const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
   if (copy) {
     await navigator.clipboard.writeText(copy.dataset.copy);
     copy.textContent = "Copied";
     setTimeout(() => { copy.textContent = "Copy"; }, 1500);
   } else if (insert) {
-    await write(insert.dataset.insert, false);
-  } else if (say) {
-    [...document.querySelectorAll("[role=tab]")].find(tab => tab.textContent.trim() === "Speak").click();
-    await write(say.dataset.say, true);
+    const script = document.querySelector("#script textarea");
+    script.setRangeText(insert.dataset.insert, script.selectionStart, script.selectionEnd, "end");
+    script.dispatchEvent(new Event("input", {bubbles: true}));
+    script.focus();
   }
 });
 </script>"""

@@ -175,6 +175,7 @@ class SpeakTab:
             hand_over, [self.clip, self.spoken], [self.status, tabs, compare.clip, compare.reference], **QUIETLY
         )
         compare.decode_after(sent.success)
+        compare.columns.click(take_over, None, [tabs, self.script], **QUIETLY)
         endpoint(speak, spoken, gr.Audio(label="Speech", visible=False))
 
 
@@ -183,6 +184,11 @@ def hand_over(clip: str | None, script: str) -> tuple:
     if clip is None:
         raise gr.Error(NOTHING_SPOKEN, print_exception=False)
     return view.status(HINT), gr.Tabs(selected="compare"), clip, script
+
+
+def take_over(click: gr.EventData) -> tuple:
+    """The open tab and the script, from a transcript that is to be spoken."""
+    return gr.Tabs(selected="speak"), click.text[:MOST_CHARACTERS]
 
 
 def voice_name(voice: str) -> str:
