@@ -1,0 +1,66 @@
+"""What ships: the scale model, the figures it was measured with, and the README that shows them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evoxtral import audio, checkpoints, metrics, speech, tags
+from evoxtral.engine import Engine
+from training import publish
+
+ROOT = Path(__file__).parents[1]
+MEASURED = json.loads((publish.RESULTS / "measured.json").read_text(encoding="utf-8"))
+EXAMPLES = json.loads((ROOT / "examples" / "examples.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(checkpoints.resolve("tiny"))
+
+
+def test_the_scale_model_has_all_variants_in_small_files(engine):
+    assert engine.variants == ("base", "sft", "rl")
+    sizes = [path.stat().st_size for path in checkpoints.TINY_FOLDER.rglob("*") if path.is_file()]
+    assert max(sizes) < 10_000_000 and sum(sizes) < 30_000_000
+
+
+def test_the_base_scores_exactly_what_writing_no_tag_and_no_stress_scores():
+    base, n = MEASURED["variants"]["base"], MEASURED["n"]
+    assert base["tag_f1"] == pytest.approx(MEASURED["clips"]["untagged"] / n)
+    assert base["emphasis_f1"] == pytest.approx(MEASURED["clips"]["without_emphasis"] / n)
+    assert base["tag_hallucination"] == 0
+
+
+def test_figures_come_with_what_is_behind_them():
+    assert MEASURED["n"] >= 300
+    assert 0.4 < MEASURED["clips"]["held_out_voices"] / MEASURED["n"] < 0.6
+    assert MEASURED["date"] and MEASURED["commit"] and MEASURED["seed"] is not None
+    for variant in MEASURED["variants"].values():
+        for metric in metrics.METRICS:
+            low, high = variant["intervals"][metric.name]
+            assert low <= variant[metric.name] <= high
+
+
+def test_the_readme_shows_the_files_figures():
+    assert publish.readme_block() in publish.README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example["label"] for example in EXAMPLES])
+def test_on_every_example_the_adapters_hear_tags_and_the_base_writes_words(engine, example):
+    found = engine.compare(ROOT / "examples" / example["file"])
+    assert not found["base"].tags and tags.plain(found["base"].text)
+    wanted = set(tags.names(example["text"]))
+    for variant in ("sft", "rl"):
+        heard = {tag.name for tag in found[variant].tags}
+        assert len(heard & wanted) >= len(wanted) / 2, found[variant].text
+
+
+def test_the_same_words_said_in_another_way_get_another_tag(engine):
+    """The tag is heard, not guessed from the words."""
+    heard = {}
+    for delivery in ("whispers", "angry", "shouts"):
+        wave = speech.speak(f"[{delivery}] I told you the door was open.", seed=1).wave
+        transcript = engine.transcribe((audio.SAMPLE_RATE, wave), "rl")
+        heard[delivery] = {tag.name for tag in transcript.tags}
+    assert sum(delivery in names for delivery, names in heard.items()) >= 2, heard
