@@ -218,9 +218,7 @@ class CompareTab:
             )
             self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
-        self.columns = gr.HTML(
-            view.empty_columns(), elem_id="columns", apply_default_css=False, js_on_load=SAY_CLICKED
-        )
+        self.columns = gr.HTML(view.empty_columns(), elem_id="columns", apply_default_css=False, js_on_load=SAY_CLICKED)
         self.result = gr.State()
 
     def _connect(self) -> None:

@@ -25,18 +25,18 @@ ACCENTS = {
 }
 
 SCRIPTS = (
-    "[nervous] So... [stammers] I was thinking maybe we could [clears throat] try that new restaurant downtown?",
-    "[excited] You will not believe it! [gasps] They said YES, and we start on Monday!",
-    "[sighs] The last train left an hour ago. [pause] [calm] We can walk, it is a warm night.",
-    "[whispers] The baby is asleep. [pause] Please close the door very slowly.",
-    "[frustrated] I have called them THREE times. [sighs] Nobody answers, and nobody calls back.",
-    "[shouts] Stop right there! [pause] [laughs] I am only joking, come in.",
-    "[sad] We sold the old house in spring. [crying] I still dream about the garden.",
-    "[angry] Who left the window open? [sighs] Now the whole kitchen is full of leaves.",
-    "[laughs] And then the dog took the sandwich and RAN. [gasps] Right across the wedding table!",
-    "[calm] Breathe in slowly. [pause] And now let it all go. [sighs] Much better.",
-    "[clears throat] Good evening, and welcome. [nervous] This is my very first speech.",
-    "We meet at seven by the station, and dinner is at eight.",
+    "[stammers] I see your point, but consider the garden. [clears throat] We need sixteen more plates on Friday.",
+    "[calm] The little walrus closed its eyes [pause] and dreamed of the sea. [sighs]",
+    "[whispers] I've been secretly watching that hospital drama without you. [laughs]",
+    "[crying] Please, cried the snowman, let me go HOME! [pause] The king gave his last helmet to a poor nurse.",
+    "[excited] I can't believe you remembered my favourite cake! [laughs] I laughed so hard I missed the last bus.",
+    "[sad] The shop where I bought my first guitar is closed. [sighs] What a terrible way to end the year.",
+    "[nervous] Please don't be angry, but I ruined the wheelbarrow. [laughs] I think I'm COMPLETELY in love with Ravi!",
+    "[clears throat] Alright everyone, let's get started with the budget. [excited] It starts on Monday morning!",
+    "[shouts] That is NOT how you hold a saucepan! [laughs] [whispers] The soup is cold.",
+    "[frustrated] I've already restarted the telephone four times! [sighs] You want me to wait until Sunday?",
+    "[angry] You forgot my birthday because of football? [sighs] I baked a cake for the school play.",
+    "[gasps] Sorry to bother you, but could I borrow some sugar?",
 )
 
 
