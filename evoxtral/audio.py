@@ -167,6 +167,8 @@ def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple
         yield _with_margin(first, min(before, cut), earliest, cut, window, margin)
         after = int(sounds[np.searchsorted(sounds[:, 1], cut, side="right"), 0])  # start of the next, or same
         first, earliest = max(after - margin, cut), cut
+        if last - after <= window:  # a margin is no reason to cut once more
+            first = max(first, last - window)
     yield _with_margin(first, last, earliest, len(power), window, margin)
 
 

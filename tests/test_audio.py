@@ -569,6 +569,7 @@ def test_silence_between_segments_is_dropped_only_where_it_is_long(schedule, win
 
 @settings(deadline=None, max_examples=40)
 @given(st.floats(11, 19), st.floats(0.2, 4.5), st.floats(9.5, 19), st.sampled_from([0.0, 0.01]))
+@example(17.0, 4.0, 19.0, 0.0)  # sound and its margin just pass a window, sound alone does not
 def test_a_cut_lies_in_the_pause_when_there_is_one(before, pause, after, floor):
     wave, _ = render([(before, pause), (after, 0.0)], floor=floor)
     segments = audio.segments(wave, 20)
