@@ -14,6 +14,7 @@ MEASURED = {
     "date": "2026-01-02",
     "commit": "abc1234",
     "model": "<b>tiny</b>",
+    "ordinary_sentences": {"n": 100, "base": 0.357, "sft": 0.383, "rl": 0.389},
     "variants": {
         "base": {"wer": 0.05, "tag_f1": 0.25, "pooled": {}, "intervals": {}, "per_tag": {}},
         "sft": {
@@ -33,7 +34,10 @@ MEASURED = {
     },
     "differences": {
         "sft - base": {"tag_f1": {"value": 0.65, "low": 0.6, "high": 0.7, "p": 0.0}},
-        "rl - sft": {"tag_f1": {"value": 0.01, "low": -0.005, "high": 0.024, "p": 0.2}},
+        "rl - sft": {
+            "tag_f1": {"value": 0.01, "low": -0.005, "high": 0.024, "p": 0.2},
+            "wer": {"value": -0.02, "low": -0.03, "high": -0.01, "p": 0.0},
+        },
     },
 }
 
@@ -60,20 +64,24 @@ def test_the_published_table_has_every_metric_of_every_variant(published):
 
 def test_the_best_of_a_row_is_marked_and_a_tie_is_not(measured):
     html = metrics_tab.table("Measured", measured)
-    assert html.count("<b>") == 1
+    assert html.count("<b>") == 2  # Tag F1, and WER on ordinary sentences
     assert "<b>91.0</b><small>89.0–93.0</small>" in html
 
 
 def test_a_difference_has_its_interval_or_is_called_noise(measured):
     html = metrics_tab.table("Measured", measured)
-    assert "SFT − Base" in html and "RL − SFT" in html
-    assert "<td>+65.0<small>+60.0 to +70.0</small></td>" in html
+    assert "RL − SFT" in html and "SFT − Base" not in html  # only the step that is in question
     assert "<td>+1.0<small>within noise</small></td>" in html
+    assert "<td>−2.0<small>−3.0 to −1.0</small></td>" in html
 
 
 def test_pooled_scores_have_rows_where_they_were_measured(published, measured):
     assert "98.5" in metrics_tab.table("Measured", measured)
     assert "pooled" not in metrics_tab.table("Published", published)
+
+
+def test_the_words_that_the_lexicon_did_not_write_have_a_row(measured):
+    assert "WER on ordinary sentences" in metrics_tab.table("Measured", measured)
 
 
 def test_every_figure_has_its_origin(measured):

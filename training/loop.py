@@ -105,9 +105,7 @@ def fit(
         for step in range(first, schedule.steps):
             torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
             factor = schedule.factor(step)
-            for optimizer, rates in zip(optimizers, peaks, strict=True):
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * factor
+            _set_rates(optimizers, peaks, factor)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             for parts in losses(step):
@@ -129,20 +127,29 @@ def fit(
                     "rate": schedule.learning_rate * factor,
                     "seconds": round(pace, 3),
                 }
-                with history.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                _append(history, row)
                 bar.set_postfix(means, refresh=False)
                 sums, since = {}, time.monotonic()
             if first_process and evaluate and evaluate_every and (step + 1) % evaluate_every == 0:
                 row = {"step": step + 1, **evaluate(step + 1)}
                 log.info("%s %s", name, row)
-                with history.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                _append(history, row)
             if first_process and time.monotonic() - saved > save_every:
                 _save(state, modules, optimizers, step + 1)
                 saved = time.monotonic()
     if first_process:
         _save(state, modules, optimizers, schedule.steps)
+
+
+def _set_rates(optimizers: Sequence[torch.optim.Optimizer], peaks: list[list[float]], factor: float) -> None:
+    for optimizer, rates in zip(optimizers, peaks, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+
+
+def _append(history: Path, row: dict) -> None:
+    with history.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def world() -> tuple[int, int]:

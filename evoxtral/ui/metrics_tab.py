@@ -39,6 +39,7 @@ ROWS = (
     *(Row(metric.name, metric.label, metric.higher_is_better) for metric in METRICS),
     Row("sound_pause_f1", "F1 of sounds and pauses, pooled", True),
     Row("delivery_emotion_f1", "F1 of delivery and emotion, pooled", True),
+    Row("ordinary_wer", "WER on ordinary sentences", False),
 )
 
 
@@ -52,8 +53,8 @@ class System:
     support: Mapping[str, int]
 
     @classmethod
-    def of(cls, entry: Mapping) -> "System":
-        figures = {**entry, **entry.get("pooled", {})}
+    def of(cls, entry: Mapping, ordinary_wer: float | None = None) -> "System":
+        figures = {**entry, **entry.get("pooled", {}), "ordinary_wer": ordinary_wer}
         return cls(
             scores={row.name: figures[row.name] for row in ROWS if figures.get(row.name) is not None},
             intervals={name: (low, high) for name, (low, high) in entry.get("intervals", {}).items()},
@@ -80,9 +81,10 @@ class Results:
         if not path.is_file():
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
+        ordinary = content.get("ordinary_sentences", {})
         return cls(
             origin={key: content[key] for key in ORIGIN if content.get(key) is not None},
-            systems={name: System.of(entry) for name, entry in content["variants"].items()},
+            systems={name: System.of(entry, ordinary.get(name)) for name, entry in content["variants"].items()},
             differences={
                 pair: {name: (d["value"], d["low"], d["high"]) for name, d in rows.items()}
                 for pair, rows in content.get("differences", {}).items()
@@ -134,15 +136,25 @@ def _cell(system: System, row: Row, best: bool) -> Markup:
 def _difference(found: tuple[float, float, float] | None) -> Markup:
     if found is None:
         return Markup("<td>–</td>")
-    value, low, high = (100 * share for share in found)
-    verdict = "within noise" if low <= 0 <= high else f"{low:+.1f} to {high:+.1f}"
-    return Markup("<td>{}<small>{}</small></td>").format(f"{value:+.1f}", verdict)
+    value, low, high = found
+    verdict = "within noise" if low <= 0 <= high else f"{_signed(low)} to {_signed(high)}"
+    return Markup("<td>{}<small>{}</small></td>").format(_signed(value), verdict)
+
+
+def _signed(share: float) -> str:
+    """A difference in points, with a true minus sign and no sign on what rounds to nothing."""
+    points = round(100 * share, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
 
 
 def table(title: str, results: Results) -> Markup:
-    """Metrics by variants, in percent; the best of a row is bold; small: 95 % intervals; last: paired differences."""
+    """Metrics by variants, in percent; the best of a row is bold; small: 95 % intervals.
+
+    The last column is the paired difference of the last two variants, where it was measured.
+    """
+    last = dict(list(results.differences.items())[-1:])
     names = [view.heading(variant).title for variant in results.systems]
-    names += [" − ".join(view.heading(v).title for v in pair.split(" - ")) for pair in results.differences]
+    names += [" − ".join(view.heading(v).title for v in pair.split(" - ")) for pair in last]
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in names)
     rows = []
     for row in ROWS:
@@ -150,7 +162,7 @@ def table(title: str, results: Results) -> Markup:
             continue
         best = _best(results, row)
         cells = [_cell(system, row, name == best) for name, system in results.systems.items()]
-        cells += [_difference(found.get(row.name)) for found in results.differences.values()]
+        cells += [_difference(found.get(row.name)) for found in last.values()]
         arrow, hint = ("↑", "higher is better") if row.higher_is_better else ("↓", "lower is better")
         rows.append(
             Markup('<tr><th scope="row">{} <span title="{}">{}</span></th>{}</tr>').format(
@@ -234,13 +246,16 @@ def caveats(published: Results) -> Markup:
 
 
 def report(published: Results, measured: Results | None) -> Markup:
-    """The whole tab."""
-    tables = [table("Published", published), table("Measured", measured) if measured else nothing_measured()]
+    """The whole tab: two stacks of cards side by side, then the charts."""
+    left = (table("Published", published), caveats(published), definitions())
+    right = (table("Measured", measured) if measured else nothing_measured(),)
     charts = [tag_chart("Published, per tag", published)]
     if measured:
         charts.append(tag_chart("Measured, per tag", measured))
-    rows = [tables, [caveats(published), definitions()], charts]
-    return Markup("").join(Markup('<div class="ev-report">{}</div>').format(Markup("").join(cards)) for cards in rows)
+    stack = Markup('<div class="ev-stack">{}</div>')
+    side_by_side = Markup('<div class="ev-report">{}</div>')
+    stacks = Markup("").join(stack.format(Markup("").join(cards)) for cards in (left, right))
+    return side_by_side.format(stacks) + side_by_side.format(Markup("").join(charts))
 
 
 def metrics_tab(folder: Path = RESULTS) -> None:
