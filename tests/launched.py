@@ -56,5 +56,7 @@ def _answers(url: str) -> bool:
 
 
 def _stop(process: subprocess.Popen) -> None:
+    if process.poll() is not None:  # then the tests that needed it have failed: say why
+        print(f"app.py had ended before the tests did, with {process.returncode}", file=sys.stderr)
     process.terminate()
     process.wait(timeout=20)

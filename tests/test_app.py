@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from launched import ROOT, app_url, free_port
 from mcp import ClientSession
-from mcp.client.streamable_http import streamablehttp_client
+from mcp.client.streamable_http import streamable_http_client
 
 from evoxtral import audio, tags
 from evoxtral.errors import EvoxtralError
@@ -141,7 +141,7 @@ def test_speak_gives_a_recording_and_a_sentence_for_what_cannot_be_spoken(client
 def test_the_same_endpoints_are_mcp_tools():
     async def ask():
         address = f"{app_url()}/gradio_api/mcp/"
-        async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
+        async with streamable_http_client(address) as (read, write, _), ClientSession(read, write) as session:
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             scores = await session.call_tool("score", {"prediction": "[sad] hi", "reference": "[sad] hi"})
