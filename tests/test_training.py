@@ -1,6 +1,5 @@
 """The pipeline: recipes, the loop that resumes, RAFT's choice, and every stage end to end."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -186,6 +185,21 @@ def test_an_epoch_holds_every_clip_once(clips):
         assert sorted(i for batch in batches for i in batch) == list(range(len(clips)))
 
 
+@pytest.mark.parametrize("listening", [0.0, 0.5])
+def test_pretraining_uses_every_batch_once_an_epoch_and_begins_its_parts_with_short_clips(clips, listening):
+    task = object.__new__(pretrain.Pretraining)
+    task.clips, task._batches = clips, {}
+    task.short = [i for i, clip in enumerate(clips.clips) if clip.seconds < 6]
+    task.config = pretrain.PretrainConfig(steps=40, listening=listening, short_share=0.1, frames=1)  # a clip a batch
+    used = [task._batch(number)[0] for number in range(40)]
+    parts = [used[:20], used[20:]] if listening else [used]
+    for part in parts:
+        assert set(part[:4]) <= set(task.short)
+    rest = [i for part in parts for i in part[4:]]
+    for start in range(0, len(rest) - len(clips) + 1, len(clips)):
+        assert sorted(rest[start : start + len(clips)]) == list(range(len(clips)))
+
+
 def test_the_second_task_names_tags_and_stress_in_order():
     assert (
         pretrain.how_it_is_said("[nervous] So I NEVER [laughs] left. [pause] Bye.")
@@ -215,11 +229,21 @@ def test_ties_at_the_threshold_are_kept():
     assert len(raft.curate(samples, 0.1)) == 10
 
 
-def test_a_sample_file_that_was_cut_short_is_read_up_to_the_last_whole_chunk(tmp_path):
-    lines = [json.dumps(dataclasses.asdict(sampled([0.5], str(i)))) + "\n" for i in range(raft.CHUNK + 3)]
-    (tmp_path / "samples.jsonl").write_text("".join(lines) + '{"id": "to')
-    assert len(raft.read(tmp_path / "samples.jsonl")) == raft.CHUNK
-    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == raft.CHUNK
+@pytest.mark.parametrize(("written", "kept"), [("", 0), ("1\n2\n3\n", 2), ("1\n2\n3\n4", 2), ("1\n2\n3\n4\n", 4)])
+def test_a_file_that_was_cut_short_is_read_up_to_its_last_whole_chunk(tmp_path, written, kept):
+    (tmp_path / "rows.jsonl").write_text(written)
+    assert loop.whole_chunks(tmp_path / "rows.jsonl", 2) == list(range(1, kept + 1))
+    assert (tmp_path / "rows.jsonl").read_text() == "".join(f"{i}\n" for i in range(1, kept + 1))
+
+
+def test_a_folder_that_exists_is_whole(tmp_path):
+    with pytest.raises(Interrupted), loop.whole(tmp_path / "out") as out:
+        (out / "half").touch()
+        raise Interrupted
+    assert not (tmp_path / "out").exists()
+    with loop.whole(tmp_path / "out") as out:
+        (out / "all").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["all"]
 
 
 # --- every stage

@@ -13,6 +13,7 @@ from pathlib import Path
 from evoxtral import audio, metrics
 from evoxtral.engine import Engine
 from evoxtral.speech import speak
+from training import loop
 from training.dataset import ACCENTS, VARIANTS, Clips
 from training.lexicon import WORDS
 
@@ -32,7 +33,7 @@ def predict(engine: Engine, clips: Clips, folder: Path) -> dict[str, list[tuple[
     from tqdm import tqdm
 
     path = folder / "predictions.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    rows = loop.whole_chunks(path, CHUNK)
     with tqdm(total=len(clips), initial=len(rows), desc="bench", unit="clip") as bar, path.open("a") as file:
         for start in range(len(rows), len(clips), CHUNK):
             chunk = clips.clips[start : start + CHUNK]
@@ -54,7 +55,7 @@ def predict(engine: Engine, clips: Clips, folder: Path) -> dict[str, list[tuple[
                 }
                 for clip, result in zip(chunk, results, strict=True)
             ]
-            file.write("".join(json.dumps(row) + "\n" for row in new))  # one write: a chunk is there or it is not
+            file.write("".join(json.dumps(row) + "\n" for row in new))
             file.flush()
             rows += new
             bar.update(len(chunk))

@@ -8,9 +8,11 @@ import json
 import logging
 import math
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +152,29 @@ def _set_rates(optimizers: Sequence[torch.optim.Optimizer], peaks: list[list[flo
 def _append(history: Path, row: dict) -> None:
     with history.open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `folder` at the end: where `folder` exists, all of it does."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    partial.rename(folder)
+
+
+def whole_chunks(path: Path, size: int) -> list[dict]:
+    """Rows of a JSONL file that grows by chunks of `size` rows; what an interruption left behind the last whole one is
+    cut from the file. A last chunk of fewer rows counts as an interrupted one, and is made again.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    complete = sum(line.endswith("\n") for line in lines)
+    lines = lines[: complete // size * size]
+    path.write_text("".join(lines), encoding="utf-8")
+    return [json.loads(line) for line in lines]
 
 
 def world() -> tuple[int, int]:

@@ -8,7 +8,7 @@ the audio later: a text model that was never asked about it does not look.
 import logging
 import random
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -105,7 +105,7 @@ class Pretraining:
         self.prompt = prompt
         self.transcribe, self.describe = prompt.transcription_ids("en"), prompt.chat_ids(QUESTION)
         self.short = [i for i, clip in enumerate(clips.clips) if clip.frames < config.short_frames]
-        self._batches: dict[int, list[list[int]]] = {}
+        self._batches: dict[tuple[int, int], list[list[int]]] = {}
 
     def _batch(self, number: int) -> list[int]:
         """The clips of one process's step; every epoch is shuffled anew from the seed.
@@ -115,20 +115,23 @@ class Pretraining:
         processes = loop.world()[1]
         early = int(self.config.steps * self.config.short_share) * processes
         second = int(self.config.steps * self.config.listening) * processes
-        if number < early or second <= number < second + early:
-            pool, place = self.short, number if number < early else number - second + early
+        begun = [start for start in sorted({0, second}) if start <= number]  # the parts of the run, up to this one
+        if number < begun[-1] + early:
+            pool, place = self.short, number - begun[-1] + early * (len(begun) - 1)
         else:
-            pool, place = list(range(len(self.clips))), number - (early if number < second else 2 * early)
+            pool, place = range(len(self.clips)), number - early * len(begun)
         epoch = 0
-        while True:
-            key = (len(pool), epoch)
-            if key not in self._batches:
-                made = dataset.batches(self.clips, self.config.frames, self.config.seed + epoch, pool, by_frames=True)
-                self._batches = {key: made}
-            if place < len(self._batches[key]):
-                return self._batches[key][place]
-            place -= len(self._batches[key])
+        while place >= len(made := self._epoch(pool, epoch)):
+            place -= len(made)
             epoch += 1
+        return made[place]
+
+    def _epoch(self, pool: Sequence[int], epoch: int) -> list[list[int]]:
+        key = (len(pool), epoch)
+        if key not in self._batches:
+            seed = self.config.seed + epoch
+            self._batches[key] = dataset.batches(self.clips, self.config.frames, seed, list(pool), by_frames=True)
+        return self._batches[key]
 
     def _heard(self, indices: Iterable[int]) -> list[list[str]]:
         """What is heard of each clip, with its own accent."""
@@ -200,23 +203,24 @@ def optimizers(modules: list[nn.Module], config: PretrainConfig) -> list[torch.o
 
 
 def prepare(folder: Path, clips: Clips, config: PretrainConfig) -> None:
-    """Put the base to start from into `folder/base`: one of random weights, or a copy of `config.start`'s."""
-    out = folder / "base"
-    if (out / "tekken.json").exists():
+    """Put the base to start from into `folder/start`: one of random weights, or a copy of `config.start`'s."""
+    if (folder / "start").exists():
         return
-    if config.start:
-        shutil.copytree(checkpoints.fetch(checkpoints.resolve(config.start).base), out, dirs_exist_ok=True)
-        return
-    texts = [text for clip in clips.clips[:20_000] for text in (clip.text, tags.plain(clip.text))]
-    model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)
+    with loop.whole(folder / "start") as out:
+        if config.start:
+            shutil.copytree(checkpoints.fetch(checkpoints.resolve(config.start).base), out, dirs_exist_ok=True)
+        else:
+            texts = [text for clip in clips.clips[:20_000] for text in (clip.text, tags.plain(clip.text))]
+            model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)
 
 
 def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConfig) -> None:
-    """Train the base that `prepare` put into `folder/base`. Resumes; `folder` also takes log and state."""
-    out = folder / "base"
-    base = VoxtralForConditionalGeneration.from_pretrained(out, dtype=torch.float32, attn_implementation="eager")
+    """Train the base in `folder/start` and write it to `folder/base`. Resumes; `folder` also takes log and state."""
+    start = folder / "start"
+    torch.manual_seed(config.seed)  # the head's weights, the same in every process
+    base = VoxtralForConditionalGeneration.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     base.model.audio_tower.embed_positions.requires_grad_(False)
-    prompt = Prompt(out, AutoConfig.from_pretrained(out))
+    prompt = Prompt(start, AutoConfig.from_pretrained(start))
     task = Pretraining(base, prompt, clips, config)
     loop.fit(
         [base, task.head],
@@ -230,7 +234,9 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
         evaluate_every=600,
     )
     if loop.world()[0] == 0:
-        base.to(torch.bfloat16).save_pretrained(out)
+        with loop.whole(folder / "base") as out:
+            shutil.copytree(start, out, dirs_exist_ok=True)  # the processor's files
+            base.to(torch.bfloat16).save_pretrained(out)
 
 
 @torch.no_grad()

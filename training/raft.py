@@ -11,6 +11,7 @@ from pathlib import Path
 from evoxtral import audio, metrics
 from evoxtral.decode import Decoding
 from evoxtral.engine import Engine
+from training import loop
 from training.dataset import Clips
 from training.sft import SftConfig
 
@@ -48,7 +49,7 @@ def sample(engine: Engine, variant: str, clips: Clips, config: RaftConfig, path:
     """`config.samples` transcripts of every clip with their rewards, appended to `path`; what is there is kept."""
     from tqdm import tqdm
 
-    done = read(path) if path.exists() else []
+    done = [Sampled(**row) for row in loop.whole_chunks(path, CHUNK)]
     decoding = Decoding(temperature=config.temperature, top_p=config.top_p, seed=config.seed)
     with tqdm(total=len(clips), initial=len(done), desc="sample", unit="clip") as bar, path.open("a") as file:
         for start in range(len(done), len(clips), CHUNK):
@@ -66,17 +67,8 @@ def sample(engine: Engine, variant: str, clips: Clips, config: RaftConfig, path:
 
 
 def read(path: Path) -> list[Sampled]:
-    """Samples written so far; a line that an interruption cut short, and what follows it, is dropped from the file."""
-    whole = []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for line in lines:
-        if not line.endswith("\n"):
-            break
-        whole.append(Sampled(**json.loads(line)))
-    # Whole chunks only, so that a resumed run samples the same chunks as an uninterrupted one.
-    whole = whole[: len(whole) // CHUNK * CHUNK] if len(whole) < len(lines) else whole
-    path.write_text("".join(lines[: len(whole)]), encoding="utf-8")
-    return whole
+    """All samples of a finished file."""
+    return [Sampled(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def curate(samples: Iterable[Sampled], drop: float) -> list[Sampled]:

@@ -55,21 +55,21 @@ class Run:
 
 def run_pretrain(run: Run) -> None:
     """Base from nothing: speak the pretraining parts, then train on all of them."""
-    if (run.folder / "pretrain.done").exists():
+    if run.base.exists():
+        if not (run.folder / "start").exists():
+            raise RecipeError(f"{run.folder} already has a copied base: pretrain under another --name.")
         return
     parts = [dataset.build(run.data, f"pretrain{k}", config) for k, config in enumerate(run.recipe.pretraining_data)]
     clips, validation = Clips.joined(parts), dataset.build(run.data, "validation", run.recipe.validation)
     pretrain.prepare(run.folder, clips, run.recipe.pretrain)
     loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain)
-    (run.folder / "pretrain.done").touch()
 
 
 def run_data(run: Run) -> None:
     """Speak the clips of every split, and put the base beside them."""
-    if not (run.base / "config.json").exists():
-        source = checkpoints.fetch(checkpoints.resolve(run.recipe.base).base)
-        shutil.copytree(source, run.base.with_suffix(".partial"), dirs_exist_ok=True)
-        run.base.with_suffix(".partial").rename(run.base)
+    if not run.base.exists():
+        with loop.whole(run.base) as out:
+            shutil.copytree(checkpoints.fetch(checkpoints.resolve(run.recipe.base).base), out, dirs_exist_ok=True)
     for name, config in _splits(run.recipe).items():
         dataset.build(run.data, name, config)
 
@@ -121,7 +121,9 @@ def run_bench(run: Run) -> None:
         pairs = bench.predict(engine, clips, run.folder)
         open_wer = bench.ordinary(engine)
         found = bench.results(pairs, clips, run.recipe.base, run.recipe.test.seed, open_wer, run.recipe.bench)
-        run.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        partial = run.results.with_suffix(".partial")
+        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        partial.rename(run.results)
     print(bench.table(json.loads(run.results.read_text(encoding="utf-8"))))
 
 

@@ -143,8 +143,9 @@ def train(
         evaluate_every=max(1, task.steps // 6),
     )
     if loop.world()[0] == 0:
-        tuned.to(torch.bfloat16).save_pretrained(folder / name)
-        _name_base(folder / name, base)
+        with loop.whole(folder / name) as out:
+            tuned.to(torch.bfloat16).save_pretrained(out, save_embedding_layers=False)
+            _name_base(out, base)
 
 
 def _name_base(adapter: Path, base: Path) -> None:
