@@ -30,8 +30,8 @@ LIGHT_MODULES = {
     "evoxtral.transcript": HEAVY | {"numpy"},
     "evoxtral.cli": HEAVY | {"numpy"},
     "evoxtral.metrics": HEAVY,
-    "evoxtral.audio": HEAVY - {"scipy"},
-    "evoxtral.speech": HEAVY - {"scipy"},
+    "evoxtral.audio": HEAVY,
+    "evoxtral.speech": HEAVY,
 }
 
 

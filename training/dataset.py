@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.signal import lfilter
+from scipy.signal import lfilter, oaconvolve
 
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
@@ -152,7 +152,7 @@ def augment(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         decay = np.exp(-np.arange(n) / (rng.uniform(0.01, 0.035) * SAMPLE_RATE))
         room = rng.standard_normal(n) * decay * rng.uniform(0.02, 0.07)
         room[0] = 1
-        wave = np.convolve(wave, room)[: len(wave)]
+        wave = oaconvolve(wave, room)[: len(wave)]
     if rng.random() < 0.25:
         wave = lfilter([1, -rng.uniform(-0.5, 0.6)], [1], wave)
     wave = speech.effects.peak(wave, rng.uniform(0.3, 0.95))

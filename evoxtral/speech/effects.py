@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from scipy.signal import butter, sosfilt
 
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.speech.espeak import Prosody
@@ -26,20 +25,28 @@ LOUD, NORMAL, SOFT = 0.9, 0.6, 0.35  # peak amplitude, full scale = 1
 
 @cache
 def _filter(kind: str, order: int, *edges: float) -> np.ndarray:
+    from scipy.signal import butter  # here: it takes most of a second to import, and the page needs none of it
+
     cutoffs = [min(edge / NYQUIST, 0.99) for edge in edges]
     return butter(order, cutoffs if len(cutoffs) > 1 else cutoffs[0], kind, output="sos")
 
 
+def _filtered(wave: np.ndarray, sos: np.ndarray) -> np.ndarray:
+    from scipy.signal import sosfilt
+
+    return sosfilt(sos, wave)
+
+
 def bandpass(wave: np.ndarray, low: float, high: float, order: int = 1) -> np.ndarray:
-    return sosfilt(_filter("band", order, round(low, -1), round(high, -1)), wave)  # rounded: few filters, all cached
+    return _filtered(wave, _filter("band", order, round(low, -1), round(high, -1)))  # rounded: few filters, all cached
 
 
 def lowpass(wave: np.ndarray, edge: float, order: int = 1) -> np.ndarray:
-    return sosfilt(_filter("low", order, round(edge, -1)), wave)
+    return _filtered(wave, _filter("low", order, round(edge, -1)))
 
 
 def highpass(wave: np.ndarray, edge: float, order: int = 1) -> np.ndarray:
-    return sosfilt(_filter("high", order, round(edge, -1)), wave)
+    return _filtered(wave, _filter("high", order, round(edge, -1)))
 
 
 def peak(wave: np.ndarray, level: float) -> np.ndarray:
@@ -227,11 +234,11 @@ def _angry(wave, rng):
 
 
 def _nervous(wave, rng):
-    """A tremble of pitch and level at 6 to 8 Hz."""
+    """A tremble at 6 to 8 Hz: the voice wavers in pitch and nearly breaks off between beats."""
     rate = rng.uniform(6, 8)
     n = int(len(wave) * 1.05)
-    wave, positions = warp(wave, 1 + 0.05 * np.sin(2 * np.pi * rate * np.arange(n) / SAMPLE_RATE))
-    return peak(wave * (1 + 0.7 * np.sin(2 * np.pi * rate * _time(wave))), NORMAL), positions
+    wave, positions = warp(wave, 1 + 0.06 * np.sin(2 * np.pi * rate * np.arange(n) / SAMPLE_RATE))
+    return peak(wave * (1 + 0.9 * np.sin(2 * np.pi * rate * _time(wave))), NORMAL), positions
 
 
 def _calm(wave, rng):

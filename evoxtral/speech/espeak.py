@@ -83,7 +83,7 @@ class Espeak:
 
     def _receive(self, wave, count, events) -> int:
         if wave and count > 0:
-            self._chunks.append(np.ctypeslib.as_array(wave, shape=(count,)).copy())
+            self._chunks.append(np.frombuffer(ctypes.string_at(wave, 2 * count), np.int16))
         i = 0
         while events[i].type != EVENT_LIST_END:
             if events[i].type == EVENT_WORD:
