@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -149,7 +150,7 @@ def test_the_same_seed_builds_the_same_clips_and_what_is_there_is_kept(clips, tm
 def test_stored_log_mels_are_those_the_engine_computes_from_the_audio(clips, prompt):
     collate = Collator(clips, prompt)
     waves = [audio.load(clips.folder / clip.audio) for clip in clips.clips]
-    ours, engines = collate.mels(list(range(len(clips))), full_window=True), prompt.log_mel(waves)
+    ours, engines = collate.mels(list(range(len(clips)))), prompt.log_mel(waves)
     assert ours.shape == engines.shape
     # 16-bit audio and 16-bit mels round; near the floor a log is steep, so a few bins differ more than most.
     assert (ours - engines).abs().quantile(0.99) < 0.05
@@ -166,11 +167,25 @@ def test_a_batch_asks_for_the_text_and_its_end_and_nothing_else(clips, prompt):
         assert learned == [*prompt.encode(text), prompt.eos_id]
 
 
+def test_a_cropped_batch_ends_with_its_longest_clip(clips, prompt):
+    longest = max(clip.frames for clip in clips.clips)
+    mels = Collator(clips, prompt).mels(list(range(len(clips))), full_window=False)
+    assert longest <= mels.shape[2] < longest + 32 <= prompt.window_frames + 32
+
+
+def test_a_varied_clip_is_nearly_as_long_and_fits_the_window():
+    rng = np.random.default_rng(0)
+    mel = rng.standard_normal((500, 128)).astype(np.float16)
+    lengths = {len(dataset.vary(mel, rng, window=1000)) for _ in range(50)}
+    assert min(lengths) >= 500 / 1.06 and max(lengths) <= 500 / 0.94 + 1 and len(lengths) > 10
+    assert all(len(dataset.vary(mel, rng, window=505)) <= 505 for _ in range(50))
+
+
 def test_on_full_windows_training_computes_what_the_model_itself_does(clips, prompt, checkpoint):
     from evoxtral import checkpoints
 
     base = checkpoints.load_base(Path(checkpoint.base), torch.float32)
-    batch = Collator(clips, prompt)([0, 1], prompt.transcription_ids("en"), ["Hello.", "Yes, no."], full_window=True)
+    batch = Collator(clips, prompt)([0, 1], prompt.transcription_ids("en"), ["Hello.", "Yes, no."])
     with torch.no_grad():
         audio_tokens = model.project(base, model.encode(base, batch.mels))
         ours = model.text_logits(base, audio_tokens, batch.prompt, batch.text)

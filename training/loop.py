@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -65,11 +67,32 @@ def _join(rank: int, processes: int, rendezvous: str, work: Callable[..., None],
     dist.destroy_process_group()
 
 
+def matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
+    """In which precision training multiplies: bf16 on CUDA, and on CPUs that multiply it faster than float32."""
+    return torch.bfloat16 if torch.device(device).type == "cuda" or _bf16_is_faster() else torch.float32
+
+
+@cache
+def _bf16_is_faster() -> bool:
+    """By measurement, on a product of the scale model's size. A CPU's flags do not tell: of two that have avx512_bf16,
+    one took twice as long in bf16 as in float32, the other a fifth (benchmarks/precision.py).
+    """
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(2048, 256, dtype=dtype), torch.ones(512, 256, dtype=dtype)
+        times = []
+        for _ in range(7):
+            begun = time.perf_counter()
+            F.linear(a, b)
+            times.append(time.perf_counter() - begun)
+        seconds[dtype] = sorted(times)[len(times) // 2]
+    return seconds[torch.bfloat16] < 0.75 * seconds[torch.float32]  # casting costs something too
+
+
 def autocast(device: torch.device | str = "cpu") -> torch.autocast:
-    """bf16 where the hardware multiplies it faster than float32: CUDA, and CPUs with AMX. Elsewhere float32."""
-    kind = torch.device(device).type
-    fast = kind == "cuda" or torch.cpu.get_capabilities().get("amx_bf16", False)
-    return torch.autocast(kind, torch.bfloat16, enabled=fast)
+    """Products in `matmul_dtype`, the rest in float32 where it matters."""
+    dtype = matmul_dtype(device)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=dtype is torch.bfloat16)
 
 
 def fit(

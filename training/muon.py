@@ -1,12 +1,14 @@
 """Muon (Jordan et al. 2024) for data-parallel CPU training: momentum whose every update is an orthogonal matrix.
 
-torch.optim.Muon does the same arithmetic in bfloat16 and on every process. Here it is float32, which is faster on CPUs
-without bf16 units, and the processes share the work.
+torch.optim.Muon does the same arithmetic on every process. Here the processes share the work, and it is done in the
+precision that the machine multiplies fastest.
 """
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from training import loop
 
 # Quintic Newton-Schulz coefficients of the reference implementation: steep at zero, close to 1 after five rounds.
 A, B, C = 3.4445, -4.7750, 2.0315
@@ -15,11 +17,11 @@ A, B, C = 3.4445, -4.7750, 2.0315
 def orthogonalise(matrix: Tensor, rounds: int = 5) -> Tensor:
     """The nearest matrix with singular values about 1, (m, n) -> (m, n)."""
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).to(loop.matmul_dtype(x.device))
     for _ in range(rounds):
         gram = x @ x.T
-        x = A * x + (B * gram + C * gram @ gram) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,12 +83,12 @@ def phonemes(engine: Espeak, text: str, language: str) -> list[str]:
     return out
 
 
-def ctc(logits: Tensor, lengths: list[int], targets: list[list[int]]) -> Tensor:
-    """CTC loss, blank 0. logits: (B, T, S); lengths: positions that hold sound; targets: symbols of each row."""
+def ctc(logits: Tensor, targets: list[list[int]]) -> Tensor:
+    """CTC loss, blank 0. logits: (B, T, S), the silence behind a clip included; targets: symbols of each row."""
     return F.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),
         torch.tensor([symbol for target in targets for symbol in target]),
-        torch.tensor([min(length, logits.shape[1]) for length in lengths]),
+        torch.full((len(targets),), logits.shape[1]),
         torch.tensor([len(target) for target in targets]),
         zero_infinity=True,
     )
@@ -147,8 +148,8 @@ class Pretraining:
         indices = self._batch(step * processes + rank)
         clips = [self.clips.clips[i] for i in indices]
         # Windows are always full in use; mostly cropped ones are enough until late in the run.
-        mels = self.collate.mels(indices, full_window=rng.random() < (0.05 if progress < 0.8 else 0.4))
-        frames = [clip.frames for clip in clips]
+        full_window = rng.random() < (0.05 if progress < 0.8 else 0.4)
+        mels = self.collate.mels(indices, full_window, np.random.default_rng(rng.getrandbits(32)))
         # The text model costs twice what the encoder does and can learn little before the encoder hears phonemes: in
         # the first part of the run it takes part in every fourth step only.
         listening = progress < config.listening
@@ -156,12 +157,11 @@ class Pretraining:
             states = model.encode(base, mels)
             audio = model.project(base, states)
             heard = [[self.symbols[x] for x in row if x in self.symbols] for row in self._heard(indices)]
-            loss = ctc(self.head(states), [f // 2 for f in frames], heard)
+            loss = ctc(self.head(states), heard)
             parts = {"phonemes": config.phoneme_ctc * max(0.3, 1 - progress) * loss}
             logits = base.lm_head(base.model.language_model.norm(audio))
             targets = [self.prompt.encode(tags.plain(clip.text)) for clip in clips]
-            lengths = [f * audio.shape[1] // mels.shape[2] + 1 for f in frames]
-            parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, lengths, targets)
+            parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, targets)
             if not listening or step % 4 == 1:
                 drop = config.text_dropout * max(0.0, 1 - (progress / 0.92) ** 3) * (rng.random() < 0.7)
                 parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
@@ -246,7 +246,7 @@ def evaluate(base, prompt: Prompt, clips: Clips, step: int, count: int = 64) -> 
 
     collate = Collator(clips, prompt)
     indices = list(range(min(count, len(clips))))
-    mels = collate.mels(indices, full_window=True)
+    mels = collate.mels(indices)
     answers = {}
     for name, ids in (("wer", prompt.transcription_ids("en")), ("described", prompt.chat_ids(QUESTION))):
         rows = torch.tensor([ids] * len(indices))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
@@ -31,6 +32,8 @@ class SftConfig:
     weight_decay: float = 0.01
     clip: float = 1.0
     neftune: float = 5.0
+    cropped: float = 0.0  # share of micro-batches that end with their longest clip: quicker, but not as in use
+    vary: bool = False  # speak each clip a little differently every time, see dataset.vary
     language: str = "en"
     seed: int = 42
 
@@ -66,13 +69,19 @@ class Finetuning:
         total = sum(len(self.collate.prompt.encode(self.texts[i])) + 1 for i in batch)  # tokens with a loss
         share = batch[rank::processes] or batch[:1]  # a last batch may be smaller than the processes are many
         weight = processes / total if batch[rank::processes] else 0.0
+        rng = np.random.default_rng((self.config.seed, step, rank))
         for start in range(0, len(share), self.config.micro_batch):
-            loss, count = self._loss(share[start : start + self.config.micro_batch], self.config.neftune)
+            loss, count = self._loss(share[start : start + self.config.micro_batch], rng)
             yield {"loss": loss * count * weight}
 
-    def _loss(self, indices: list[int], noise: float = 0.0) -> tuple[Tensor, int]:
-        """Mean cross-entropy over the labelled tokens, and their number."""
-        batch = self.collate(indices, self.prompt, [self.texts[i] for i in indices]).to(self.device)
+    def _loss(self, indices: list[int], rng: np.random.Generator | None = None) -> tuple[Tensor, int]:
+        """Mean cross-entropy over the labelled tokens, and their number. rng: for what makes training harder."""
+        full, varied, noise = True, None, 0.0
+        if rng:
+            full, noise = rng.random() >= self.config.cropped, self.config.neftune
+            varied = rng if self.config.vary else None
+        texts = [self.texts[i] for i in indices]
+        batch = self.collate(indices, self.prompt, texts, full, varied).to(self.device)
         with loop.autocast(self.device):
             audio = model.project(self.base, model.encode(self.base, batch.mels))
             logits = model.text_logits(self.base, audio, batch.prompt, batch.text, noise)
