@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import VoxtralConfig, VoxtralForConditionalGeneration
+from safetensors import SafetensorError, safe_open
+from transformers import GenerationConfig, VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral import lora
 from evoxtral.errors import CheckpointError
@@ -208,14 +208,44 @@ def load_config(folder: Path) -> VoxtralConfig:
 
 def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
     """The base model, in evaluation mode on the CPU, every weight from its files. Raises CheckpointError."""
+    config = load_config(folder)
+    # Read, not mapped: mapped pages stay in memory beside what is made of them, and the base would be there twice.
+    # Tensors come from the files one by one.
+    files = [_opened(file) for file in _weight_files(folder)]
+    tensors = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118  no mapping
     try:
-        model, info = VoxtralForConditionalGeneration.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        model, info = VoxtralForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+        )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"The weights in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(key) for key in info["mismatched_keys"])})
     if wrong:
         raise CheckpointError(f"The weights in {folder} do not fit its config.json: {lora.first_of(wrong)}.")
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that a base's weights are in: one, or those that its index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted({*names})]
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is not a readable index of weights; download it again.") from error
+
+
+def _opened(file: Path) -> safe_open:
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing: the model was not downloaded or copied whole; do so again.")
+    try:
+        return safe_open(file, framework="pt", backend="pread")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); download it again.") from error
 
 
 def published_config() -> VoxtralConfig:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import VoxtralConfig
 
 from evoxtral import audio, checkpoints, lora
@@ -28,7 +29,9 @@ log = logging.getLogger(__name__)
 ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
 MOST_ROWS = 96  # more of them only make a batch wait longer for its slowest row
 SHOW_EVERY = 0.05  # s between two growing transcripts
-SMALL = 2e9  # bytes of weight files up to which a CPU computes in float32
+# Bytes of weight files: up to SMALL a CPU computes in float32, where little is gained otherwise and every machine
+# writes the same; from LARGE on in bfloat16, which needs half the memory; between them in the faster one.
+SMALL, LARGE = 1e8, 2e9
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
 
@@ -47,8 +50,8 @@ class Engine:
     ):
         """Load a checkpoint.
 
-        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or for float32 on a CPU
-        where the weights are small.  rows: the most rows decoded together, None for what fits ROOM.
+        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or on a CPU for float32
+        where that is better (see SMALL).  rows: the most rows decoded together, None for what fits ROOM.
         Raises CheckpointError.
         """
         folder = checkpoints.fetch(checkpoint.base)
@@ -69,6 +72,7 @@ class Engine:
         self._tower = model.model.audio_tower.to(self.device)
         self._projector = model.model.multi_modal_projector.to(self.device)
         self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix).to(self.device)
+        lora.pack(self._tower, self._projector, self._text)
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
         log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
@@ -194,7 +198,7 @@ class Engine:
             draws = [(key, sample) for key in keys for sample in range(samples)] * len(names)
             chance = chances(decoding.seed, draws, max(budgets))
         ids = self.prompt.transcription_ids(language)
-        mels = self.prompt.log_mel(waves)
+        mels = self.prompt.log_mel(waves, self.device.type)
         length = cache_length(len(ids), budgets, self.device)
         with self._lock, torch.inference_mode():
             session = self._session((names, len(budgets), length))
@@ -235,9 +239,8 @@ class Engine:
             hidden = self._tower(mels.repeat(len(through_tower), 1, 1)).last_hidden_state
         through_projector = self._mix.ordered(self._owners(names, lora.TOWER, lora.PROJECTOR))
         hidden = _spread(hidden, through_tower, self._owners(through_projector, lora.TOWER))
-        width = self._projector.linear_1.weight.shape[1]  # encoder positions, side by side in an audio token
-        with self._mix.using(through_projector):
-            features = self._projector(hidden.reshape(len(hidden), -1, width))
+        with self._mix.using(through_projector):  # some encoder positions, side by side, make an audio token
+            features = self._projector(hidden.reshape(len(hidden), self.prompt.audio_tokens, -1))
         return _spread(features, through_projector, self._owners(names, lora.TOWER, lora.PROJECTOR))
 
     def _owners(self, names: Sequence[str], *parts: str) -> list[str]:
@@ -314,5 +317,25 @@ def _rows_that_fit(room: float, config: VoxtralConfig, prompt: Prompt, dtype: to
 
 
 def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return torch.float32 if device.type == "cpu" and size <= SMALL else torch.bfloat16
+    size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    if device.type != "cpu" or size >= LARGE:
+        return torch.bfloat16
+    return torch.float32 if size <= SMALL or not _bfloat16_is_faster() else torch.bfloat16
+
+
+def _bfloat16_is_faster() -> bool:
+    """Measured, in some 50 ms: of two CPUs with instructions for it, one can be five times faster and one slower."""
+    return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
+
+
+@torch.inference_mode()
+def _product_seconds(dtype: torch.dtype) -> float:
+    """How long a layer of the engine's takes for some rows."""
+    layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([]))
+    layer.pack()
+    rows, times = torch.ones(512, 1024, dtype=dtype), []
+    for _ in range(5):
+        started = time.perf_counter()
+        layer(rows)
+        times.append(time.perf_counter() - started)
+    return min(times)

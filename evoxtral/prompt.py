@@ -82,9 +82,9 @@ class Prompt:
             ) from error
         return request["input_ids"][0].tolist()
 
-    def log_mel(self, waves: Sequence[np.ndarray]) -> torch.Tensor:
-        """Log-mels (S, 128, window_frames) float32 of S waves (T,), each padded with silence to a full
-        window.
+    def log_mel(self, waves: Sequence[np.ndarray], device: str = "cpu") -> torch.Tensor:
+        """Log-mels (S, 128, window_frames) float32, on the CPU, of S waves (T,), each padded with silence to a full
+        window; computed on `device`.
 
         Equal to the processor's own, which passes audio through 16-bit WAV (libsndfile rounds down). Raises
         ValueError for a wave that is longer than the window.
@@ -94,8 +94,8 @@ class Prompt:
             if len(wave) > self.window_samples:
                 raise ValueError(f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}")
             row[: len(wave)] = np.clip(np.floor(wave * PCM_STEPS), -PCM_STEPS, PCM_STEPS - 1) / PCM_STEPS
-        features = self.processor.feature_extractor(list(padded), sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        return features["input_features"]
+        extract = self.processor.feature_extractor
+        return extract(list(padded), sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)["input_features"]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text, without any special token."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import save_base
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from transformers import VoxtralForConditionalGeneration
 
 from evoxtral import checkpoints
 from evoxtral.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, fetch, load_base, load_config, resolve
@@ -165,11 +166,33 @@ def test_a_base_that_is_not_whole_or_not_voxtral_is_refused(tmp_path):
         load_config(tmp_path)
     write()
     (tmp_path / "model.safetensors").write_bytes(b"half a download")
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         load_base(tmp_path, torch.float32)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing: the model was not downloaded"):
         load_base(tmp_path, torch.float32)
+
+
+def test_a_base_in_several_files_is_whole_or_the_missing_file_is_named(checkpoint, tmp_path):
+    whole = load_base(Path(checkpoint.base), torch.float32)
+    whole.save_pretrained(tmp_path, max_shard_size="200KB")
+    first, *others = sorted(tmp_path.glob("model-*.safetensors"))
+    assert others, "several files"
+    assert all(map(torch.equal, load_base(tmp_path, torch.float32).parameters(), whole.parameters()))
+    first.unlink()
+    with pytest.raises(CheckpointError, match=f"{first.name} is missing"):
+        load_base(tmp_path, torch.float32)
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="not a readable index"):
+        load_base(tmp_path, torch.float32)
+
+
+def test_a_loaded_base_is_what_transformers_loads(checkpoint):
+    ours = load_base(Path(checkpoint.base), torch.float32)
+    theirs = VoxtralForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
+    assert ours.generation_config == theirs.generation_config and not ours.training
 
 
 def test_the_published_configuration_is_the_published_model():
