@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -74,6 +75,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m evoxtral", description="Expressive speech-to-text with inline tags.")
     parser.add_argument("--version", action="version", version=f"evoxtral {__version__}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    _add_bulk(commands)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
     _add_speak(commands)
@@ -90,10 +92,8 @@ def build_parser() -> Parser:
 def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("transcribe", help="audio files to tagged text")
     parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …")
-    parser.add_argument("--variant", default="rl", help="base, sft, rl or all (default: rl)")
     parser.add_argument("--format", default="txt", choices=("txt", "json"), help="default: txt")
-    parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
-    _add_model(parser)
+    _add_request(parser)
     parser.set_defaults(command=_transcribe)
 
 
@@ -103,10 +103,9 @@ def _transcribe(args: argparse.Namespace) -> int:
     from evoxtral.engine import Engine
     from evoxtral.results import FileResult
 
-    language = None if args.language == "auto" else args.language
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
-    variants = _variants(args.variant, checkpoint)
+    variants, language = _variants(args.variant, checkpoint), _language(args)
     engine = Engine(checkpoint)
     alone = len(args.files) == len(variants) == 1
     results, code = [], OK
@@ -142,6 +141,47 @@ def _txt(file: str, transcripts: Mapping[str, "Transcript"], alone: bool) -> Ite
             yield f"== {file} · {variant} =="
         yield transcript.to_txt().rstrip("\n")
         if not alone:
+# --- bulk -------------------------------------------------------------------------------------------------
+
+
+def _add_bulk(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("bulk", help="thousands of audio files to one file of results; resumable")
+    parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER", help="recordings, and folders of them")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE.jsonl", help="new, or to go on with")
+    _add_request(parser)
+    parser.set_defaults(command=_bulk)
+
+
+def _bulk(args: argparse.Namespace) -> int:
+    """Files that are in the output already are passed over; those that cannot be read are named on stderr."""
+    from tqdm import tqdm
+
+    from evoxtral import bulk, checkpoints
+    from evoxtral.engine import Engine
+
+    files = bulk.find(args.paths)
+    _show_progress(not args.quiet)
+    checkpoint = checkpoints.resolve(args.model)
+    variants = _variants(args.variant, checkpoint)
+    code, seconds = OK, 0.0
+    with bulk.Results(Path(args.output), checkpoint.name, variants) as results:
+        left = [file for file in files if file not in results.done]
+        log.info("%d files, %d of them done already", len(files), len(files) - len(left))
+        done = bulk.transcribe(Engine(checkpoint), left, variants, _language(args)) if left else ()
+        started = time.perf_counter()
+        with tqdm(total=len(left), unit="file", file=sys.stderr, disable=args.quiet) as bar:
+            for file, result in done:
+                bar.update()
+                if isinstance(result, EvoxtralError):
+                    bar.write(f"{file}: {result}", file=sys.stderr)
+                    code = FAILED
+                    continue
+                results.add(result)
+                seconds += result.duration
+                bar.set_postfix_str(f"{seconds / (time.perf_counter() - started):.0f} × real time", refresh=False)
+    return code
+
+
             yield ""
 
 
@@ -286,6 +326,17 @@ def _merge(args: argparse.Namespace) -> int:
     checkpoints.write_merged(checkpoint, args.variant, Path(args.output))
     log.info("%s: %s with %s merged in", args.output, checkpoint.name, args.variant)
     return OK
+
+def _add_request(parser: Parser) -> None:
+    """What the transcribing commands ask the model."""
+    parser.add_argument("--variant", default="rl", help="base, sft, rl or all (default: rl)")
+    parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
+    _add_model(parser)
+
+
+def _language(args: argparse.Namespace) -> str | None:
+    return None if args.language == "auto" else args.language
+
 
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:

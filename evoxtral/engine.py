@@ -91,7 +91,7 @@ class Engine:
         language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.
         Raises AudioError, and EvoxtralError for an unknown variant or language.
         """
-        names = self._asked(variants)
+        names = self.ordered(variants)
         self.prompt.transcription_ids(language)  # a wrong language is said before any work is done
         decoding = decoding or Decoding()
         wave = audio.load(source, max_seconds)
@@ -150,12 +150,27 @@ class Engine:
         waves: (T,) float32 at 16 kHz, each of at most `window_seconds`. A wave is encoded and its prompt is
         read once, whatever the number of samples. A transcript's `seconds` are its clip's share of its batch.
         """
-        names = self._asked(variants)
+        results: list = [None] * len(waves)
+        for i, columns in self.each(waves, variants, language, decoding, samples):
+            results[i] = columns
+        return results
+
+    def each(
+        self,
+        waves: Sequence[np.ndarray],
+        variants: Sequence[str] | None = None,
+        language: str | None = "en",
+        decoding: Decoding | None = None,
+        samples: int = 1,
+    ) -> Iterator[tuple[int, dict[str, list[Transcript]]]]:
+        """What `batch` gives, with the number of its wave, as soon as it is there and in any order."""
+        names = self.ordered(variants)
         decoding = decoding or Decoding()
-        results = [{name: [_empty(wave)] * samples for name in names} for wave in waves]
         # Like lengths together: a batch computes until its longest row has ended.
         spoken = [i for i, wave in enumerate(waves) if not audio.is_silent(wave)]
         spoken.sort(key=lambda i: len(waves[i]), reverse=True)
+        for i in {*range(len(waves))} - {*spoken}:
+            yield i, {name: [_empty(waves[i])] * samples for name in names}
         at_once = max(1, self.rows // (len(names) * samples))
         for first in range(0, len(spoken), at_once):
             part = spoken[first : first + at_once]
@@ -163,14 +178,17 @@ class Engine:
             for rows in self._decode([waves[i] for i in part], names, language, decoding, part, samples):
                 last = rows
             seconds = (time.perf_counter() - started) / len(part)
-            for name, block in zip(names, _blocks(last, len(names)), strict=True):
-                for i, copies in zip(part, _blocks(block, len(part)), strict=True):
-                    length = audio.duration(waves[i])
-                    cues = [_cue(audio.Segment(0.0, length), row, self.prompt) for row in copies]
-                    results[i][name] = [Transcript((cue,), length, seconds) for cue in cues]
-        return results
+            columns = [_blocks(block, len(part)) for block in _blocks(last, len(names))]
+            for i, *copies in zip(part, *columns, strict=True):
+                written = zip(names, copies, strict=True)
+                yield i, {name: [self._short(waves[i], row, seconds) for row in rows] for name, rows in written}
 
-    def _asked(self, variants: Sequence[str] | None) -> tuple[str, ...]:
+    def _short(self, wave: np.ndarray, row: Row, seconds: float) -> Transcript:
+        length = audio.duration(wave)
+        return Transcript((_cue(audio.Segment(0.0, length), row, self.prompt),), length, seconds)
+
+    def ordered(self, variants: Sequence[str] | None) -> tuple[str, ...]:
+        """Some variants, None for all, in the order in which they are given back. Raises EvoxtralError."""
         unknown = [name for name in variants or () if name not in self.variants]
         if unknown:
             raise EvoxtralError(

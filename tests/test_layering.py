@@ -17,7 +17,7 @@ FLOORS = (
     {"audio"},
     {"prompt", "checkpoints", "lora", "text_model", "decode", "speech"},
     {"engine"},
-    {"ui", "serve"},
+    {"bulk", "ui", "serve"},
     {"cli"},
     {"__main__"},
 )

@@ -1,0 +1,211 @@
+"""Thousands of recordings: segments of many files in one batch, results written as they are ready, resumable.
+
+While the model decodes one pool of files, the next is read. A results file is JSON lines, one `FileResult` for each
+file that was transcribed: whoever runs the same again goes on after the last.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from evoxtral import audio
+from evoxtral.engine import Engine
+from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.results import FileResult
+from evoxtral.transcript import Transcript
+
+SUFFIXES = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .aac .webm .mka .aif .aiff .caf .au .amr .wma .mov".split()
+)  # of recordings in a folder; a file that is named itself may have any
+READERS = min(4, os.cpu_count() or 1)  # threads; decoding a file is the work of ffmpeg, outside Python's lock
+READ_AHEAD = 2 * READERS  # files
+BATCHES = 2  # in a pool: like lengths decode together, and more to choose from makes them more alike
+
+
+class BulkError(EvoxtralError):
+    """Nothing to transcribe, or a results file that cannot be gone on with."""
+
+
+def find(paths: Iterable[str | Path]) -> list[str]:
+    """The recordings that some paths name: files as they are, folders with everything in them, each once.
+
+    Raises BulkError for a folder without recordings.
+    """
+    found: list[str] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(str(path))
+            continue
+        inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not inside:
+            raise BulkError(f"There are no recordings in the folder {path}: no file ends in .wav, .mp3 or the like.")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+# ------------------------------------------------------------------------------------------------- transcribing
+
+
+def transcribe(
+    engine: Engine,
+    files: Iterable[str],
+    variants: Sequence[str] | None = None,
+    language: str | None = "en",
+    max_seconds: float = audio.MAX_SECONDS,
+) -> Iterator[tuple[str, FileResult | AudioError]]:
+    """Each file with its result, or with the reason why it cannot be read, as soon as it is there, in any order.
+
+    variants: None for all.  language: ISO 639-1 code, None to detect.  max_seconds: longest recording accepted.
+    Raises EvoxtralError for an unknown variant or language.
+    """
+    names = engine.ordered(variants)
+    pools = _pools(files, engine.window_seconds, BATCHES * engine.rows / len(names), max_seconds)
+    with ThreadPoolExecutor(1) as ahead:
+        coming = ahead.submit(next, pools, None)
+        while pool := coming.result():
+            coming = ahead.submit(next, pools, None)
+            yield from _decoded(engine, pool, names, language)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A file that was read, with the waves of its segments; or why it was not."""
+
+    file: str
+    duration: float = 0.0
+    segments: Sequence[audio.Segment] = ()
+    waves: Sequence[np.ndarray] = ()
+    error: AudioError | None = None
+
+
+def _pools(files: Iterable[str], window: float, segments: float, max_seconds: float) -> Iterator[list[_Recording]]:
+    """Files in groups of at least so many segments together, but for the last."""
+    pool: list[_Recording] = []
+    for recording in _read_ahead(files, window, max_seconds):
+        pool.append(recording)
+        if sum(len(held.segments) for held in pool) >= segments:
+            yield pool
+            pool = []
+    if pool:
+        yield pool
+
+
+def _read_ahead(files: Iterable[str], window: float, max_seconds: float) -> Iterator[_Recording]:
+    """Files in their order, read by several threads, of which none is far ahead."""
+    waiting: deque[Future[_Recording]] = deque()
+    readers = ThreadPoolExecutor(READERS)
+    try:
+        for file in files:
+            waiting.append(readers.submit(_read, file, window, max_seconds))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        readers.shutdown(cancel_futures=True)
+
+
+def _read(file: str, window: float, max_seconds: float) -> _Recording:
+    try:
+        wave = audio.load(Path(file), max_seconds)
+    except AudioError as error:
+        return _Recording(file, error=error)
+    segments = audio.segments(wave, window)
+    return _Recording(file, audio.duration(wave), segments, [segment.of(wave) for segment in segments])
+
+
+def _decoded(
+    engine: Engine, pool: Sequence[_Recording], variants: Sequence[str], language: str | None
+) -> Iterator[tuple[str, FileResult | AudioError]]:
+    """Each file of a pool when the last of its segments is decoded."""
+    for recording in pool:
+        if recording.error:
+            yield recording.file, recording.error
+        elif not recording.waves:  # silent
+            yield recording.file, _result(engine, recording, variants, {})
+    places = [(recording, i) for recording in range(len(pool)) for i in range(len(pool[recording].waves))]
+    parts: list[dict[int, Mapping[str, list[Transcript]]]] = [{} for _ in pool]
+    for number, columns in engine.each([pool[recording].waves[i] for recording, i in places], variants, language):
+        recording, i = places[number]
+        parts[recording][i] = columns
+        if len(parts[recording]) == len(pool[recording].waves):
+            yield pool[recording].file, _result(engine, pool[recording], variants, parts[recording])
+
+
+def _result(engine: Engine, recording: _Recording, variants: Sequence[str], parts: Mapping[int, Mapping]) -> FileResult:
+    """The transcripts of the segments as those of the file."""
+    whole = {}
+    for name in variants:
+        own = [parts[i][name][0] for i in range(len(recording.segments))]
+        cues = [
+            replace(cue, start=segment.start, end=segment.end)
+            for segment, part in zip(recording.segments, own, strict=True)
+            for cue in part.cues
+        ]
+        whole[name] = Transcript(tuple(cues), recording.duration, sum(part.seconds for part in own))
+    return FileResult.of(recording.file, engine.checkpoint.name, whole)
+
+
+# ------------------------------------------------------------------------------------------------- results files
+
+
+class Results:
+    """A results file that grows by whole lines. done: the files that are in it."""
+
+    def __init__(self, path: Path, model: str, variants: Sequence[str]):
+        """Open a new one, or go on with one of the same model and variants. Raises BulkError."""
+        self.path = path
+        try:
+            written = path.read_bytes() if path.exists() else b""
+            lines, unfinished = _lines(written)
+            results = [self._result(number, line, model, variants) for number, line in enumerate(lines, 1)]
+            if unfinished and not _begins_a_result(unfinished):
+                raise BulkError(f"{path} holds something else than results of a bulk run: name a new file.")
+            self.done = frozenset(result["file"] for result in results)
+            self._file = path.open("ab")
+            self._file.truncate(len(written) - len(unfinished))
+        except OSError as error:
+            raise BulkError(f"{path} cannot be written: {error.strerror}.") from error
+
+    def _result(self, number: int, line: bytes, model: str, variants: Sequence[str]) -> dict:
+        try:
+            match json.loads(line):
+                case {"file": str(), "model": str(made), "variants": dict(columns)} as result:
+                    pass
+                case _:
+                    raise ValueError
+        except (ValueError, RecursionError) as error:
+            raise BulkError(f"{self.path}, line {number} is no result of a bulk run: name a new file.") from error
+        if (made, sorted(columns)) != (model, sorted(variants)):
+            raise BulkError(
+                f"{self.path}, line {number} was written by {', '.join(columns)} of {made} and not by "
+                f"{', '.join(variants)} of {model}: name a new file."
+            )
+        return result
+
+    def add(self, result: FileResult) -> None:
+        self._file.write(json.dumps(asdict(result), allow_nan=False).encode() + b"\n")
+        self._file.flush()
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _lines(written: bytes) -> tuple[list[bytes], bytes]:
+    """Whole lines, and what an interrupted run left of one."""
+    *lines, unfinished = written.split(b"\n")
+    return lines, unfinished
+
+
+def _begins_a_result(unfinished: bytes) -> bool:
+    head = b'{"file": "'
+    return unfinished[: len(head)] == head[: len(unfinished)]

@@ -1,0 +1,134 @@
+"""`python -m evoxtral bulk`: many recordings to one file of results, whatever interrupts it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tone
+
+from evoxtral import audio, bulk, cli
+from evoxtral.results import FileResult
+
+SILENCE = np.zeros(2 * audio.SAMPLE_RATE, np.float32)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """Recordings as people have them: in folders, short, longer than a window, silent, and one that is none."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "inside").mkdir()
+    audio.save(folder / "a.wav", tone(1.5))
+    audio.save(folder / "inside" / "b.WAV", tone(3.0, seed=1))
+    audio.save(folder / "long.wav", tone(23.0, seed=2))
+    audio.save(folder / "silent.wav", SILENCE)
+    (folder / "broken.wav").write_text("this is no recording")
+    (folder / "notes.txt").write_text("nor is this, and nobody asked")
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint, capsys, tmp_path):
+    """Run `bulk` with the tests' own model: gives exit code, the results by file, stderr."""
+    model, output = Path(checkpoint.base).parent, tmp_path / "results.jsonl"
+
+    def run(*paths: object, variant: str = "rl") -> tuple[int, dict[str, dict], str]:
+        asked = ["-q", "bulk", *map(str, paths), "-o", str(output), "--model", str(model), "--variant", variant]
+        code = cli.main(asked)
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        lines = output.read_text().splitlines() if output.exists() else []
+        results = [json.loads(line) for line in lines]
+        by_file = {Path(result["file"]).name: result for result in results}
+        assert len(by_file) == len(results), "each file once"
+        return code, by_file, captured.err
+
+    run.output = output
+    return run
+
+
+def test_every_recording_of_a_folder_is_transcribed_as_if_it_were_alone(run, clips, engine):
+    code, results, err = run(clips, variant="all")
+    assert results.keys() == {"a.wav", "b.WAV", "long.wav", "silent.wav"}
+    for result in results.values():
+        alone = engine.compare(result["file"])
+        assert {name: column["text"] for name, column in result["variants"].items()} == {
+            name: transcript.text for name, transcript in alone.items()
+        }
+        assert result["duration"] == alone["rl"].duration
+        assert result.keys() == FileResult.__dataclass_fields__.keys()
+    assert code == 2 and err.startswith(f"{clips / 'broken.wav'}: ") and err.count("\n") == 1
+
+
+def test_what_is_done_is_not_done_again_and_what_failed_is_tried_again(run, clips):
+    run(clips / "a.wav")
+    first = run.output.read_bytes()
+    code, results, err = run(clips / "a.wav", clips / "inside", clips / "broken.wav")
+    assert run.output.read_bytes().startswith(first) and results.keys() == {"a.wav", "b.WAV"}
+    assert code == 2 and "broken.wav" in err
+    assert run(clips / "a.wav", clips / "inside")[0] == 0, "nothing is left to do"
+
+
+@pytest.mark.parametrize("left", [b'{"f', b'{"file": "inside/b.WAV", "dura'])
+def test_an_interrupted_line_is_written_again(run, clips, left):
+    run(clips / "a.wav")
+    with run.output.open("ab") as file:
+        file.write(left)
+    code, results, _ = run(clips / "a.wav", clips / "inside")
+    assert code == 0 and results.keys() == {"a.wav", "b.WAV"}
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        (b"my notes", "something else than results"),
+        (b"my notes\n", "line 1 is no result"),
+        (b"\x89PNG\r\n\x1a\n", "line 1 is no result"),
+        (b'{"file": "a.wav", "model": "tiny", "variants": {"rl": {}}}\n', "line 1 was written by rl of tiny"),
+    ],
+)
+def test_a_file_that_cannot_be_gone_on_with_is_left_alone(run, clips, written, sentence, capsys):
+    run.output.write_bytes(written)
+    asked = ["-q", "bulk", str(clips), "-o", str(run.output), "--model", "tiny", "--variant", "sft"]
+    assert cli.main(asked) == 2
+    assert sentence in capsys.readouterr().err
+    assert run.output.read_bytes() == written
+
+
+def test_a_folder_without_recordings_is_said_at_once(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert run(tmp_path / "empty")[2].startswith("There are no recordings in the folder")
+
+
+def test_files_are_found_once_and_in_order(clips):
+    found = bulk.find([clips / "long.wav", clips, "none.wav"])
+    assert [Path(file).name for file in found] == [
+        "long.wav", "a.wav", "broken.wav", "b.WAV", "silent.wav", "none.wav"
+    ]  # fmt: skip
+
+
+def test_reading_is_ahead_but_never_far(clips):
+    asked = []
+
+    def files():
+        for number in range(100):
+            asked.append(number)
+            yield str(clips / "a.wav")
+
+    reading = bulk._read_ahead(files(), window=10.0, max_seconds=60.0)
+    next(reading)
+    assert len(asked) == bulk.READ_AHEAD + 1
+    reading.close()
+
+
+def test_segments_of_many_files_share_a_batch(engine, clips, monkeypatch):
+    sizes = []
+    decode = engine._decode
+
+    def counted(waves, *arguments):
+        sizes.append(len(waves))
+        return decode(waves, *arguments)
+
+    monkeypatch.setattr(engine, "_decode", counted)
+    results = dict(bulk.transcribe(engine, bulk.find([clips]), ("rl",)))
+    assert len(results) == 5 and sizes == [1 + 1 + 3], "two short clips and the segments of the long one"
