@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 OK, FAILED, INTERRUPTED = 0, 2, 130  # exit codes; 130 is the shell's own for Ctrl-C
 
-PAIR = '{"prediction": "…", "reference": "…"}'
-
 log = logging.getLogger(__name__)
 
 
@@ -75,9 +73,9 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m evoxtral", description="Expressive speech-to-text with inline tags.")
     parser.add_argument("--version", action="version", version=f"evoxtral {__version__}")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
-    _add_bulk(commands)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
+    _add_bulk(commands)
     _add_speak(commands)
     _add_score(commands)
     _add_info(commands)
@@ -141,6 +139,9 @@ def _txt(file: str, transcripts: Mapping[str, "Transcript"], alone: bool) -> Ite
             yield f"== {file} · {variant} =="
         yield transcript.to_txt().rstrip("\n")
         if not alone:
+            yield ""
+
+
 # --- bulk -------------------------------------------------------------------------------------------------
 
 
@@ -180,9 +181,6 @@ def _bulk(args: argparse.Namespace) -> int:
                 seconds += result.duration
                 bar.set_postfix_str(f"{seconds / (time.perf_counter() - started):.0f} × real time", refresh=False)
     return code
-
-
-            yield ""
 
 
 # --- speak ------------------------------------------------------------------------------------------------
@@ -225,7 +223,7 @@ def _speak(args: argparse.Namespace) -> int:
 
 def _add_score(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("score", help="Evoxtral-Bench over predictions and references")
-    parser.add_argument("file", metavar="FILE.jsonl", help=f"lines of {PAIR}")
+    parser.add_argument("file", metavar="FILE.jsonl", help='lines of {"prediction": "…", "reference": "…"}')
     _add_json(parser)
     parser.set_defaults(command=_score)
 
@@ -233,39 +231,16 @@ def _add_score(commands: argparse._SubParsersAction) -> None:
 def _score(args: argparse.Namespace) -> int:
     from evoxtral import metrics
 
-    report = metrics.score(read_pairs(Path(args.file)))
+    try:
+        content = Path(args.file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{args.file} cannot be read: {error.strerror}.") from error
+    report = metrics.score(metrics.parse_pairs(content, args.file))
     if args.json:
-        print_json(report.to_dict())
+        print_json(metrics.summary(report))
     else:
         print("\n".join(_table(report)))
     return OK
-
-
-def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """(prediction, reference) of each line of a JSONL file; empty lines are passed over.
-
-    Raises UsageError, which names the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: save it as JSON lines in UTF-8.") from error
-    pairs = [_pair(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not pairs:
-        raise UsageError(f"{path} has no lines; each should be {PAIR}.")
-    return pairs
-
-
-def _pair(path: Path, number: int, line: str) -> tuple[str, str]:
-    try:
-        match json.loads(line):
-            case {"prediction": str(prediction), "reference": str(reference)}:
-                return prediction, reference
-    except (ValueError, RecursionError):  # the decoder's own words are about the inside of the line
-        pass
-    raise UsageError(f"{path}, line {number} should be {PAIR} as JSON on one line.")
 
 
 def _table(report: "Report") -> Iterator[str]:
@@ -327,17 +302,6 @@ def _merge(args: argparse.Namespace) -> int:
     log.info("%s: %s with %s merged in", args.output, checkpoint.name, args.variant)
     return OK
 
-def _add_request(parser: Parser) -> None:
-    """What the transcribing commands ask the model."""
-    parser.add_argument("--variant", default="rl", help="base, sft, rl or all (default: rl)")
-    parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
-    _add_model(parser)
-
-
-def _language(args: argparse.Namespace) -> str | None:
-    return None if args.language == "auto" else args.language
-
-
 
 def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("serve", help="the same over HTTP")
@@ -362,6 +326,17 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 # --- shared -----------------------------------------------------------------------------------------------
+
+
+def _add_request(parser: Parser) -> None:
+    """What the transcribing commands ask the model."""
+    parser.add_argument("--variant", default="rl", help="base, sft, rl or all (default: rl)")
+    parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
+    _add_model(parser)
+
+
+def _language(args: argparse.Namespace) -> str | None:
+    return None if args.language == "auto" else args.language
 
 
 def _add_model(parser: Parser) -> None:

@@ -1,10 +1,13 @@
 """Evoxtral-Bench: how well a tagged transcript matches its reference. Counts first, scores derived from them.
 
-A pair is `(prediction, reference)`, both tagged text. `count` turns a pair into counts, `score` turns pairs
-into a `Report`. The seven published scores are means over clips (`METRICS` defines each); what such means
-hide is here too: corpus error rates, F1 over pooled counts, bootstrap intervals.
+A pair is `(prediction, reference)`, both tagged text. `parse_pairs` reads a JSONL file of them, `count` turns a
+pair into counts, `score` turns pairs into a `Report`, `summary` a report into the JSON of results files. The seven
+published scores are means over clips (`METRICS` defines each); what such means hide is here too: corpus error
+rates, F1 over pooled counts, bootstrap intervals.
 """
 
+import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +20,13 @@ from evoxtral import tags
 from evoxtral.errors import EvoxtralError
 
 Pair = tuple[str, str]
+PAIR = '{"prediction": "…", "reference": "…"}'  # how a line of a JSONL file holds one
 # A score is a ratio of two sums over clips. Its term, (2, n), holds each clip's share of the numerator and of
 # the denominator: in a mean over clips the denominators are ones (zero for a clip that does not count), in a
 # pooled score counts. So a bootstrap only reweights clips, and one matrix product scores every resample.
 Terms = dict[str, np.ndarray]
 
+HALF_PAIR = re.compile("[\ud800-\udfff]")
 # With this many, another seed moves the ends of a bootstrap interval by a few hundredths of its width.
 RESAMPLES = 2000
 # Clips × resamples that are drawn at once: 16 MB of weights.
@@ -246,7 +251,7 @@ class Report:
         }
 
     def to_dict(self) -> dict:
-        """The JSON of `python -m evoxtral score --json`."""
+        """The seven scores, and every tag's."""
         per_tag = {name: asdict(tag_score) for name, tag_score in self.per_tag.items()}
         return asdict(self.scores) | {"per_tag": per_tag}
 
@@ -265,6 +270,45 @@ def score(pairs: Iterable[Pair]) -> Report:
     if not clips:
         raise EvoxtralError("There is nothing to score; give at least one prediction with its reference.")
     return Report(clips)
+
+
+def parse_pairs(content: bytes, name: str) -> list[Pair]:
+    """(prediction, reference) of each line of a JSONL file; empty lines are passed over.
+
+    name: what the file is called. Raises EvoxtralError, which says which line is wrong and how.
+    """
+    try:
+        lines = content.decode("utf-8-sig").split("\n")  # str.splitlines would split at U+2028, which JSON allows
+    except UnicodeDecodeError:
+        raise EvoxtralError(f"{name} is not UTF-8 text: save it as JSON lines in UTF-8.") from None
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            pair = _parse_pair(line)
+            if isinstance(pair, str):
+                raise EvoxtralError(f"{name}, line {number} {pair}: each line should be {PAIR}.")
+            pairs.append(pair)
+    if not pairs:
+        raise EvoxtralError(f"{name} has no lines; each should be {PAIR}.")
+    return pairs
+
+
+def _parse_pair(line: str) -> Pair | str:
+    """The pair, or what is wrong with the line."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):  # the decoder's own words are about the inside of the line
+        return "is not JSON"
+    if not isinstance(found, dict):
+        return "is not a JSON object"
+    for key in ("prediction", "reference"):
+        if key not in found:
+            return f'has no "{key}"'
+        if not isinstance(found[key], str):
+            return f'has a "{key}" that is not text'
+        if HALF_PAIR.search(found[key]):  # no file and no page can hold it
+            return f'has half a surrogate pair in its "{key}"'
+    return found["prediction"], found["reference"]
 
 
 @dataclass(frozen=True)
@@ -319,6 +363,21 @@ def compare(
         both = was is not None and now is not None
         differences[name] = Difference(now - was, *_ends(new - old), _p_value(new - old)) if both else None
     return differences
+
+
+def summary(report: Report, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """Every figure of a report with its 95 % interval, in JSON's types: what `python -m evoxtral score --json`
+    prints and results files hold.
+    """
+    found = {name: i for name, i in intervals(report, resamples=resamples, seed=seed).items() if i}
+    by_tag = {name: i for name, i in intervals(report, True, resamples, seed).items() if i}
+    return report.to_dict() | {
+        "corpus_wer": report.corpus_wer,
+        "pooled": {name: found[name].value for name in POOLS if name in found},
+        "reward": sum(clip.reward for clip in report.clips) / len(report.clips),
+        "intervals": {name: [i.low, i.high] for name, i in found.items()},
+        "tag_intervals": {name: [i.low, i.high] for name, i in by_tag.items()},
+    }
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from conftest import tone
 
 from evoxtral import audio, cli
+from evoxtral.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 SENTENCE = "[sighs] I left my keys in the car."
@@ -136,8 +137,7 @@ def test_score_gives_the_seven_scores_as_fractions_and_every_tag(run, tmp_path):
     code, out, _ = run("score", file, "--json")
     assert code == 0
     result = json.loads(out)
-    per_tag = result.pop("per_tag")
-    assert result == {
+    assert {key: result[key] for key in ("n", *(metric.name for metric in METRICS))} == {
         "n": 2,
         "wer": 0.0,
         "cer": 0.0,
@@ -147,10 +147,12 @@ def test_score_gives_the_seven_scores_as_fractions_and_every_tag(run, tmp_path):
         "emphasis_f1": 0.5,
         "tag_hallucination": 0.0,
     }
-    assert per_tag == {
+    assert result["per_tag"] == {
         "sighs": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1},
         "laughs": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1},
     }
+    low, high = result["intervals"]["tag_recall"]
+    assert low <= result["tag_recall"] <= high
 
 
 def test_without_json_the_scores_are_a_table(run, tmp_path):
@@ -174,13 +176,22 @@ def test_only_a_line_feed_ends_a_line(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["{", "[]", '"a"', '{"prediction": "a"}', '{"prediction": 1, "reference": ""}', "[" * 9_999, "1" * 5000],
-    ids=["half", "list", "text", "no reference", "number", "deep", "long number"],
+    ("line", "complaint"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 9_999, "is not JSON"),
+        ("1" * 5000, "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ('"a"', "is not a JSON object"),
+        ('{"prediction": "a"}', 'has no "reference"'),
+        ('{"prediction": 1, "reference": ""}', 'has a "prediction" that is not text'),
+        (r'{"prediction": "a", "reference": "\ud83d"}', 'has half a surrogate pair in its "reference"'),
+    ],
+    ids=["half", "deep", "long number", "list", "text", "no reference", "number", "surrogate"],
 )
-def test_a_malformed_line_is_named_by_its_number(run, tmp_path, line):
+def test_a_malformed_line_is_named_by_its_number_with_what_is_wrong(run, tmp_path, line, complaint):
     file = write_lines(tmp_path / "pairs.jsonl", pair("a", "a"), "", line, pair("b", "b"))
-    assert_one_sentence(*run("score", file), "line 3", '"reference"')
+    assert_one_sentence(*run("score", file), f"{file}, line 3 {complaint}: each line should be ")
 
 
 def test_a_file_without_lines_of_text_is_one_sentence(run, tmp_path):

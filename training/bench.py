@@ -18,6 +18,7 @@ from training.dataset import ACCENTS, VARIANTS, Clips
 from training.lexicon import WORDS
 
 CHUNK = 48  # clips between two writes
+CURVE_POINTS = 60
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,8 @@ def results(
         "differences": {},
     }
     for variant, report in reports.items():
-        found = metrics.intervals(report, resamples=config.resamples, seed=config.seed)
         heard = metrics.score([pairs[variant][i] for i in unseen]) if unseen else None
-        out["variants"][variant] = report.to_dict() | {
-            "corpus_wer": report.corpus_wer,
-            "pooled": {name: found[name].value for name in metrics.POOLS if found[name]},
-            "reward": sum(clip.reward for clip in report.clips) / len(report.clips),
-            "intervals": {name: [i.low, i.high] for name, i in found.items() if i},
+        out["variants"][variant] = metrics.summary(report, config.resamples, config.seed) | {
             "held_out_voices": asdict(heard.scores) if heard else None,
         }
     names = list(reports)
@@ -130,6 +126,33 @@ def results(
         differences = metrics.compare(reports[before], reports[after], resamples=config.resamples, seed=config.seed)
         out["differences"][f"{after} - {before}"] = {k: asdict(d) for k, d in differences.items() if d}
     return out
+
+
+def details(rows: list[dict], config: BenchConfig) -> dict:
+    """What charts need besides `results`, from the rows of predictions.jsonl.
+
+    variants: every figure of the predictions as the definitions are now. tag_differences: each tag's F1 against the
+    variant before. confidence: precision and recall over the threshold of the tags' probabilities.
+    """
+    names = list(rows[0]["predictions"])
+    reports = {
+        name: metrics.score((row["predictions"][name]["text"], row["reference"]) for row in rows) for name in names
+    }
+    differences, curves = {}, {}
+    for before, after in zip(names, names[1:], strict=False):
+        found = metrics.compare(reports[before], reports[after], True, config.resamples, config.seed)
+        differences[f"{after} - {before}"] = {tag: asdict(d) for tag, d in found.items() if d}
+    for name in names:
+        points = metrics.pr_curve(
+            ((row["predictions"][name]["tags"], row["reference"]) for row in rows), points=CURVE_POINTS
+        )
+        if points:
+            curves[name] = [{key: round(value, 4) for key, value in asdict(point).items()} for point in points]
+    return {
+        "variants": {name: metrics.summary(reports[name], config.resamples, config.seed) for name in names},
+        "tag_differences": differences,
+        "confidence": curves,
+    }
 
 
 def _commit() -> str | None:

@@ -9,6 +9,7 @@ import json
 import shutil
 import statistics
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,8 @@ RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
 START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MAX_SHARD = 9_000_000  # bytes; the Hub and this repository want every file under 10 MB
+CURVE_POINTS = 60  # of a training curve, at most
+REWARD_BINS = 20
 COPIED = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tekken.json")
 
 
@@ -41,27 +44,94 @@ def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(run / name / file, target / name / file)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run / "results.json", RESULTS / "measured.json")
-    (RESULTS / "training.json").write_text(json.dumps(curves(run), indent=1) + "\n", encoding="utf-8")
+    _write("measured.json", figures(run))
+    _write("training.json", curves(run))
+
+
+def figures(run: Path) -> dict:
+    """The bench's results, with what charts show besides."""
+    found = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    more = bench.details(_rows(run / "predictions.jsonl"), bench.BenchConfig(**_recipe(run)["bench"]))
+    # Scored again, so that a run that an older bench has measured has every figure too.
+    variants = {name: entry | more["variants"][name] for name, entry in found["variants"].items()}
+    return found | more | {"variants": variants}
 
 
 def curves(run: Path) -> dict:
     """Training curves of a run: losses by stage, and the rewards of RAFT before and after choosing."""
-    out: dict = {"stages": {}}
-    for stage in ("pretrain", "sft", "rl"):
-        log = run / f"{stage}.log.jsonl"
+    recipe, committed, stages = _recipe(run), RESULTS / "training.json", {}
+    if recipe["base"] == "tiny" and committed.is_file():  # a run on the base that ships: its curve is still right
+        known = json.loads(committed.read_text(encoding="utf-8"))["stages"]
+        stages = {name: known[name] for name in known if name == "pretrain"}
+    for name in ("pretrain", "sft", "rl"):
+        log = run / f"{name}.log.jsonl"
         if log.is_file():
-            out["stages"][stage] = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    samples = raft.read(run / "samples.jsonl")
-    out["raft"] = {
+            stages[name] = stage(_rows(log))
+    return {"stages": stages, "raft": rewards(raft.read(run / "samples.jsonl"), recipe["raft"]["drop"])}
+
+
+def stage(rows: list[dict]) -> dict:
+    """Steps, seconds, and each named value over the steps, of a stage's log."""
+    by_step: dict[int, dict] = {}
+    for row in rows:  # a step that was done again after an interruption counts once
+        by_step[row["step"]] = by_step.get(row["step"], {}) | row
+    ordered = [by_step[step] for step in sorted(by_step)]
+    names = dict.fromkeys(name for row in ordered for name in row if name not in ("step", "rate", "seconds"))
+    paces = [(row["step"], row["seconds"]) for row in ordered if "seconds" in row]  # s per step since the last one
+    return {
+        "steps": ordered[-1]["step"],
+        "seconds": round(sum(pace * (step - last) for (last, _), (step, pace) in pairwise([(0, 0), *paces]))),
+        "series": {name: _thinned([(row["step"], row[name]) for row in ordered if name in row]) for name in names},
+    }
+
+
+def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Medians of neighbours, so that at most CURVE_POINTS are left.
+
+    Medians, because the first line of a log after an interruption is a mean over fewer steps than it is divided by.
+    """
+    size = -(-len(points) // CURVE_POINTS)
+    groups = (points[start : start + size] for start in range(0, len(points), size))
+    return [(group[-1][0], round(statistics.median(value for _, value in group), 4)) for group in groups]
+
+
+def rewards(samples: list[raft.Sampled], drop: float) -> dict:
+    """Mean rewards and their distribution, of all samples and of those that were learned from.
+
+    histogram: how many rewards fall into each of REWARD_BINS equal parts of 0 to 1.
+    """
+    every = [reward for sampled in samples for reward in sampled.rewards]
+    curated = [sampled.rewards[sampled.best] for sampled in raft.curate(samples, drop)]
+    return {
         "clips": len(samples),
         "samples": len(samples[0].rewards),
-        "mean_reward": statistics.fmean(r for s in samples for r in s.rewards),
-        "mean_best_reward": statistics.fmean(max(s.rewards) for s in samples),
-        "rewards": sorted(round(r, 3) for s in samples for r in s.rewards),
-        "best_rewards": sorted(round(max(s.rewards), 3) for s in samples),
+        "drop": drop,
+        "kept": len(curated),
+        "threshold": min(curated),
+        "mean_reward": statistics.fmean(every),
+        "mean_best_reward": statistics.fmean(max(sampled.rewards) for sampled in samples),
+        "mean_curated_reward": statistics.fmean(curated),
+        "histogram": {"sampled": _histogram(every), "curated": _histogram(curated)},
     }
-    return out
+
+
+def _histogram(values: list[float]) -> list[int]:
+    counts = [0] * REWARD_BINS
+    for value in values:
+        counts[min(int(value * REWARD_BINS), REWARD_BINS - 1)] += 1
+    return counts
+
+
+def _rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _recipe(run: Path) -> dict:
+    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+
+
+def _write(name: str, content: dict) -> None:
+    (RESULTS / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def readme_block() -> str:
