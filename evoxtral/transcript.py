@@ -9,7 +9,8 @@ import json
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from evoxtral.tags import Tag, category, parse, plain
 
@@ -17,8 +18,7 @@ from evoxtral.tags import Tag, category, parse, plain
 _CLOSING_PUNCTUATION = tuple(",.;:!?…)")
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """Text of one decoded token and the probability the model gave it; None for text that a person typed."""
 
     text: str
@@ -59,13 +59,14 @@ class Transcript:
     """What one variant wrote for one clip.
 
     cues: the clip's segments in order.  duration: seconds of audio.  seconds: time spent on it so far.
-    done: False while more text is still being decoded.
+    done: False while more text is still being decoded.  edited: whether a person changed the text since.
     """
 
     cues: tuple[Cue, ...]
     duration: float
     seconds: float
     done: bool = True
+    edited: bool = False
 
     @classmethod
     def from_text(cls, text: str, duration: float) -> "Transcript":
@@ -107,22 +108,26 @@ class Transcript:
             position = end
         return tuple(spans)
 
-    def without(self, min_probability: float = 0.0, hidden_categories: Collection[str] = frozenset()) -> str:
-        """The tagged text, less the tags below a probability and those of hidden categories.
+    def without(self, min_probability: float = 0.0, hidden_categories: Collection[str] = frozenset()) -> "Transcript":
+        """The same, less the tags below a probability and those of hidden categories.
 
         A tag of unknown probability is not below any. Where a tag is hidden, the white space of one side goes
         with it, and of both sides at the ends of the text and before closing punctuation. Emphasis stays.
         """
         spans = iter(self.tags)
-        kept = ""
-        gap = False
-        for piece in parse(self.text):
+        text = self.text
+        kept: list[int] = []  # places of the characters that stay
+        position, gap = 0, False
+        for piece in parse(text):
+            start, position = position, position + len(piece.raw)
             if isinstance(piece, Tag) and _hidden(next(spans), min_probability, hidden_categories):
                 gap = True
                 continue
-            kept = _close_gap(kept, piece.raw) if gap else kept + piece.raw
-            gap = False
-        return kept.strip()
+            if gap:
+                start = _close_gap(text, kept, start)
+                gap = False
+            kept.extend(range(start, position))
+        return self if len(kept) == len(text) else self._keeping(frozenset(kept))
 
     def as_dict(self) -> dict:
         """The JSON shape of the command line, the API and the exports."""
@@ -132,6 +137,7 @@ class Transcript:
             "tags": [asdict(span) for span in self.tags],
             "seconds": self.seconds,
             "cut": self.cut,
+            "edited": self.edited,
             "cues": [{"start": cue.start, "end": cue.end, "text": cue.text} for cue in self._spoken_cues()],
         }
 
@@ -159,6 +165,17 @@ class Transcript:
 
     def _spoken_cues(self) -> Iterator[Cue]:
         return (cue for cue in self.cues if cue.text)
+
+    def _keeping(self, places: Collection[int]) -> "Transcript":
+        """The same, with only the characters at these offsets of `text`."""
+        text = self.text
+        starts, ends, _ = self._placed_tokens()
+        spans = map(range, starts, ends)
+        cues = []
+        for cue in self._spoken_cues():
+            left = [token._replace(text="".join(text[i] for i in next(spans) if i in places)) for token in cue.tokens]
+            cues.append(replace(cue, tokens=tuple(token for token in left if token.text)))
+        return replace(self, cues=tuple(cues))
 
     def _placed_tokens(self) -> tuple[list[int], list[int], list[float | None]]:
         """Starts and ends of all tokens in order, as character offsets in `text`, and their probabilities."""
@@ -190,13 +207,19 @@ def _hidden(span: TagSpan, min_probability: float, hidden_categories: Collection
     return unlikely or span.category in hidden_categories
 
 
-def _close_gap(before: str, after: str) -> str:
-    """Join the text on both sides of a hidden tag."""
-    left, right = before.rstrip(), after.lstrip()
-    space = before[len(left) :] or after[: len(after) - len(right)]
-    if not left or after.startswith(_CLOSING_PUNCTUATION):
-        space = ""
-    return left + space + right
+def _close_gap(text: str, kept: list[int], start: int) -> int:
+    """Join what is kept of a text to what follows a hidden tag, from `start` on: cuts the white space between
+    them from the end of `kept`, or gives a later start."""
+    right = start
+    while right < len(text) and text[right].isspace():
+        right += 1
+    left = len(kept)
+    while left and text[kept[left - 1]].isspace():
+        left -= 1
+    if not left or text.startswith(_CLOSING_PUNCTUATION, start):
+        del kept[left:]
+        return right
+    return start if left == len(kept) else right
 
 
 def _one_line(text: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evoxtral import tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import view
-from evoxtral.ui.view import Filter
+from evoxtral.ui.view import Column, Filter
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -64,6 +64,20 @@ def transcript(
     return Transcript((Cue(0.0, 4.0, tokens, cut),), duration=4.0, seconds=2.0, done=done)
 
 
+def column(made: Transcript, variant: str = "rl", stem: str = "transcript") -> Column:
+    return Column(variant, view.heading(variant), made, made, stem)
+
+
+def clip(**transcripts: Transcript) -> list[Column]:
+    """The columns of one clip, by variant."""
+    return [column(made, variant) for variant, made in transcripts.items()]
+
+
+def sure(text: str, probability: float | None) -> dict[int, float | None]:
+    """The same probability for every tag of a text, by its position."""
+    return {span.position: probability for span in Transcript.from_text(text, 1.0).tags}
+
+
 def shown_text(html: str) -> str:
     """What a reader sees in the text of a column, white space aside."""
     inner = html.split('class="ev-text"', 1)[1].split(">", 1)[1].split("</div>", 1)[0]
@@ -76,16 +90,16 @@ def shown_text(html: str) -> str:
 @given(TAGGED_TEXT | st.text())
 def test_any_text_is_shown_as_it_is_and_adds_no_element_of_its_own(text):
     marks = view.against("quite another [sad] reference <b>", text)
-    page = Page(view.body(text, [None] * len(tags.names(text))))
+    page = Page(view.body(text, {}))
     assert " ".join(page.text.split()) == " ".join(text.split())
-    for html in (page, Page(view.body(text, [0.5] * len(tags.names(text)), marks))):
+    for html in (page, Page(view.body(text, sure(text, 0.5), marks))):
         assert {name for name, _ in html.elements} <= ELEMENTS
         assert {key for _, attributes in html.elements for key in attributes} <= ATTRIBUTES
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markup_in_a_transcript_is_text_in_every_part_of_its_card(text):
-    card = view.column("rl", transcript(text), scores={text: text}, stem=view.file_stem(text))
+    card = view.card(column(transcript(text), stem=view.file_stem(text)), scores={text: text})
     allowed = {"article", "header", "h2", "div", "footer", "button", "a", "dl", "dt", "dd"} | ELEMENTS
     page = Page(card)
     assert {name for name, _ in page.elements} <= allowed
@@ -114,18 +128,18 @@ def test_markup_in_a_message_is_text(message):
     ],
 )
 def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, category):
-    (chip,) = Page(view.body(text, [0.875])).of_class("ev-tag")
+    (chip,) = Page(view.body(text, {0: 0.875})).of_class("ev-tag")
     assert f"ev-{category}" in chip["class"].split()
     assert chip["data-tip"] == f"{text[1:-1]} · {category} · 88\u00a0% sure"
     assert chip["tabindex"] == "0"
 
 
 def test_a_synonym_is_shown_as_it_was_written():
-    assert Page(view.body("[Chuckles] well", [None])).text.split() == ["[Chuckles]", "well"]
+    assert Page(view.body("[Chuckles] well", {})).text.split() == ["[Chuckles]", "well"]
 
 
 def test_capitals_are_emphasis_and_capitals_inside_a_tag_are_not():
-    page = Page(view.body("[LAUGHS] I NEVER said O'NEIL", [None]))
+    page = Page(view.body("[LAUGHS] I NEVER said O'NEIL", {}))
     assert len(page.of_class("ev-emphasis")) == 2
 
 
@@ -138,29 +152,29 @@ def test_a_share_just_below_everything_is_not_rounded_to_everything():
 
 
 def test_a_finished_column_says_seconds_speed_tokens_and_tags():
-    page = Page(view.column("rl", transcript("[sighs] well [laughs]")))
+    page = Page(view.card(column(transcript("[sighs] well [laughs]"))))
     assert "2.0 s" in page.text and "2.0× real time" in page.text
     assert "2 tokens/s" in page.text and "2 tags" in page.text
 
 
 def test_a_growing_column_is_busy_and_offers_nothing_to_download_yet():
-    page = Page(view.column("rl", transcript("[sighs] we", done=False)))
+    page = Page(view.card(column(transcript("[sighs] we", done=False))))
     assert page.named("article")[0]["aria-busy"] == "true"
     assert not page.named("a") and page.of_class("ev-caret")
 
 
 def test_silence_is_said_in_words():
     silence = Transcript((), duration=3.0, seconds=0.0)
-    assert "No speech was found" in shown_text(view.column("rl", silence))
-    assert view.agreement({"base": silence, "rl": silence}) == "No speech was found in this clip."
+    assert "No speech was found" in shown_text(view.card(column(silence)))
+    assert view.agreement(clip(base=silence, rl=silence)) == "No speech was found in this clip."
 
 
 def test_a_cut_is_said_in_words():
-    assert "Cut short" in shown_text(view.column("rl", transcript("and then", cut=True)))
+    assert "Cut short" in shown_text(view.card(column(transcript("and then", cut=True))))
 
 
 def test_an_adapter_of_ones_own_gets_a_card_of_its_own():
-    page = Page(view.columns({"base": transcript("hi"), "mine<b>": transcript("hi")}))
+    page = Page(view.cards(clip(**{"base": transcript("hi"), "mine<b>": transcript("hi")})))
     assert [card["data-variant"] for card in page.named("article")] == ["base", "mine<b>"]
 
 
@@ -169,34 +183,36 @@ def test_an_adapter_of_ones_own_gets_a_card_of_its_own():
 
 def test_hiding_a_category_hides_its_tags_only():
     text = "[nervous] So... [laughs] maybe"
-    html = view.column("rl", transcript(text), Filter(frozenset(tags.CATEGORIES) - {"non-verbal"}))
+    html = view.card(column(transcript(text)), Filter(frozenset(tags.CATEGORIES) - {"non-verbal"}))
     assert shown_text(html) == "[nervous] So... maybe"
     assert "1 tag<" in html
 
 
 def test_hiding_every_category_gives_the_clean_text_and_keeps_emphasis():
-    html = view.column("rl", transcript("[sad] I NEVER [sighs] said that"), Filter(frozenset()))
+    html = view.card(column(transcript("[sad] I NEVER [sighs] said that")), Filter(frozenset()))
     assert shown_text(html) == "I NEVER said that"
 
 
 def test_a_tag_below_the_asked_probability_is_hidden_without_decoding_again():
     tokens = (Token("[sad]", 0.4), Token(" I ", 0.9), Token("[sighs]", 0.8))
     unsure = Transcript((Cue(0.0, 4.0, tokens),), 4.0, 1.0)
-    assert shown_text(view.column("rl", unsure, Filter(min_probability=0.5))) == "I [sighs]"
-    assert shown_text(view.column("rl", unsure, Filter(min_probability=0.9))) == "I"
+    assert shown_text(view.card(column(unsure), Filter(min_probability=0.5))) == "I [sighs]"
+    assert shown_text(view.card(column(unsure), Filter(min_probability=0.9))) == "I"
 
 
 def test_a_text_of_hidden_tags_only_says_so():
-    assert "hidden tags" in shown_text(view.column("rl", transcript("[sad]"), Filter(frozenset())))
+    assert "hidden tags" in shown_text(view.card(column(transcript("[sad]")), Filter(frozenset())))
 
 
 @given(TAGGED_TEXT, st.sets(st.sampled_from(tags.CATEGORIES)))
 def test_each_tag_left_keeps_its_own_probability(text, categories):
     shown = Filter(frozenset(categories))
-    given_transcript = transcript(text)
-    left = [span.name for span in given_transcript.tags if shown.shows(span)]
-    assert tags.names(shown.text(given_transcript)) == left
-    view.column("rl", given_transcript, shown)
+    pieces = tags.parse(text)
+    tokens = tuple(Token(piece.raw, 1 / (number + 1)) for number, piece in enumerate(pieces))
+    whole = Transcript((Cue(0.0, 4.0, tokens),), duration=4.0, seconds=2.0)
+    wanted = [(span.name, span.probability) for span in whole.tags if span.category in categories]
+    assert [(span.name, span.probability) for span in shown.of(whole).tags] == wanted
+    view.card(column(whole), shown)
 
 
 # ------------------------------------------------------------------------------------- exports
@@ -210,7 +226,7 @@ def exports(html: str) -> dict[str, str]:
 
 def test_texts_are_exported_as_shown_and_json_with_everything():
     text = "[sad] I told you. [sighs]"
-    html = view.column("rl", transcript(text), Filter(frozenset({"emotion"})), stem="clip")
+    html = view.card(column(transcript(text), stem="clip.rl"), Filter(frozenset({"emotion"})))
     files = exports(html)
     assert list(files) == ["clip.rl.txt", "clip.rl.json", "clip.rl.srt", "clip.rl.vtt"]
     assert files["clip.rl.txt"] == "[sad] I told you."
@@ -253,8 +269,7 @@ def test_case_and_punctuation_are_no_disagreement():
 
 
 def test_a_variant_without_tags_disagrees_with_no_tag():
-    clip = {"base": transcript("well yes"), "sft": transcript("[sad] well yes")}
-    assert differing(view.columns(clip)) == 0
+    assert differing(view.cards(clip(base=transcript("well yes"), sft=transcript("[sad] well yes")))) == 0
 
 
 def test_a_tag_in_another_place_is_a_difference():
@@ -263,23 +278,23 @@ def test_a_tag_in_another_place_is_a_difference():
 
 
 def test_nothing_is_marked_while_text_is_still_coming():
-    clip = {"base": transcript("well", done=False), "rl": transcript("well yes", done=False)}
-    assert differing(view.columns(clip)) == 0
+    growing = clip(base=transcript("well", done=False), rl=transcript("well yes", done=False))
+    assert differing(view.cards(growing)) == 0
 
 
 def test_agreement_is_said_in_one_line():
-    clip = {
-        "base": transcript("I was there yesterday"),
-        "sft": transcript("[sad] I was there yesterday"),
-        "rl": transcript("[sad] I was here yesterday [sighs]"),
-    }
-    assert view.agreement(clip) == "All three agree on 75\u00a0% of words; RL adds 1 tag against SFT."
+    columns = clip(
+        base=transcript("I was there yesterday"),
+        sft=transcript("[sad] I was there yesterday"),
+        rl=transcript("[sad] I was here yesterday [sighs]"),
+    )
+    assert view.agreement(columns) == "All three agree on 75\u00a0% of words; RL adds 1 tag against SFT."
     only_sad = Filter(frozenset({"emotion"}))
-    assert "RL has the same tags as SFT" in view.agreement(clip, only_sad)
+    assert "RL has the same tags as SFT" in view.agreement(columns, only_sad)
 
 
 def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
-    html = view.columns({"rl": transcript("I was here [laughs]")}, reference="I was there [sighs]")
+    html = view.cards(clip(rl=transcript("I was here [laughs]")), reference="I was there [sighs]")
     page = Page(html)
     assert len(page.of_class("ev-differs")) == 2
     assert len(page.of_class("ev-missing")) == 2
@@ -287,6 +302,6 @@ def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
 
 
 def test_a_missing_end_of_the_reference_is_marked_at_the_end():
-    html = view.columns({"rl": transcript("I was")}, reference="I was there")
+    html = view.cards(clip(rl=transcript("I was")), reference="I was there")
     assert shown_text(html) == "I was there"
     assert len(Page(html).of_class("ev-missing")) == 1

@@ -1,8 +1,9 @@
 """The Compare tab: one clip in, every variant's transcript side by side, filling as it is decoded."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import gradio as gr
@@ -12,8 +13,9 @@ import spaces
 from evoxtral import audio, metrics, tags
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.transcript import Transcript
-from evoxtral.ui import theme, view
+from evoxtral.ui import history, theme, view
 from evoxtral.ui.endpoints import SCORES, TRANSCRIPT, TRANSCRIPTS, endpoint, typed
+from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model
 
 # Voxtral's languages; tags were trained in English only.
@@ -34,18 +36,43 @@ LANGUAGES = {
 # weights to the GPU and reading the prompt take up to 15 s; segments decode side by side: length adds little.
 GPU_BASE_SECONDS, GPU_SECONDS_PER_AUDIO_SECOND, GPU_MOST_SECONDS = 15.0, 0.25, 110.0
 
+# The longest clip taken (seconds): on ZeroGPU no longer than one visit's GPU time lasts.
+ZERO_GPU = spaces.config.Config.zero_gpu
+LONGEST_CLIP = (GPU_MOST_SECONDS - GPU_BASE_SECONDS) / GPU_SECONDS_PER_AUDIO_SECOND if ZERO_GPU else audio.MAX_SECONDS
+
 # Decoding shares one queue, whichever button or endpoint asked for it. One machine has one model, so one clip
 # at a time is fastest for all; on ZeroGPU every visitor gets a device.
-QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if spaces.config.Config.zero_gpu else 1}
+QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if ZERO_GPU else 1}
 
 # For events that only draw: no queue, no spinner over what is being read, no endpoint.
 QUIETLY = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-# A click on a "Speak it" reaches Python as a click on the columns that carries the text.
-SAY_CLICKED = """element.addEventListener("click", event => {
-  const say = event.target.closest("[data-say]");
-  if (say) trigger("click", {text: say.dataset.say});
-});"""
+# What a visitor does in the columns, as events: "say" with the text to be spoken; "pen" with the button of a column
+# ("open" its editor, "done", "undo") and what stands in the editor that is open; "write" with the latter, when it is
+# left. The focus follows the pen. A button that is pressed does not take the focus first: that would be a "write" too.
+COLUMN_EVENTS = """
+let follow = null;
+const place = card => ({column: card.dataset.variant, result: card.dataset.result});
+const draft = () => {
+  const boxes = [...element.querySelectorAll("textarea")];
+  return boxes.length ? {...place(boxes[0].closest(".ev-column")), texts: boxes.map(box => box.value)} : null;
+};
+element.addEventListener("mousedown", event => event.target.closest("[data-pen]") && event.preventDefault());
+element.addEventListener("click", event => {
+  const button = event.target.closest("[data-say], [data-pen]");
+  if (button?.dataset.say) trigger("say", {text: button.dataset.say});
+  else if (button) {
+    const card = button.closest(".ev-column"), what = button.dataset.pen;
+    follow = () => card.querySelector(what === "open" ? "textarea" : "[data-pen=open]")?.focus();
+    trigger("pen", {what, ...place(card), draft: draft()});
+  }
+});
+element.addEventListener("change", () => trigger("write", draft()));
+watch("value", () => { follow?.(); follow = null; });
+"""
+
+# The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the last input.
+STAMPED = 'async (...given) => [...given.slice(0, -1), new Date().toLocaleString("sv")]'
 
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 NO_CLIP = "Record or upload a clip, or pick an example."
@@ -54,11 +81,48 @@ LOADING = "Loading the model: this happens once and takes a few seconds…"
 
 
 @dataclass(frozen=True)
-class Result:
-    """What the last clip gave, for drawing it again without decoding. stem: what downloads are called."""
+class Shown:
+    """What the columns hold: every variant of one result, or one variant of several.
 
-    transcripts: Mapping[str, Transcript]
-    stem: str
+    editing: key of the column whose text is being changed.  note: where the results come from, if not from the clip.
+    """
+
+    results: tuple[Result, ...]
+    variant: str = ""
+    editing: str = ""
+    note: str = ""
+
+    def places(self) -> dict[str, tuple[Result, str]]:
+        """Key of each column → the result and the variant in it."""
+        if len(self.results) == 1:
+            return {variant: (self.results[0], variant) for variant in self.results[0].written}
+        return {
+            f"{number}.{self.variant}": (result, self.variant)
+            for number, result in enumerate(self.results, start=1)
+            if self.variant in result.written
+        }
+
+    def columns(self) -> list[view.Column]:
+        return [self._column(key, *place) for key, place in self.places().items()]
+
+    def _column(self, key: str, result: Result, variant: str) -> view.Column:
+        heading = view.heading(variant)
+        if len(self.results) > 1:
+            heading = view.Heading(result.file, f"{heading.title} · {result.model} · {result.time}")
+        written, stem = result.written[variant], f"{view.file_stem(result.file)}.{variant}"
+        return view.Column(key, heading, result.transcripts[variant], written, stem, result.id)
+
+    def replaced(self, result: Result) -> "Shown":
+        """With a newer state of one of the results."""
+        return replace(self, results=tuple(result if other.id == result.id else other for other in self.results))
+
+    def edited(self, column: str, result: str, texts: Sequence[str] | None) -> "Shown":
+        """With a person's texts in a column, None for the model's; unchanged if it has been filled anew since.
+        result: the id of the one that was there."""
+        there, variant = self.places().get(column, (None, ""))
+        if there is None or there.id != result:
+            return self
+        return self.replaced(there.as_written(variant) if texts is None else there.edited(variant, texts))
 
 
 @dataclass(frozen=True)
@@ -110,7 +174,7 @@ class Decoder:
         if clip is None:
             raise AudioError(NO_CLIP)
         # The clip is read before a GPU is asked for, so a broken file costs a visitor nothing.
-        for step in self._decode(audio.load(clip), None if language == DETECT else language, variants):
+        for step in self._decode(audio.load(clip, LONGEST_CLIP), None if language == DETECT else language, variants):
             if isinstance(step, EvoxtralError):
                 raise step
             yield step
@@ -128,28 +192,31 @@ def scores(text: str, reference: str) -> dict[str, str]:
     return {label: "–" if value is None else view.percent(value) for label, value in values.items()}
 
 
-def draw(result: Result, shown: view.Filter, reference: str) -> str:
-    """The columns of a result as shown now."""
+def draw(on_screen: Shown, shown: view.Filter, reference: str) -> str:
+    """The columns as shown now."""
     reference = reference.strip()
+    columns = on_screen.columns()
     scored = {
-        variant: scores(shown.text(transcript), reference)
-        for variant, transcript in result.transcripts.items()
-        if reference and transcript.done
+        column.key: scores(shown.of(column.transcript).text, reference)
+        for column in columns
+        if reference and column.transcript.done
     }
-    return view.columns(result.transcripts, shown, reference, scored, result.stem)
+    return view.cards(columns, shown, reference, scored, on_screen.editing)
 
 
-def about_clip(clip: str | None) -> str:
-    """Under the recorder: how long the clip is, or why it cannot be used; before anything runs."""
+def about_clip(clip: str | None, model: Model) -> str:
+    """Under the recorder: how long the clip is and what of it will be heard, or why it cannot be used; before
+    anything runs."""
     if clip is None:
         return view.status(NO_CLIP)
     try:
-        wave = audio.load(clip)
+        wave = audio.load(clip, LONGEST_CLIP)
     except EvoxtralError as error:
         return view.alarm(str(error))
     if audio.is_silent(wave):
         return view.alarm("This clip is silent: there is nothing to transcribe.")
-    return view.status(view.clip_length(audio.duration(wave)))
+    segments = audio.segments(wave, model.engine().window_seconds) if model.ready else []
+    return view.status(view.clip_length(audio.duration(wave), [segment.end - segment.start for segment in segments]))
 
 
 class CompareTab:
@@ -180,6 +247,7 @@ class CompareTab:
             placeholder="Paste the tagged text to score every column.",
             lines=2,
             max_lines=4,
+            max_length=view.MOST_CHARACTERS,
             elem_id="reference",
             render=False,  # the examples fill it, and stand above it
         )
@@ -218,25 +286,36 @@ class CompareTab:
             )
             self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
-        self.columns = gr.HTML(view.empty_columns(), elem_id="columns", apply_default_css=False, js_on_load=SAY_CLICKED)
-        self.result = gr.State()
+        self.columns = gr.HTML(view.empty_cards(), elem_id="columns", apply_default_css=False, js_on_load=COLUMN_EVENTS)
+        self.on_screen = gr.State()
+        # Gradio ciphers what the browser keeps with a key that every page carries. Fixed, it outlives a restart.
+        self.history = gr.BrowserState([], storage_key="evoxtral-history", secret="evoxtral")
+        self.now = gr.Textbox(visible=False)
 
     def _connect(self) -> None:
         how_shown = [self.tags_on, self.categories, self.confidence, self.reference]
         drawn = [self.status, self.columns]
+        kept = [self.on_screen, self.history]
         self._decode = {
             "fn": self.decode,
-            "inputs": [self.clip, self.language, *how_shown],
-            "outputs": [*drawn, self.result],
-            "show_progress": "hidden",
+            "inputs": [self.clip, self.language, *how_shown, self.now],
+            "outputs": [*drawn, self.on_screen],
+            "js": STAMPED,
+            "show_progress": "minimal",
+            "show_progress_on": self.status,
             "api_visibility": "private",
             **QUEUEING,
         }
-        self._redraw = {"fn": redraw, "inputs": [self.result, *how_shown], "outputs": drawn, **QUIETLY}
-        self.clip.change(about_clip, self.clip, self.about, **QUIETLY)
+        self._redraw = {"fn": redraw, "inputs": [self.on_screen, *how_shown], "outputs": drawn, **QUIETLY}
+        self._remember = {"fn": remember, "inputs": kept, "outputs": self.history, **QUIETLY}
+        self.clip.change(lambda clip: about_clip(clip, self.model), self.clip, self.about, **QUIETLY)
         self.decode_after(self.go.click)
         self.decode_after(self.examples.load_input_event.then)
         gr.on([control.change for control in how_shown], trigger_mode="always_last", **self._redraw)
+        self.reference.blur(refer, [self.reference, *kept], kept, **QUIETLY)
+        # Each of these counts: by default, one that comes while another is on its way is dropped.
+        self.columns.pen(use_pen, [*kept, *how_shown], [*kept, *drawn], trigger_mode="multiple", **QUIETLY)
+        self.columns.write(write, kept, self.history, trigger_mode="multiple", **QUIETLY)
         self._serve()
 
     def _serve(self) -> None:
@@ -249,7 +328,12 @@ class CompareTab:
     def decode_after(self, trigger: Callable) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
         # What is shown may have been changed while text was streaming: draw once more when it is complete.
-        trigger(**self._decode).then(**self._redraw)
+        trigger(**self._decode).then(**self._redraw).then(**self._remember)
+
+    def show_after(self, trigger: Callable, fn: Callable, inputs: list, *outputs: gr.components.Component) -> None:
+        """Show results without decoding when something happens: `fn` gives what is on screen, its reference, and
+        what else `outputs` are."""
+        trigger(fn, inputs, [self.on_screen, self.reference, *outputs], **QUIETLY).success(**self._redraw)
 
     def decode(
         self,
@@ -259,17 +343,20 @@ class CompareTab:
         categories: list[str],
         confidence: float,
         reference: str,
+        now: str,
     ) -> Iterator[tuple]:
-        """Decode a clip; every step gives the status line, the columns and the result so far."""
+        """Decode a clip; every step gives the status line, the columns and what is on screen."""
         yield view.status(DECODING if self.model.ready else LOADING), gr.skip(), gr.skip()
         shown = _filter(tags_on, categories, confidence)
+        number = secrets.token_hex(8)
         try:
             for transcripts in self.decoder.stream(clip, language):
-                result = Result(transcripts, view.file_stem(clip))
-                yield view.status(DECODING), draw(result, shown, reference), result
+                name, model = Path(clip).name, self.model.engine().checkpoint.name
+                on_screen = Shown((Result(number, name, model, now, transcripts, reference),))
+                yield view.status(DECODING), draw(on_screen, shown, reference), on_screen
         except EvoxtralError as error:
             # The clip stays in the recorder; what an earlier clip gave would only look like this one's.
-            yield view.alarm(str(error)), view.empty_columns(), None
+            yield view.alarm(str(error)), view.empty_cards(), None
 
     def compare(self, audio: str, language: str = "en") -> dict:
         """Transcribe a clip with every variant of the model.
@@ -315,13 +402,52 @@ def as_json(transcript: Transcript) -> dict:
     return {key: whole[key] for key in TRANSCRIPT["properties"]}
 
 
-def redraw(result: Result | None, tags_on: bool, categories: list[str], confidence: float, reference: str) -> tuple:
-    """The status line and columns of the last result, as to be shown now: nothing is decoded again."""
-    if result is None:
+def redraw(on_screen: Shown | None, tags_on: bool, categories: list[str], confidence: float, reference: str) -> tuple:
+    """The status line and the columns, as to be shown now: nothing is decoded again."""
+    if on_screen is None:
         return gr.skip(), gr.skip()
     shown = _filter(tags_on, categories, confidence)
-    verdict = view.verdict(view.agreement(result.transcripts, shown), scored=bool(reference.strip()))
-    return verdict, draw(result, shown, reference)
+    sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), shown)}".strip()
+    return view.verdict(sentence, scored=bool(reference.strip())), draw(on_screen, shown, reference)
+
+
+def remember(on_screen: Shown | None, kept: object) -> list[dict] | dict:
+    """The history with what has just been decoded."""
+    return gr.skip() if on_screen is None else history.keep([*history.recall(kept), *on_screen.results])
+
+
+def refer(reference: str, on_screen: Shown | None, kept: object) -> tuple:
+    """What is on screen and the history, with a reference that was given after decoding."""
+    if on_screen is None or len(on_screen.results) != 1 or on_screen.results[0].reference == reference:
+        return gr.skip(), gr.skip()
+    result = replace(on_screen.results[0], reference=reference)
+    return on_screen.replaced(result), history.changed(kept, result)
+
+
+def use_pen(pen: gr.EventData, on_screen: Shown | None, kept: object, *how_shown: object) -> tuple:
+    """What is on screen, the history, status line and columns, after a button of an editor was pressed."""
+    if on_screen is None:
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    before = on_screen
+    if pen.draft:
+        on_screen = on_screen.edited(**pen.draft)
+    if pen.what == "undo":
+        on_screen = on_screen.edited(pen.column, pen.result, None)
+    on_screen = replace(on_screen, editing=pen.column if pen.what == "open" else "")
+    return on_screen, _rewritten(kept, before, on_screen), *redraw(on_screen, *how_shown)
+
+
+def write(draft: gr.EventData, on_screen: Shown | None, kept: object) -> list[dict] | dict:
+    """The history with what stands in an editor, which has been left: whatever comes next, it is not lost."""
+    if on_screen is None:
+        return gr.skip()
+    return _rewritten(kept, on_screen, on_screen.edited(draft.column, draft.result, draft.texts))
+
+
+def _rewritten(kept: object, before: Shown, after: Shown) -> list[dict] | dict:
+    """The history with those results that have changed on the screen."""
+    changed = [new for old, new in zip(before.results, after.results, strict=True) if new != old]
+    return history.changed(kept, *changed) if changed else gr.skip()
 
 
 def _filter(tags_on: bool, categories: list[str], confidence: float) -> view.Filter:

@@ -72,6 +72,13 @@ def _align(a: tuple[Item, ...], b: tuple[Item, ...]) -> SequenceMatcher:
     return SequenceMatcher(None, [item.key for item in a], [item.key for item in b], autojunk=False)
 
 
+def stayed(before: str, after: str) -> dict[int, int]:
+    """Where the words and tags of an edited text stood before: start in `after` → start in `before`."""
+    old, new = items(before), items(after)
+    blocks = _align(old, new).get_matching_blocks()
+    return {new[b.b + i].start: old[b.a + i].start for b in blocks for i in range(b.size)}
+
+
 def between(texts: Mapping[str, str]) -> dict[str, Marks]:
     """For each of two or more variants, its words and tags that some other variant does not have.
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from evoxtral.errors import CheckpointError
 from evoxtral.ui import theme
 from evoxtral.ui.compare import QUIETLY, CompareTab, Example
+from evoxtral.ui.history_tab import HistoryTab
 from evoxtral.ui.metrics_tab import metrics_tab
 from evoxtral.ui.model import Model, description
 from evoxtral.ui.speak_tab import SpeakTab
@@ -59,6 +60,8 @@ def build(model: Model, examples: Path) -> gr.Blocks:
                 compare = CompareTab(model, Example.read(examples))
             with gr.Tab("Speak", id="speak"):
                 SpeakTab(compare, tabs)
+            with gr.Tab("History", id="history") as history:
+                HistoryTab(compare, tabs, history)
             with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
         page.load(lambda: head(model), outputs=top, **QUIETLY)

@@ -1,7 +1,9 @@
-"""The Speak tab: write a tagged script, hear it in the embedded voice, and send it on to be transcribed."""
+"""The Speak tab: write a tagged script, hear it, and send it on to be transcribed."""
 
 import random
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -9,14 +11,16 @@ from markupsafe import Markup
 
 from evoxtral import audio, speech, tags
 from evoxtral.errors import EvoxtralError, SpeechError
-from evoxtral.speech import Speech
+from evoxtral.speech import Speech, elevenlabs
 from evoxtral.ui import theme, view
 from evoxtral.ui.compare import QUIETLY, CompareTab
 from evoxtral.ui.endpoints import endpoint
 
 MOST_CHARACTERS = 2_000  # of a script: about two minutes of speech
-HINT = "Write a script, or take another one; a tag goes in where the cursor stands."
+HINT = "Write a script, or let one surprise you; a tag goes in where the cursor stands."
 NOTHING_SPOKEN = "Nothing has been spoken yet: press Speak first."
+ASKING = "ElevenLabs is speaking: this can take a minute…"
+KEY_INFO = "Your key goes to ElevenLabs with each request, through this server, and is kept nowhere but in this page."
 ACCENTS = {
     "en-us": "American",
     "en": "British",
@@ -52,7 +56,7 @@ def palette() -> Markup:
             for name in names
         )
         if names:
-            rows.append(Markup("<p>{}</p>").format(buttons))
+            rows.append(Markup('<p><span class="ev-kind">{}</span>{}</p>').format(category, buttons))
     return Markup('<div class="ev-palette" role="group" aria-label="Insert a tag">{}</div>').format(
         Markup("").join(rows)
     )
@@ -78,11 +82,16 @@ def timeline(spoken: Speech) -> Markup:
     )
 
 
-def say(script: str, voice: str, seed: float) -> Speech:
-    """Speak a script of bounded length. Raises SpeechError."""
+def bounded(script: str) -> str:
+    """The script, unless it is too long. Raises SpeechError."""
     if len(script) > MOST_CHARACTERS:
         raise SpeechError(f"The script has {len(script):,} characters; at most {MOST_CHARACTERS:,} are spoken at once.")
-    return speech.speak(script, voice, int(seed))
+    return script
+
+
+def say(script: str, voice: str, seed: float) -> Speech:
+    """Speak a script of bounded length. Raises SpeechError."""
+    return speech.speak(bounded(script), voice, int(seed))
 
 
 def perform(script: str, voice: str, seed: float) -> tuple:
@@ -95,6 +104,24 @@ def perform(script: str, voice: str, seed: float) -> tuple:
     return view.status(told), playable(spoken), timeline(spoken), script
 
 
+def perform_there(script: str, key: str, voice: str, api: str = elevenlabs.API) -> Iterator[tuple]:
+    """What the button for ElevenLabs gives, as `perform`. key: the visitor's own; it is used for this and forgotten."""
+    yield view.status(ASKING), gr.skip(), gr.skip(), gr.skip()
+    try:
+        recording = elevenlabs.speak(bounded(script), key or "", voice or "", api)
+        length = audio.duration(audio.load(recording))
+    except EvoxtralError as error:
+        yield view.alarm(str(error)), gr.skip(), gr.skip(), gr.skip()
+        return
+    told = Markup('<div class="ev-timeline"><p>{}</p></div>').format(
+        f"{length:.1f} s. Where each tag sounds is known for the embedded voice only."
+    )
+    with tempfile.TemporaryDirectory() as folder:  # Gradio takes its own copy while we wait at the yield
+        clip = Path(folder) / "elevenlabs.mp3"
+        clip.write_bytes(recording)
+        yield view.status("Spoken by ElevenLabs v3."), str(clip), told, script
+
+
 def playable(spoken: Speech) -> tuple[int, np.ndarray]:
     """(rate in Hz, (T,) int16): Gradio would turn the volume of a float wave up to the full."""
     return audio.SAMPLE_RATE, (spoken.wave * 32767).astype(np.int16)
@@ -104,9 +131,14 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def another(script: str) -> str:
-    """A script that is not the one there."""
-    return random.choice([other for other in SCRIPTS if other != script])
+def another(script: str) -> tuple:
+    """A script that is not the one there; that one, and the button that brings it back."""
+    return random.choice([other for other in SCRIPTS if other != script]), *_put_away(script)
+
+
+def _put_away(script: str) -> tuple:
+    """A script that another takes the place of, and the button that brings it back: what is typed is not lost."""
+    return script, gr.Button(visible=bool(script.strip()))
 
 
 def speak(script: str, voice: str = speech.DEFAULT_VOICE, seed: float = 0) -> tuple[int, np.ndarray]:
@@ -133,7 +165,7 @@ class SpeakTab:
             with gr.Column(min_width=320):
                 self.status = gr.HTML(view.status(HINT), elem_id="speak-status", apply_default_css=False)
                 self.clip = gr.Audio(
-                    label="The embedded voice",
+                    label="What is spoken",
                     type="filepath",
                     interactive=False,
                     buttons=["download"],
@@ -164,18 +196,50 @@ class SpeakTab:
             )
             self.seed = gr.Number(0, label="Speaker", precision=0, minimum=0, min_width=80)
         with gr.Row():
-            self.another = gr.Button("Another script", elem_id="another")
-            self.speak = gr.Button("Speak", variant="primary", elem_id="speak")
+            self.another = gr.Button("Surprise me", elem_id="another", min_width=120)
+            self.back = gr.Button("Bring mine back", elem_id="back", min_width=120, visible=False)
+            self.speak = gr.Button("Speak", variant="primary", elem_id="speak", min_width=120)
+        self.before = gr.State("")
+        with gr.Accordion("In ElevenLabs v3, with your own key", open=False, elem_id="elevenlabs"):
+            gr.HTML(Markup('<p class="ev-links">{}</p>').format(KEY_INFO), apply_default_css=False)
+            with gr.Row():
+                self.key = gr.Textbox(
+                    label="ElevenLabs key",
+                    type="password",
+                    html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
+                    elem_id="key",
+                    min_width=200,
+                )
+                self.their_voice = gr.Dropdown(
+                    list(elevenlabs.VOICES.items()),
+                    value=elevenlabs.DEFAULT_VOICE,
+                    label="Voice, or the id of another",
+                    allow_custom_value=True,
+                    elem_id="their-voice",
+                    min_width=160,
+                )
+            self.speak_there = gr.Button("Speak in ElevenLabs v3", elem_id="speak-there")
 
     def _connect(self, compare: CompareTab, tabs: gr.Tabs) -> None:
         spoken = [self.script, self.voice, self.seed]
-        self.another.click(another, self.script, self.script, **QUIETLY)
-        self.speak.click(perform, spoken, [self.status, self.clip, self.timeline, self.spoken], **QUIETLY)
+        heard = [self.status, self.clip, self.timeline, self.spoken]
+        replaced = [self.script, self.before, self.back]
+        self.another.click(another, self.script, replaced, **QUIETLY)
+        self.back.click(lambda script, before: (before, *_put_away(script)), replaced[:2], replaced, **QUIETLY)
+        self.speak.click(perform, spoken, heard, **QUIETLY)
+        self.speak_there.click(
+            perform_there,
+            [self.script, self.key, self.their_voice],
+            heard,
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=8,  # others wait for a network, not for this machine
+        )
         sent = self.send.click(
             hand_over, [self.clip, self.spoken], [self.status, tabs, compare.clip, compare.reference], **QUIETLY
         )
         compare.decode_after(sent.success)
-        compare.columns.click(take_over, None, [tabs, self.script], **QUIETLY)
+        compare.columns.say(take_over, self.script, [tabs, *replaced], **QUIETLY)
         endpoint(speak, spoken, gr.Audio(label="Speech", visible=False))
 
 
@@ -186,9 +250,9 @@ def hand_over(clip: str | None, script: str) -> tuple:
     return view.status(HINT), gr.Tabs(selected="compare"), clip, script
 
 
-def take_over(click: gr.EventData) -> tuple:
-    """The open tab and the script, from a transcript that is to be spoken."""
-    return gr.Tabs(selected="speak"), click.text[:MOST_CHARACTERS]
+def take_over(say: gr.EventData, script: str) -> tuple:
+    """The open tab, the script from a transcript that is to be spoken, and the one before it."""
+    return gr.Tabs(selected="speak"), say.text[:MOST_CHARACTERS], *_put_away(script)
 
 
 def voice_name(voice: str) -> str:

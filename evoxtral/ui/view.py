@@ -5,17 +5,18 @@ raw strings into HTML.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
 from evoxtral import tags
-from evoxtral.transcript import Cue, TagSpan, Transcript
+from evoxtral.transcript import Cue, Transcript
 from evoxtral.ui.diff import WORD, Change, Item, Marks, against, agreed_share, between, tag_change
 
 NO_MARKS = Marks()
+MOST_CHARACTERS = 20_000  # of a text that a visitor pastes or changes: half an hour of speech has about so many
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,8 @@ class Filter:
     categories: frozenset[str] = frozenset(tags.CATEGORIES)
     min_probability: float = 0.0
 
-    def text(self, transcript: Transcript) -> str:
-        hidden = frozenset(tags.CATEGORIES) - self.categories
-        return transcript.without(self.min_probability, hidden)
-
-    def shows(self, span: TagSpan) -> bool:
-        unlikely = span.probability is not None and span.probability < self.min_probability
-        return span.category in self.categories and not unlikely
+    def of(self, transcript: Transcript) -> Transcript:
+        return transcript.without(self.min_probability, frozenset(tags.CATEGORIES) - self.categories)
 
 
 EVERYTHING = Filter()
@@ -39,7 +35,7 @@ EVERYTHING = Filter()
 
 @dataclass(frozen=True)
 class Heading:
-    """A variant's name on the page, and one line that says what it is."""
+    """What a column is called, and one line that says what it is."""
 
     title: str
     line: str
@@ -54,6 +50,23 @@ HEADINGS: Mapping[str, Heading] = {
 
 def heading(variant: str) -> Heading:
     return HEADINGS.get(variant, Heading(variant, "Your own adapter"))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One transcript among those side by side.
+
+    key: tells it from the others.  transcript: as it is shown and exported, None before the first clip.
+    written: as the model wrote it, the same unless a person changed it.  stem: what its downloads are called
+    before `.srt`.  result: which result it is of, for the page's script.
+    """
+
+    key: str
+    heading: Heading
+    transcript: Transcript | None = None
+    written: Transcript | None = None
+    stem: str = "transcript"
+    result: str = ""
 
 
 def percent(share: float) -> str:
@@ -107,75 +120,101 @@ def _missing(lost: Iterable[Item]) -> Markup:
     return Markup("").join(Markup('<del class="ev-missing">{}</del> ').format(item.text) for item in lost)
 
 
-def body(text: str, probabilities: Iterable[float | None], marks: Marks = NO_MARKS) -> Markup:
-    """Tagged text; `probabilities` are those of its tags in order."""
+def body(text: str, sure: Mapping[int, float | None], marks: Marks = NO_MARKS, start: int = 0) -> Markup:
+    """Tagged text, or the part of one that starts at `start`: places in `sure` (the probability of each tag, by
+    its position) and `marks` count from the start of the whole."""
     parts: list[Markup] = []
-    sure = iter(probabilities)
-    position = 0
+    position = start
     for piece in tags.parse(text):
         if isinstance(piece, tags.Tag):
             parts.append(_missing(marks.missing.get(position, ())))
-            parts.append(chip(piece.raw, piece.name, next(sure), position in marks.differs))
+            parts.append(chip(piece.raw, piece.name, sure.get(position), position in marks.differs))
         else:
             end = 0
             for word in WORD.finditer(piece.raw):
-                start = position + word.start()
+                place = position + word.start()
                 parts.append(escape(piece.raw[end : word.start()]))
-                parts.append(_missing(marks.missing.get(start, ())))
-                parts.append(_word(word.group(), start in marks.differs))
+                parts.append(_missing(marks.missing.get(place, ())))
+                parts.append(_word(word.group(), place in marks.differs))
                 end = word.end()
             parts.append(escape(piece.raw[end:]))
         position += len(piece.raw)
-    parts.append(Markup(" ") + _missing(marks.missing.get(len(text), ())))
     return Markup("").join(parts)
+
+
+def _times(cue: Cue) -> str:
+    """Where a segment lies in the clip: "0:28–0:55"."""
+    return f"{_clock(cue.start)}–{_clock(cue.end)}"
+
+
+def _cues(visible: Transcript, marks: Marks) -> Markup:
+    """The text, a paragraph for each segment; where there are several, each with its times."""
+    timed = len(visible.cues) > 1
+    sure = {span.position: span.probability for span in visible.tags}
+    paragraphs: list[Markup] = []
+    start = 0
+    for cue in visible.cues:
+        if cue.text:
+            time = Markup('<span class="ev-time">{}</span> ').format(_times(cue)) if timed else Markup("")
+            paragraphs.append(time + body(cue.text, sure, marks, start))
+            start += len(cue.text) + 1  # one space joins two cues
+    last = Markup(" ") + _missing(marks.missing.get(len(visible.text), ()))
+    if not visible.done:
+        last += Markup('<span class="ev-caret" aria-hidden="true"></span>')
+    *before, end = paragraphs or [Markup("")]
+    return Markup("").join(Markup("<p>{}</p>").format(text) for text in (*before, end + last))
 
 
 # ------------------------------------------------------------------------------------------------ a column
 
 
-def _stats(transcript: Transcript, shown_tags: int) -> Markup:
-    seconds = transcript.seconds
+def _stats(written: Transcript, shown_tags: int) -> Markup:
+    seconds = written.seconds
     figures = [("time", f"{seconds:.1f} s")]
     if seconds > 0:
-        figures.append(("speed", f"{transcript.duration / seconds:.1f}× real time"))
-        figures.append(("rate", f"{transcript.token_count / seconds:.0f} tokens/s"))
+        figures.append(("speed", f"{written.duration / seconds:.1f}× real time"))
+        figures.append(("rate", f"{written.token_count / seconds:.0f} tokens/s"))
     figures.append(("tags", counted(shown_tags, "tag")))
     cells = (Markup('<span data-stat="{}">{}</span>').format(name, value) for name, value in figures)
     return Markup('<p class="ev-stats">{}</p>').format(Markup("").join(cells))
 
 
-def _as_shown(transcript: Transcript, shown: Filter) -> Transcript:
-    """The transcript with hidden tags gone from every cue: what the text exports hold."""
-    cues = (
-        Cue.from_text(shown.text(Transcript((cue,), transcript.duration, transcript.seconds)), cue.start, cue.end)
-        for cue in transcript.cues
+def download(name: str, mime: str, content: str | bytes, label: str, hint: str) -> Markup:
+    """A link that carries its file: nothing is stored on the server."""
+    return Markup('<a download="{}" href="data:{},{}" title="{}">{}</a>').format(
+        name, mime, quote(content), hint, label
     )
-    return Transcript(tuple(cues), transcript.duration, transcript.seconds)
+
+
+# Kind of file → its MIME type.
+KINDS = {"txt": "text/plain", "json": "application/json", "srt": "application/x-subrip", "vtt": "text/vtt"}
+HINTS = {
+    "txt": "The text as shown, tags in brackets",
+    "json": "Everything: every tag with its probability",
+    "srt": "Subtitles of what is shown",
+    "vtt": "Captions of what is shown",
+}
+
+
+def exports(transcript: Transcript, shown: Filter = EVERYTHING) -> dict[str, str]:
+    """Kind of file → content: TXT, SRT and VTT hold what is shown; JSON holds every tag with its probability."""
+    visible = shown.of(transcript)
+    contents = visible.to_txt(), transcript.to_json(), visible.to_srt(), visible.to_vtt()
+    return dict(zip(KINDS, contents, strict=True))
 
 
 def _exports(transcript: Transcript, shown: Filter, stem: str) -> Markup:
-    """Copy, and downloads that carry their data in the link: nothing is stored on the server.
-
-    TXT, SRT and VTT hold what is shown; JSON holds every tag with its probability.
-    """
-    visible = _as_shown(transcript, shown)
-    files = (
-        ("TXT", "text/plain", visible.to_txt(), "The text as shown, tags in brackets"),
-        ("JSON", "application/json", transcript.to_json(), "Everything: every tag with its probability"),
-        ("SRT", "application/x-subrip", visible.to_srt(), "Subtitles of what is shown"),
-        ("VTT", "text/vtt", visible.to_vtt(), "Captions of what is shown"),
-    )
+    """Copy, downloads, and the way to the Speak tab."""
+    files = exports(transcript, shown)
     links = Markup("").join(
-        Markup('<a download="{}.{}" href="data:{};charset=utf-8,{}" title="{}">{}</a>').format(
-            stem, name.lower(), mime, quote(content), hint, name
-        )
-        for name, mime, content, hint in files
+        download(f"{stem}.{kind}", f"{KINDS[kind]};charset=utf-8", content, kind.upper(), HINTS[kind])
+        for kind, content in files.items()
     )
     copy = Markup('<button type="button" class="ev-copy" data-copy="{}" title="{}">Copy</button>').format(
-        visible.to_txt(), "Copy the tagged text, ready for an ElevenLabs v3 prompt"
+        files["txt"], "Copy the tagged text, ready for an ElevenLabs v3 prompt"
     )
     again = Markup('<button type="button" data-say="{}" title="{}">Speak it</button>').format(
-        visible.to_txt(), "Take this text to the Speak tab and hear it"
+        files["txt"], "Take this text to the Speak tab and hear it"
     )
     return Markup('<p class="ev-exports">{}{}{}</p>').format(copy, links, again)
 
@@ -187,96 +226,138 @@ def _score_table(scores: Mapping[str, str]) -> Markup:
     return Markup('<dl class="ev-scores" aria-label="Scores against the reference">{}</dl>').format(cells)
 
 
-def _cues(transcript: Transcript, text: str, shown: Filter, marks: Marks) -> Markup:
-    probabilities = [span.probability for span in transcript.tags if shown.shows(span)]
-    if transcript.done and not text and not marks.missing:
+def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
+    if transcript.done and not visible.text and not marks.missing:
         silent = not transcript.text
         note = "No speech was found in this clip." if silent else "Only hidden tags: nothing left to show."
         return Markup('<p class="ev-note">{}</p>').format(note)
-    caret = Markup('<span class="ev-caret" aria-hidden="true"></span>') if not transcript.done else Markup("")
     cut = Markup("")
     if transcript.done and transcript.cut:
         cut = Markup('<p class="ev-note ev-cut">{}</p>').format(
             "Cut short: the text reached its length limit before the audio ended."
         )
-    return Markup("<p>{}{}</p>{}").format(body(text, probabilities, marks), caret, cut)
+    return _cues(visible, marks) + cut
 
 
-def column(
-    variant: str,
-    transcript: Transcript | None = None,
+def _editor(title: str, transcript: Transcript) -> Markup:
+    """The whole text to be changed, hidden tags and all, a box for each segment."""
+    timed = len(transcript.cues) > 1
+    boxes = (
+        Markup(
+            '<label>{}<textarea aria-label="{}" rows="{}" maxlength="{}" spellcheck="false">{}</textarea></label>'
+        ).format(
+            Markup('<span class="ev-time">{}</span>').format(_times(cue)) if timed else "",
+            f"{title}, {_times(cue)}",
+            2 + len(cue.text) // 40,  # for browsers that do not size it by its content
+            MOST_CHARACTERS,
+            cue.text,
+        )
+        for cue in transcript.cues
+    )
+    return Markup('<div class="ev-editor">{}<p class="ev-note">{}</p></div>').format(
+        Markup("").join(boxes), "[tags] in brackets, STRESSED words in capitals."
+    )
+
+
+def _pens(transcript: Transcript, editing: bool) -> Markup:
+    """What can be done to a finished text; the tab's script says which button was pressed."""
+    if not transcript.done or not transcript.cues:
+        return Markup("")
+    pens = [("done", "Done", "Keep the text as it stands here")] if editing else []
+    pens += [("undo", "Undo edit", "Back to what the model wrote")] if transcript.edited else []
+    pens += [] if editing else [("open", "Edit", "Change the text before it is copied, downloaded or spoken")]
+    buttons = Markup("").join(
+        Markup('<button type="button" data-pen="{}" title="{}">{}</button>').format(what, hint, label)
+        for what, label, hint in pens
+    )
+    return Markup('<span class="ev-pens">{}</span>').format(buttons)
+
+
+def card(
+    column: Column,
     shown: Filter = EVERYTHING,
     marks: Marks = NO_MARKS,
     scores: Mapping[str, str] | None = None,
-    stem: str = "transcript",
+    editing: bool = False,
 ) -> Markup:
-    """One variant's card. transcript None: still empty. scores: name → figure, against a reference.
-    stem: what downloads are called before `.rl.srt`."""
-    head = heading(variant)
+    """One column. scores: name → figure, against a reference.  editing: whether its text is being changed."""
+    title, line = column.heading.title, column.heading.line
+    transcript = column.transcript
     text = Markup('<p class="ev-note">{}</p>').format("Pick an example, or bring your own clip.")
     foot = Markup('<p class="ev-stats">\u00a0</p>')
+    pens = badge = Markup("")
     if transcript is not None:
-        shown_text = shown.text(transcript)
-        text = _cues(transcript, shown_text, shown, marks)
-        foot = _stats(transcript, sum(shown.shows(span) for span in transcript.tags))
-        if transcript.done:
-            foot += _exports(transcript, shown, f"{stem}.{variant}")
+        visible = shown.of(transcript)
+        text = _editor(title, transcript) if editing else _text(transcript, visible, marks)
+        foot = _stats(column.written or transcript, len(visible.tags))
+        if transcript.done and not editing:
+            foot += _exports(transcript, shown, column.stem)
+        pens = _pens(transcript, editing)
+        badge = Markup(' <span class="ev-badge">edited</span>') if transcript.edited else badge
     table = _score_table(scores) if scores else Markup("")
     return Markup(
-        '<article class="ev-column" data-variant="{variant}" aria-busy="{busy}" aria-label="{title}">'
-        "<header><h2>{title}</h2><p>{line}</p></header>"
-        '<div class="ev-text" tabindex="0" role="region" aria-label="{title} text">{text}</div>{table}'
+        '<article class="ev-column" data-variant="{key}" data-result="{result}" aria-busy="{busy}"'
+        ' aria-label="{title}"><header><h2>{title}{badge}</h2>{pens}<p>{line}</p></header>'
+        '<div class="ev-text" tabindex="0" role="region" aria-label="{title} text"><div>{text}</div></div>{table}'
         '<footer class="ev-foot">{foot}</footer></article>'
     ).format(
-        variant=variant,
+        key=column.key,
+        result=column.result,
         busy="false" if transcript is None or transcript.done else "true",
-        title=head.title,
-        line=head.line,
+        title=title,
+        badge=badge,
+        pens=pens,
+        line=line,
         text=text,
         table=table,
         foot=foot,
     )
 
 
-def columns(
-    transcripts: Mapping[str, Transcript],
+def cards(
+    columns: Sequence[Column],
     shown: Filter = EVERYTHING,
     reference: str = "",
     scores: Mapping[str, Mapping[str, str]] | None = None,
-    stem: str = "transcript",
+    editing: str = "",
 ) -> Markup:
-    """All cards of one clip, side by side.
+    """All columns, side by side.
 
     Differences are marked once every text is complete: against the reference if there is one, else between
-    the variants.  scores: variant → name → figure.  stem: what downloads are called.
+    the columns.  scores: key → name → figure.  editing: key of the column whose text is being changed.
     """
-    texts = {variant: shown.text(transcript) for variant, transcript in transcripts.items()}
+    texts = {column.key: shown.of(column.transcript).text for column in columns}
     marks: Mapping[str, Marks] = {}
-    if all(transcript.done for transcript in transcripts.values()):
+    if all(column.transcript.done for column in columns):
         if reference:
-            marks = {variant: against(reference, text) for variant, text in texts.items()}
+            marks = {key: against(reference, text) for key, text in texts.items()}
         elif len(texts) > 1:
             marks = between(texts)
     return _side_by_side(
-        column(variant, transcript, shown, marks.get(variant, NO_MARKS), (scores or {}).get(variant), stem)
-        for variant, transcript in transcripts.items()
+        card(
+            column,
+            shown,
+            marks.get(column.key, NO_MARKS),
+            (scores or {}).get(column.key),
+            editing=column.key == editing,
+        )
+        for column in columns
     )
 
 
-def empty_columns() -> Markup:
+def empty_cards() -> Markup:
     """What stands there before the first clip; which variants the model has is not known then."""
-    return _side_by_side(column(variant) for variant in HEADINGS)
+    return _side_by_side(card(Column(variant, heading(variant))) for variant in HEADINGS)
 
 
-def _side_by_side(cards: Iterable[Markup]) -> Markup:
-    return Markup('<div class="ev-columns">{}</div>').format(Markup("").join(cards))
+def _side_by_side(drawn: Iterable[Markup]) -> Markup:
+    return Markup('<div class="ev-columns">{}</div>').format(Markup("").join(drawn))
 
 
 # ------------------------------------------------------------------------------------------------ one line
 
 
-def _change(change: Change) -> str:
-    before, after = heading(change.before).title, heading(change.after).title
+def _change(before: str, after: str, change: Change) -> str:
     if not change.added and not change.dropped:
         return f"{after} has the same tags as {before}"
     counts = {"adds": len(change.added), "drops": len(change.dropped)}
@@ -284,18 +365,20 @@ def _change(change: Change) -> str:
     return f"{after} {' and '.join(done)} against {before}"
 
 
-def agreement(transcripts: Mapping[str, Transcript], shown: Filter = EVERYTHING) -> str:
+def agreement(columns: Sequence[Column], shown: Filter = EVERYTHING) -> str:
     """ "All three agree on 93 % of words; RL adds 2 tags against SFT"."""
-    texts = {variant: shown.text(transcript) for variant, transcript in transcripts.items()}
+    texts = {column.key: shown.of(column.transcript).text for column in columns}
     if not any(texts.values()):
         return "No speech was found in this clip."
     if len(texts) < 2:
         return ""
     everyone = {2: "Both", 3: "All three"}.get(len(texts), f"All {len(texts)}")
     sentence = f"{everyone} agree on {percent(agreed_share(texts))} of words"
-    tagged = [variant for variant, text in texts.items() if tags.names(text)]
+    tagged = [column for column in columns if tags.names(texts[column.key])]
     if len(tagged) > 1:
-        sentence += f"; {_change(tag_change(tagged[-2], tagged[-1], texts))}"
+        before, after = tagged[-2:]
+        change = tag_change(before.key, after.key, texts)
+        sentence += f"; {_change(before.heading.title, after.heading.title, change)}"
     return sentence + "."
 
 
@@ -317,9 +400,13 @@ def alarm(sentence: str) -> Markup:
     return Markup('<p class="ev-status ev-alarm" role="alert">{}</p>').format(sentence)
 
 
-def clip_length(seconds: float) -> str:
-    """How long a clip is, before it is transcribed."""
-    return f"{seconds:.1f} s of audio." if seconds < 60 else f"{_clock(seconds)} min of audio."
+def clip_length(seconds: float, heard: Sequence[float] = ()) -> str:
+    """How long a clip is, before it is transcribed.  heard: seconds of its segments, where they are known."""
+    length = f"{seconds:.1f} s of audio" if seconds < 60 else f"{_clock(seconds)} min of audio"
+    left_out = seconds - sum(heard)
+    if heard and left_out >= 1:
+        length += f", {left_out:.0f} s of silence left out"
+    return f"{length}, heard in {len(heard)} parts." if len(heard) > 1 else f"{length}."
 
 
 _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -327,5 +414,9 @@ _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
 
 def file_stem(path: str) -> str:
     """A name for downloads, from that of the clip."""
-    name = path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    return safe(path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0])
+
+
+def safe(name: str) -> str:
+    """What any system takes as the name of a file, without its ending."""
     return _UNSAFE_IN_NAMES.sub("-", name).strip("-.")[:60] or "transcript"

@@ -1,0 +1,77 @@
+"""Tagged text -> speech through ElevenLabs v3, with a key of the caller's own.
+
+The key travels in the header of one request and is kept nowhere: no message, log or exception here has it.
+"""
+
+import re
+
+import httpx
+
+from evoxtral.errors import SpeechError
+
+API = "https://api.elevenlabs.io"
+MODEL = "eleven_v3"  # the model that speaks inline tags
+FORMAT = "mp3_44100_128"  # the one every plan has
+# Voices of theirs that every account has; any other is used by its id.
+VOICES = {"George": "JBFqnCBsd6RMkjVDRZzb", "Sarah": "EXAVITQu4vr4xnSDxMaL", "Roger": "CwhRBWXzGAHq8TQ4Fs17"}
+DEFAULT_VOICE = VOICES["George"]
+TIMEOUT = httpx.Timeout(120.0, connect=10.0)  # s; a long script takes them a minute
+
+_KEY = re.compile(r"[!-~]{1,200}")  # what a header can carry
+_VOICE = re.compile(r"[A-Za-z0-9]{1,64}")
+
+_SPENT = "ElevenLabs says that this key has no credits left: check the plan of its account."
+_UNKNOWN_VOICE = "ElevenLabs knows no such voice for this key: choose a listed one, or copy an id from their library."
+# What went wrong, by their code where it says more than the status does
+# (https://elevenlabs.io/docs/eleven-api/resources/errors).
+_BY_CODE = {"quota_exceeded": _SPENT, "insufficient_credits": _SPENT, "voice_not_found": _UNKNOWN_VOICE}
+_BY_STATUS = {
+    400: "ElevenLabs cannot speak this: change the script or the voice.",
+    401: "ElevenLabs does not accept this key: copy it again from your account there.",
+    402: "ElevenLabs asks for a paid plan for this: choose another voice, or check the plan of the key's account.",
+    403: "ElevenLabs does not let this key use text-to-speech: allow it in the key's settings there.",
+    404: _UNKNOWN_VOICE,
+    422: "ElevenLabs cannot speak this: change the script or the voice.",
+    429: "ElevenLabs is asked too often with this key: wait a moment, then try again.",
+}
+
+
+def speak(text: str, key: str, voice: str = DEFAULT_VOICE, api: str = API) -> bytes:
+    """Speak tagged text; gives an MP3 file.
+
+    key: of an ElevenLabs account, which pays for it.  voice: an id of theirs.  api: where they are.
+    Raises SpeechError, which says what to do and never holds the key.
+    """
+    key, voice = key.strip(), voice.strip()
+    if not text.strip():
+        raise SpeechError("There is nothing to speak: write some words, or a tag such as [laughs].")
+    if not _KEY.fullmatch(key):
+        raise SpeechError("This is no ElevenLabs key: paste the one that your account there shows.")
+    if not _VOICE.fullmatch(voice):
+        raise SpeechError("This is no id of an ElevenLabs voice: it has letters and digits only.")
+    try:
+        answer = httpx.post(
+            f"{api}/v1/text-to-speech/{voice}",
+            params={"output_format": FORMAT},
+            headers={"xi-api-key": key},
+            json={"text": text, "model_id": MODEL},
+            timeout=TIMEOUT,
+        )
+    except httpx.TimeoutException:
+        raise SpeechError("ElevenLabs did not answer in time: try again, or speak a shorter script.") from None
+    except httpx.HTTPError:
+        raise SpeechError("ElevenLabs cannot be reached from this machine: check its network.") from None
+    if not answer.is_success:
+        raise SpeechError(_complaint(answer))
+    if not answer.headers.get("content-type", "").startswith("audio/"):
+        raise SpeechError("ElevenLabs answered with something that is no recording: try again later.")
+    return answer.content
+
+
+def _complaint(answer: httpx.Response) -> str:
+    """One sentence of our own for an answer that is no recording: theirs might repeat what was sent."""
+    for code, sentence in _BY_CODE.items():
+        if f'"{code}"' in answer.text:
+            return sentence
+    fallback = f"ElevenLabs has a problem of its own (status {answer.status_code}): try again later."
+    return _BY_STATUS.get(answer.status_code, fallback)

@@ -1,0 +1,101 @@
+"""The History tab: what earlier clips gave, to be shown again, compared and exported together."""
+
+import base64
+
+import gradio as gr
+from markupsafe import Markup
+
+from evoxtral.ui import history, view
+from evoxtral.ui.compare import QUIETLY, CompareTab, Shown
+from evoxtral.ui.history import Result
+
+EMPTY = "Nothing yet. Whatever Compare writes is listed here, to be shown again, compared and exported together."
+LIMITS = (
+    f"Texts only, no audio, and only in this browser. The newest {history.MOST_RESULTS} results have room, "
+    f"or {history.MOST_BYTES // 1_000_000} MB of them: the oldest go first."
+)
+NONE_CHOSEN = "Nothing is chosen: tick at least one result of the list first."
+LONGEST_NAME = 40  # characters, in the status line
+SURE = '(...given) => [...given.slice(0, -1), confirm("Forget every result in this list?")]'
+
+
+class HistoryTab:
+    """Lays the tab out and connects it, also to the Compare tab that shows its results."""
+
+    def __init__(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab):
+        self.status = gr.HTML(view.status(EMPTY), elem_id="history-status", apply_default_css=False)
+        with gr.Row(elem_classes="ev-history", visible=False) as self.row:
+            with gr.Column(scale=3, min_width=320):
+                self.chosen = gr.CheckboxGroup([], label="Results, newest first", elem_id="results")
+            with gr.Column(scale=1, min_width=280):
+                self.variant = gr.Dropdown([], label="Where several are compared, show of each", elem_id="which")
+                self.show = gr.Button("Show in Compare", variant="primary", elem_id="show-again")
+                self.downloads = gr.HTML(elem_id="downloads", apply_default_css=False)
+                self.clear = gr.Button("Clear history", elem_id="clear-history")
+                self.sure = gr.Checkbox(False, visible=False)
+        self._connect(compare, tabs, tab)
+
+    def _connect(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
+        known = [compare.history, self.chosen]
+        lists = [self.status, self.row, self.chosen, self.variant, self.downloads]
+        tab.select(listed, known, lists, **QUIETLY)
+        self.chosen.change(downloads, known, self.downloads, **QUIETLY)
+        compare.show_after(self.show.click, chosen_results, [*known, self.variant], tabs)
+        self.clear.click(cleared, [*known, self.sure], [compare.history, *lists], js=SURE, **QUIETLY)
+
+
+def listed(kept: object, chosen: list[str]) -> tuple:
+    """The status line, whether there is a list, the list, the variants to choose from, and the downloads."""
+    results = history.recall(kept)
+    entries = [(entry(result), result.id) for result in reversed(results)]
+    variants = list(dict.fromkeys(variant for result in results for variant in result.written))
+    return (
+        view.status(LIMITS if results else EMPTY),
+        gr.Row(visible=bool(results)),
+        gr.CheckboxGroup(entries, value=[number for _, number in entries if number in chosen]),
+        gr.Dropdown([(view.heading(name).title, name) for name in variants], value=variants[-1] if variants else None),
+        downloads(kept, chosen),
+    )
+
+
+def entry(result: Result) -> str:
+    """A result in the list, in three lines: its clip, how it came about, and how its last text begins."""
+    names = [view.heading(name).title + " (edited)" * (name in result.edits) for name in result.written]
+    about = (view.clip_length(result.duration).rstrip("."), result.time, result.model, ", ".join(names))
+    *_, text = (transcript.text for transcript in result.transcripts.values())
+    begins = text if len(text) <= 90 else f"{text[:90].rstrip()}…"
+    return f"{result.file}\n{' · '.join(about)}\n{begins or 'No speech was found in this clip.'}"
+
+
+def _picked(kept: object, chosen: list[str]) -> tuple[Result, ...]:
+    return tuple(result for result in history.recall(kept) if result.id in chosen)
+
+
+def downloads(kept: object, chosen: list[str]) -> Markup:
+    """The chosen results as files, or all where none is chosen; the links carry their data."""
+    picked = _picked(kept, chosen)
+    results = picked or history.recall(kept)
+    listing, packed = history.to_json(results), base64.b64encode(history.to_zip(results)).decode()
+    which = f"Download the {view.counted(len(picked), 'chosen result')}" if picked else "Download all results"
+    json_mime, zip_mime = f"{view.KINDS['json']};charset=utf-8", "application/zip;base64"
+    return Markup('<p class="ev-links">{}: {}{}</p>').format(
+        which,
+        view.download("evoxtral.json", json_mime, listing, "JSON", "One list, as the command line writes it"),
+        view.download("evoxtral.zip", zip_mime, packed, "ZIP", "TXT, JSON, SRT and VTT of each"),
+    )
+
+
+def chosen_results(kept: object, chosen: list[str], variant: str) -> tuple:
+    """What is to be on screen, its reference, and the open tab."""
+    results = _picked(kept, chosen)
+    if not results:
+        raise gr.Error(NONE_CHOSEN, print_exception=False)
+    references = {result.reference for result in results}
+    note = f"Earlier: {results[0].file[:LONGEST_NAME]}." if len(results) == 1 else "Earlier results."
+    reference = references.pop() if len(references) == 1 else ""
+    return Shown(results, variant, note=note), reference, gr.Tabs(selected="compare")
+
+
+def cleared(kept: object, chosen: list[str], sure: bool) -> tuple:
+    """The history, and what `listed` gives, once a person has confirmed."""
+    return ([], *listed([], [])) if sure else (gr.skip(), *listed(kept, chosen))

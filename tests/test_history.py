@@ -1,0 +1,275 @@
+"""What clips gave: kept in the browser and read back whatever is found there, changed by hand, exported together."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import gradio as gr
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evoxtral import tags
+from evoxtral.transcript import Cue, Token, Transcript
+from evoxtral.ui import history, history_tab
+from evoxtral.ui.compare import Shown, refer, remember, use_pen, write
+from evoxtral.ui.history import Result, rewritten
+
+HOSTILE = '<img src=x onerror=alert(1)> ${1} [<b>] "&\n'
+PIECES = st.sampled_from(["[laughs]", "[sad]", "[", "]", " ", "so", "NO", ",", "\n"])
+TEXTS = st.lists(PIECES, max_size=8).map(lambda pieces: "".join(pieces).strip())
+
+
+def transcript(*texts: str, probability: float = 0.5) -> Transcript:
+    """Segments of two seconds; each tag and each stretch of text is one token."""
+    cues = (
+        Cue(2.0 * i, 2.0 * i + 2, tuple(Token(piece.raw, probability) for piece in tags.parse(text)))
+        for i, text in enumerate(texts)
+    )
+    return Transcript(tuple(cues), duration=2.0 * len(texts), seconds=0.25)
+
+
+def result(number: str = "a", file: str = "clip.wav", **written: Transcript) -> Result:
+    return Result(number, file, "tiny", "2026-11-22 14:32:05", written or {"rl": transcript("[sad] It is over.")})
+
+
+def browser(*results: Result) -> object:
+    """What comes back from the browser for what was sent to it."""
+    return json.loads(json.dumps(history.keep(results)))
+
+
+# ------------------------------------------------------------------------------------- storage
+
+
+def test_a_result_comes_back_from_the_browser_exactly_as_it_was():
+    first = result(
+        "a", HOSTILE, base=transcript("It is over.", "So."), rl=transcript("[sad] It is OVER.", "[sighs] So.")
+    )
+    second = replace(first, id="b", reference=HOSTILE).edited("rl", ["[sad] It is over!", HOSTILE])
+    assert history.recall(browser(first, second)) == (first, second)
+
+
+def test_the_oldest_go_first_when_there_are_too_many_or_they_are_too_large(monkeypatch):
+    many = [result(str(number)) for number in range(history.MOST_RESULTS + 3)]
+    assert history.recall(browser(*many)) == tuple(many[3:])
+    monkeypatch.setattr(history, "MOST_BYTES", 2 * len(json.dumps(browser(result()))))
+    assert history.recall(browser(*many)) == tuple(many[-2:])
+
+
+def test_a_half_hour_in_three_variants_has_room():
+    speech = transcript(*["[sighs] " + "Every word of it is written down here, and here. " * 9] * 60)
+    long = Transcript(
+        tuple(
+            replace(cue, tokens=tuple(Token(f"{i % 977:04}", 0.123456789012345) for i in range(120)))
+            for cue in speech.cues
+        ),
+        1800.0,
+        60.0,
+    )
+    assert len(browser(result(base=long, sft=long, rl=long))) == 1
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [None, "", "text", 7, {}, {"id": "a"}, [None, 1, "x", [], {}], [{"id": 1}], [[[[]]]], [{"written": {"rl": {}}}]],
+)
+def test_what_is_no_history_is_an_empty_one(stored):
+    assert history.recall(stored) == ()
+    assert "Nothing yet" in history_tab.listed(stored, [])[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("id",), 5),
+        (("file",), None),
+        (("written",), {}),
+        (("written", "rl", "cues", 0, "tokens", 0, 1), 1.5),
+        (("written", "rl", "cues", 0, "tokens", 0), ["only text"]),
+        (("written", "rl", "cues", 0, "end"), 1e300),
+        (("written", "rl", "cues", 0, "start"), -1),
+        (("written", "rl", "duration"), float("nan")),
+        (("written", "rl", "done"), False),
+        (("edits",), {"sft": ["not there"]}),
+        (("edits",), {"rl": ["one", "too many"]}),
+    ],
+)
+def test_a_damaged_result_is_passed_over_and_the_others_stay(place, value):
+    damaged, sound = browser(result("damaged"), result("sound"))
+    part = damaged
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    assert [kept.id for kept in history.recall([damaged, sound])] == ["sound"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_whatever_is_stored_can_be_read(stored):
+    assert history.recall(stored) == ()
+
+
+# ------------------------------------------------------------------------------------- edits
+
+
+def test_tags_that_still_stand_in_their_place_keep_their_probability_and_typed_ones_have_none():
+    written = transcript("[sad] It is over. [sighs]", probability=0.5)
+    edited = rewritten(written, ["[sad] It is NOT over. [laughs] [sighs]"])
+    assert edited.edited and edited.text == "[sad] It is NOT over. [laughs] [sighs]"
+    assert [(span.name, span.probability) for span in edited.tags] == [("sad", 0.5), ("laughs", None), ("sighs", 0.5)]
+    moved = rewritten(written, ["It is over. [sad]"])
+    assert [(span.name, span.probability) for span in moved.tags] == [("sad", None)]
+
+
+def test_each_segment_is_edited_by_itself_and_keeps_its_times():
+    written = transcript("[sad] One.", "Two.", "[sighs] Three.")
+    edited = rewritten(written, ["[sad] One.", "", "[sighs] Three, at last."])
+    assert edited.cues[0] == written.cues[0]
+    assert [(cue.start, cue.text) for cue in edited.cues] == [
+        (0.0, "[sad] One."),
+        (2.0, ""),
+        (4.0, "[sighs] Three, at last."),
+    ]
+    assert [span.probability for span in edited.tags] == [0.5, 0.5]
+    assert edited.to_srt().count("-->") == 2
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=3), st.data())
+def test_any_edit_is_exported_as_it_was_typed(before, data):
+    typed = data.draw(st.lists(TEXTS, min_size=len(before), max_size=len(before)))
+    written = transcript(*before)
+    edited = rewritten(written, typed)
+    assert edited.text == " ".join(text for text in typed if text)
+    assert all(span.probability in (None, 0.5) or span.probability < 0.5 for span in edited.tags)
+    same = rewritten(written, [cue.text for cue in written.cues])
+    assert (same.text, same.tags) == (written.text, written.tags)
+
+
+def test_an_edit_is_undone_to_what_the_model_wrote():
+    before = result()
+    after = before.edited("rl", ["[laughs] It is OVER!"])
+    assert after.transcripts["rl"].text == "[laughs] It is OVER!" and after.written == before.written
+    assert after.as_written("rl") == before
+    assert before.edited("rl", ["  [sad] It is over. "]) == before  # nothing has changed: not an edit
+
+
+# ------------------------------------------------------------------------------------- exports
+
+
+def test_the_list_is_the_one_that_the_command_line_writes_and_names_what_was_edited():
+    (entry,) = json.loads(history.to_json([result(base=transcript("It is over."), rl=transcript("[sad] It is over."))]))
+    assert list(entry) == ["file", "duration", "model", "variants"]
+    assert list(entry["variants"]["rl"]) == ["text", "plain", "tags", "seconds", "cut"]
+    assert entry["variants"]["rl"]["tags"] == [
+        {"name": "sad", "category": "emotion", "position": 0, "probability": 0.5}
+    ]
+    (changed,) = json.loads(history.to_json([result().edited("rl", ["[laughs] It is over."])]))
+    assert changed["variants"]["rl"]["edited"] and changed["variants"]["rl"]["text"] == "[laughs] It is over."
+
+
+def test_the_archive_has_every_text_in_every_format_under_harmless_names():
+    packed = history.to_zip(
+        [result("a", "../../etc/x <b>.wav", **{"../rl": transcript("[sad] It is over.")}), result("b")]
+    )
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        names = archive.namelist()
+        assert names[:3] == ["results.json", "01-x-b/rl.txt", "01-x-b/rl.json"]
+        assert {name.rsplit(".")[-1] for name in names} == {"json", "txt", "srt", "vtt"}
+        assert not [name for name in names if ".." in name or name.startswith("/")]
+        assert archive.read("02-clip/rl.txt").decode() == "[sad] It is over."
+
+
+# ------------------------------------------------------------------------------------- on the page
+
+EVERYTHING = (True, list(tags.CATEGORIES), 0, "")
+
+
+def pen(what: str, on_screen: Shown, column: str, *texts: str) -> gr.EventData:
+    """A button of a column's editor, and the texts in it where it is open."""
+    place = {"column": column, "result": on_screen.places()[column][0].id}
+    return gr.EventData(None, {"what": what, **place, "draft": {**place, "texts": list(texts)} if texts else None})
+
+
+def left(on_screen: Shown, column: str, *texts: str) -> gr.EventData:
+    """The editor of a column, left for another place of the page."""
+    return gr.EventData(None, pen("", on_screen, column, *texts).draft)
+
+
+def test_what_has_been_decoded_joins_the_history():
+    first, second = result("a"), result("b")
+    assert history.recall(remember(Shown((second,)), browser(first))) == (first, second)
+
+
+def test_an_edit_is_drawn_marked_and_kept_and_can_be_undone():
+    on_screen, kept = Shown((result(),)), browser(result("other"), result())
+    on_screen, _, _, drawn = use_pen(pen("open", on_screen, "rl"), on_screen, kept, *EVERYTHING)
+    assert "<textarea" in drawn
+    done = pen("done", on_screen, "rl", "[sad] <b>No.</b>")
+    on_screen, kept, _, drawn = use_pen(done, on_screen, kept, *EVERYTHING)
+    assert "edited</span>" in drawn and "&lt;b&gt;No.&lt;/b&gt;" in drawn and "<textarea" not in drawn
+    assert history.recall(kept)[1].transcripts["rl"].text == "[sad] <b>No.</b>"
+    on_screen, kept, _, drawn = use_pen(pen("undo", on_screen, "rl"), on_screen, kept, *EVERYTHING)
+    assert history.recall(kept) == (result("other"), result()) and "edited</span>" not in drawn
+
+
+def test_what_stands_in_an_editor_that_was_left_is_kept():
+    on_screen, kept = Shown((result(),)), browser(result())
+    assert history.recall(write(left(on_screen, "rl", HOSTILE), on_screen, kept))[0].edits == {"rl": (HOSTILE.strip(),)}
+    assert write(left(on_screen, "rl", "[sad] It is over."), on_screen, kept) == gr.skip()
+
+
+def test_opening_another_editor_keeps_what_stands_in_the_first():
+    on_screen = Shown((result(sft=transcript("So."), rl=transcript("So.")),), editing="sft")
+    opening = pen("open", on_screen, "rl")
+    opening._data["draft"] = left(on_screen, "sft", "Well.")._data
+    on_screen, *_ = use_pen(opening, on_screen, [], *EVERYTHING)
+    assert (on_screen.editing, on_screen.results[0].edits) == ("rl", {"sft": ("Well.",)})
+
+
+def test_a_pen_on_columns_that_have_been_filled_anew_changes_nothing():
+    late = Shown((result("a"),))
+    now = Shown((result("b"),))
+    assert use_pen(pen("done", late, "rl", "of the clip before"), now, [], *EVERYTHING)[:2] == (now, gr.skip())
+    assert write(left(late, "rl", "of the clip before"), now, browser(result("b"))) == gr.skip()
+
+
+def test_a_reference_given_later_is_kept_with_its_result():
+    on_screen, kept = refer("[sad] Over.", Shown((result(),)), browser(result()))
+    assert history.recall(kept)[0].reference == on_screen.results[0].reference == "[sad] Over."
+
+
+def test_one_result_is_shown_again_as_it_was_with_its_reference():
+    old = replace(result("a"), reference="[sad] Over.")
+    on_screen, reference, _ = history_tab.chosen_results(browser(old, result("b")), ["a"], "rl")
+    assert on_screen.results == (old,) and reference == "[sad] Over."
+    assert [column.key for column in on_screen.columns()] == ["rl"]
+
+
+def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
+    three = result("a", "one.wav"), result("b", "two.wav", base=transcript("So.")), result("c", "three.wav")
+    on_screen, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl")
+    assert [column.heading.title for column in on_screen.columns()] == ["one.wav", "three.wav"] and reference == ""
+    on_screen, *_ = use_pen(pen("done", on_screen, "3.rl", "[laughs] So."), on_screen, [], *EVERYTHING)
+    assert [column.transcript.text for column in on_screen.columns()] == ["[sad] It is over.", "[laughs] So."]
+
+
+def test_nothing_chosen_is_said():
+    with pytest.raises(gr.Error, match="tick at least one"):
+        history_tab.chosen_results(browser(result()), [], "rl")
+
+
+def test_downloads_are_of_what_is_chosen_or_of_everything():
+    kept = browser(result("a", "one.wav"), result("b", "two.wav"))
+    assert "all results" in history_tab.downloads(kept, []) and "two.wav" in history_tab.downloads(kept, [])
+    chosen = history_tab.downloads(kept, ["a"])
+    assert "1 chosen result" in chosen and "one.wav" in chosen and "two.wav" not in chosen
+
+
+def test_the_history_is_cleared_only_when_a_person_is_sure():
+    kept = browser(result())
+    assert history_tab.cleared(kept, [], False)[0] == gr.skip()
+    assert history_tab.cleared(kept, [], True)[0] == []
