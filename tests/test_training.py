@@ -215,6 +215,22 @@ def test_pretraining_uses_every_batch_once_an_epoch_and_begins_its_parts_with_sh
         assert sorted(rest[start : start + len(clips)]) == list(range(len(clips)))
 
 
+def test_a_committed_base_can_be_trained_further(tmp_path):
+    """Its weights lie in several files; the base that comes out is one whole checkpoint, and nearly the same after a
+    small step."""
+    from evoxtral import checkpoints
+
+    clips = dataset.build(tmp_path, "few", DataConfig(clips=3, split="test", keep_audio=False), workers=1)
+    config = pretrain.PretrainConfig(start="tiny", steps=1, warmup=100, frames=500, listening=0.0, short_share=0.0)
+    pretrain.prepare(tmp_path, clips, config)
+    pretrain.pretrain(tmp_path, clips, clips, config)
+    bases = (checkpoints.TINY_FOLDER / "base", tmp_path / "base")
+    before, after = (checkpoints.load_base(path, torch.float32).state_dict() for path in bases)
+    assert before.keys() == after.keys()
+    changes = {name: (after[name] - before[name]).abs().max() for name in before}
+    assert 0 < max(changes.values()) < 0.05
+
+
 def test_the_second_task_names_tags_and_stress_in_order():
     assert (
         pretrain.how_it_is_said("[nervous] So I NEVER [laughs] left. [pause] Bye.")

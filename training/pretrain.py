@@ -235,7 +235,8 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
     )
     if loop.world()[0] == 0:
         with loop.whole(folder / "base") as out:
-            shutil.copytree(start, out, dirs_exist_ok=True)  # the processor's files
+            weights = shutil.ignore_patterns("*.safetensors*")  # but the processor's files
+            shutil.copytree(start, out, ignore=weights, dirs_exist_ok=True)
             base.to(torch.bfloat16).save_pretrained(out)
 
 
