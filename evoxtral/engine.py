@@ -5,7 +5,9 @@ segments, samples). Variants share the mel features always, and the encoder's ou
 leave the encoder alone.
 """
 
+import ctypes
 import logging
+import platform
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +34,8 @@ SHOW_EVERY = 0.05  # s between two growing transcripts
 # Bytes of weight files: up to SMALL a CPU computes in float32, where little is gained otherwise and every machine
 # writes the same; from LARGE on in bfloat16, which needs half the memory; between them in the faster one.
 SMALL, LARGE = 1e8, 2e9
+OWN_PAGES = 1 << 20  # bytes from which on memory is taken from the system, and given back, piece by piece
+_MMAP_THRESHOLD = -3  # the option of mallopt(3) that says so
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
 
@@ -62,20 +66,28 @@ class Engine:
         self.prompt = Prompt(folder, config)
         self.rows = rows or _rows_that_fit(ROOM[self.device.type], config, self.prompt, self.dtype)
         self.window_seconds = self.prompt.window_seconds
-        model = checkpoints.load_base(folder, self.dtype)
-        references = checkpoint.adapters.items()
-        adapters = [lora.read(checkpoints.fetch(reference), model, name) for name, reference in references]
-        self._mix = lora.Mix(adapters)
-        self.variants = self._mix.variants
-        for part in (lora.TOWER, lora.PROJECTOR):
-            lora.attach(model, adapters, self._mix, part)
-        self._tower = model.model.audio_tower.to(self.device)
-        self._projector = model.model.multi_modal_projector.to(self.device)
-        self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix).to(self.device)
-        lora.pack(self._tower, self._projector, self._text)
+        # By itself glibc keeps freed weights in the arenas of the threads that read them, where nothing else finds
+        # them: loading left more than half of a base's size behind.
+        libc = _libc()
+        if libc:
+            libc.mallopt(_MMAP_THRESHOLD, OWN_PAGES)
+        self._load(folder)
+        if libc:
+            libc.malloc_trim(0)
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
         log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
+
+    def _load(self, folder: Path) -> None:
+        """Weights from the files to where the model runs, layer by layer: the base is in memory once."""
+        model = checkpoints.load_base(folder, self.dtype)
+        references = self.checkpoint.adapters.items()
+        adapters = [lora.read(checkpoints.fetch(reference), model, name, self.dtype) for name, reference in references]
+        self._mix = lora.Mix(adapters)
+        self.variants = self._mix.variants
+        self._tower = lora.attach(model, adapters, self._mix, lora.TOWER, self.device)
+        self._projector = lora.attach(model, adapters, self._mix, lora.PROJECTOR, self.device)
+        self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix, self.device)
 
     def stream(
         self,
@@ -219,8 +231,8 @@ class Engine:
         mels = self.prompt.log_mel(waves, self.device.type)
         length = cache_length(len(ids), budgets, self.device)
         with self._lock, torch.inference_mode():
-            session = self._session((names, len(budgets), length))
             prompts = self._prompts(ids, mels, names)
+            session = self._session((names, len(budgets), length))
             with self._mix.using(names):
                 batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
         while not batch.done:
@@ -253,13 +265,26 @@ class Engine:
         the projector.
         """
         through_tower = self._mix.ordered(self._owners(names, lora.TOWER))
-        with self._mix.using(through_tower):
-            hidden = self._tower(mels.repeat(len(through_tower), 1, 1)).last_hidden_state
+        hidden = self._encoded(mels, through_tower)
         through_projector = self._mix.ordered(self._owners(names, lora.TOWER, lora.PROJECTOR))
         hidden = _spread(hidden, through_tower, self._owners(through_projector, lora.TOWER))
         with self._mix.using(through_projector):  # some encoder positions, side by side, make an audio token
             features = self._projector(hidden.reshape(len(hidden), self.prompt.audio_tokens, -1))
         return _spread(features, through_projector, self._owners(names, lora.TOWER, lora.PROJECTOR))
+
+    def _encoded(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+        """The encoder's output (names x S, positions, width): one batch, but on a CPU one window after the other.
+
+        There a batch saves no time, and its activations would be the most memory of all.
+        """
+        if self.device.type == "cuda":
+            with self._mix.using(names):
+                return self._tower(mels.repeat(len(names), 1, 1)).last_hidden_state
+        rows = []
+        for name in names:
+            with self._mix.using((name,)):
+                rows += [self._tower(mel[None]).last_hidden_state for mel in mels]
+        return torch.cat(rows)
 
     def _owners(self, names: Sequence[str], *parts: str) -> list[str]:
         """For each variant the one whose output of these parts it shares: its own, or the base's."""
@@ -334,6 +359,11 @@ def _rows_that_fit(room: float, config: VoxtralConfig, prompt: Prompt, dtype: to
     return max(1, min(MOST_ROWS, int(room // ((cache + encoder) * dtype.itemsize))))
 
 
+def _libc() -> ctypes.CDLL | None:
+    """The C library, where its options of memory are those of glibc."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
 def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
     size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     if device.type != "cpu" or size >= LARGE:
@@ -349,8 +379,7 @@ def _bfloat16_is_faster() -> bool:
 @torch.inference_mode()
 def _product_seconds(dtype: torch.dtype) -> float:
     """How long a layer of the engine's takes for some rows."""
-    layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([]))
-    layer.pack()
+    layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([])).settle(torch.device("cpu"))
     rows, times = torch.ones(512, 1024, dtype=dtype), []
     for _ in range(5):
         started = time.perf_counter()

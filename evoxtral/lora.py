@@ -101,12 +101,12 @@ def _transformers_5_path(path: str) -> str:
 # ------------------------------------------------------------------------------------------------------- read
 
 
-def read(folder: str | Path, model: nn.Module, name: str) -> Adapter:
+def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype | None = None) -> Adapter:
     """Read an adapter that PEFT saved, and check that all of it fits `model`.
 
     folder: holds adapter_config.json and adapter_model.safetensors. Names of transformers 4 and 5 are both
-    understood. Raises CheckpointError, and the first names, when a file is missing, a setting is not
-    supported, a tensor has no place, a slot stays empty, or a rank or a shape is wrong.
+    understood.  dtype: None for that of the file. Raises CheckpointError, and the first names, when a file is
+    missing, a setting is not supported, a tensor has no place, a slot stays empty, or a rank or a shape is wrong.
     """
     config = _read_config(Path(folder), name)
     sides = _sides(_read_tensors(Path(folder), name), name)
@@ -125,9 +125,12 @@ def read(folder: str | Path, model: nn.Module, name: str) -> Adapter:
         )
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    weights = {}
     for path, module in slots.items():
         _check_shapes(name, path, sides[path], module, config)
-    return Adapter(name, {path: (sides[path]["A"], sides[path]["B"] * scale) for path in slots})
+        pair = sides.pop(path)
+        weights[path] = pair["A"].to(dtype), (pair["B"] * scale).to(dtype)
+    return Adapter(name, weights)
 
 
 def _read_config(folder: Path, name: str) -> dict:
@@ -284,15 +287,17 @@ class MixedLinear(nn.Module):
             y.view(len(active), -1, y.shape[-1])[first:].baddbmm_(torch.bmm(adapted, lora_a), lora_b)
         return y
 
-    def pack(self) -> None:
-        """Lay the weight out in the blocks that oneDNN reads, instead of its rows; on a CPU, for good.
+    def settle(self, device: torch.device) -> "MixedLinear":
+        """Go where the model runs. On a CPU the weight is laid out in the blocks that oneDNN reads, for good.
 
         PyTorch multiplies plain weights by a few rows at a fraction of the memory's speed: three rows in float32
         take five times as long as packed, in bfloat16 twice (docs/speed.md).
         """
-        if self._packed is None and can_pack(self.weight):
+        self.to(device)
+        if _can_be_packed(self.weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
             self.weight = None
+        return self
 
     def _plan(self, active: tuple[str, ...]) -> tuple[int, torch.Tensor, torch.Tensor] | None:
         """The first block that an adapter changes, and the matrices from there on; None if none changes."""
@@ -328,7 +333,7 @@ def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
     return nn.Parameter(joined.detach(), requires_grad=False)
 
 
-def can_pack(weight: torch.Tensor) -> bool:
+def _can_be_packed(weight: torch.Tensor) -> bool:
     """Whether oneDNN multiplies by weights like this one."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
@@ -337,21 +342,14 @@ def can_pack(weight: torch.Tensor) -> bool:
     )
 
 
-def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str) -> None:
-    """Replace each linear layer under the module path `part` by a mixed one, in place."""
+def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str, device: torch.device) -> nn.Module:
+    """The module at the path `part` on a device, each linear layer in it replaced by a mixed one."""
     owner = model.get_submodule(part)
-    linears = [(path, module) for path, module in owner.named_modules() if isinstance(module, nn.Linear)]
-    for path, linear in linears:
+    for path in [path for path, module in owner.named_modules() if isinstance(module, nn.Linear)]:
         parent, _, leaf = path.rpartition(".")
-        setattr(owner.get_submodule(parent), leaf, MixedLinear({f"{part}.{path}": linear}, adapters, mix))
-
-
-def pack(*modules: nn.Module) -> None:
-    """Pack every mixed layer of some modules."""
-    for module in modules:
-        for layer in module.modules():
-            if isinstance(layer, MixedLinear):
-                layer.pack()
+        layers = {f"{part}.{path}": owner.get_submodule(path)}
+        setattr(owner.get_submodule(parent), leaf, MixedLinear(layers, adapters, mix).settle(device))
+    return owner.to(device)
 
 
 def merge(model: nn.Module, adapter: Adapter) -> None:

@@ -27,12 +27,18 @@ _WARM_UP = 2  # eager steps before a capture, so that libraries have made their 
 class Block(nn.Module):
     """One transformer layer."""
 
-    def __init__(self, layer: LlamaDecoderLayer, path: str, adapters: Sequence[Adapter], mix: Mix):
+    def __init__(
+        self, layer: LlamaDecoderLayer, path: str, adapters: Sequence[Adapter], mix: Mix, device: torch.device
+    ):
         super().__init__()
 
         def linear(owner: nn.Module, inner: str, *names: str) -> MixedLinear:
             layers = {f"{path}.{inner}.{name}": owner.get_submodule(name) for name in names}
-            return MixedLinear(layers, adapters, mix)
+            mixed = MixedLinear(layers, adapters, mix)
+            for name in names:
+                delattr(owner, name)
+            layers.clear()  # what was joined is freed before it is laid out anew
+            return mixed.settle(device)
 
         self.qkv = linear(layer.self_attn, "self_attn", "q_proj", "k_proj", "v_proj")
         self.out = linear(layer.self_attn, "self_attn", "o_proj")
@@ -69,18 +75,26 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 class TextModel(nn.Module):
     """The text model and its output layer."""
 
-    def __init__(self, language_model: LlamaModel, lm_head: nn.Linear, adapters: Sequence[Adapter], mix: Mix):
-        """Takes the layers out of `language_model`, which cannot be used afterwards."""
+    def __init__(
+        self,
+        language_model: LlamaModel,
+        lm_head: nn.Linear,
+        adapters: Sequence[Adapter],
+        mix: Mix,
+        device: torch.device,
+    ):
+        """Takes the layers out of `language_model`, which cannot be used afterwards, and to a device one by one."""
         super().__init__()
-        self.config = language_model.config
+        self.config, self.mix = language_model.config, mix
         self.embed = language_model.embed_tokens
         self.rotary = language_model.rotary_emb
         self.norm = language_model.norm.weight
         self.blocks = nn.ModuleList()
         for i, layer in enumerate(language_model.layers):
-            self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix))
-            language_model.layers[i] = nn.Identity()  # frees what was joined: weights are in memory once
-        self.head = MixedLinear({"lm_head": lm_head}, adapters, mix)
+            self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix, device))
+            language_model.layers[i] = nn.Identity()
+        self.head = MixedLinear({"lm_head": lm_head}, adapters, mix).settle(device)
+        self.to(device)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Next-token logits (B, vocabulary) after the last of x (B, T, D)."""
@@ -115,19 +129,31 @@ class Session:
 
     def prefill(self, prompts: torch.Tensor) -> torch.Tensor:
         """Read the prompts (P, T, D), each for rows / P neighbouring rows; gives logits (B, vocabulary)."""
-        t, copies = prompts.shape[1], self.rows // prompts.shape[0]
+        copies = self.rows // len(prompts)
+        self.used = prompts.shape[1]
+        if prompts.device.type == "cuda":
+            return self._read(prompts, 0, copies).repeat_interleave(copies, dim=0)
+        # On a CPU a batch saves no time here, and its activations would be the most memory of all: one by one.
+        logits, mix = [], self.text.mix
+        for i, prompt in enumerate(prompts):
+            with mix.using((mix.active[i * len(mix.active) // len(prompts)],)):
+                logits.append(self._read(prompt[None], i * copies, copies))
+        return torch.cat(logits).repeat_interleave(copies, dim=0)
+
+    def _read(self, prompts: torch.Tensor, first: int, copies: int) -> torch.Tensor:
+        """Read some prompts, each for `copies` rows from row `first` on; gives their logits."""
+        t, rows = prompts.shape[1], slice(first, first + len(prompts) * copies)
         rope = self.cos[:t], self.sin[:t]
         x = prompts
         for layer, block in enumerate(self.text.blocks):
 
             def attend(q, k, v, layer=layer):
-                self.keys[layer, :, :, :t] = k.repeat_interleave(copies, dim=0)
-                self.values[layer, :, :, :t] = v.repeat_interleave(copies, dim=0)
+                self.keys[layer, rows, :, :t] = k.repeat_interleave(copies, dim=0)
+                self.values[layer, rows, :, :t] = v.repeat_interleave(copies, dim=0)
                 return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
             x = block(x, rope, attend)
-        self.used = t
-        return self.text.logits(x).repeat_interleave(copies, dim=0)
+        return self.text.logits(x)
 
     def step(self, token: torch.Tensor) -> torch.Tensor:
         """Append a token (B,) to every row; gives logits (B, vocabulary), valid until the next step."""
