@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000  # Hz, of every wave in this project; Voxtral's mel features are defined at this rate
 MAX_SECONDS = 1_800.0  # longest recording accepted unless the caller says otherwise
+MAX_MEGABYTES = 64.0  # largest file accepted over a network: MAX_SECONDS of 16-bit WAV at 16 kHz, or hours of MP3
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000  # Hz, from a telephone to a studio
 MOST_CHANNELS = 64  # of an array; more is an array that lies on its side
 

@@ -18,7 +18,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 from evoxtral import audio, tags
-from evoxtral.errors import EvoxtralError
+from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.speech import speak
 from evoxtral.ui import compare
 from evoxtral.ui.model import Model, description
@@ -159,8 +159,22 @@ def test_the_same_endpoints_are_mcp_tools():
 
 
 def test_the_gpu_is_asked_for_what_the_clip_needs_and_less_than_a_visitor_has_in_a_day():
-    short, long, longest = (compare.gpu_seconds(np.zeros(16_000 * n), "en", None) for n in (3, 60, 1800))
-    assert short < 30 and short < long < longest < 120
+    decoder = compare.Decoder(Model("tiny"))
+    three, one = ("base", "sft", "rl"), ("rl",)
+    short, long, long_by_one = (
+        decoder.gpu_seconds(np.zeros(16_000 * seconds), "en", variants)
+        for seconds, variants in ((3, three), (600, three), (600, one))
+    )
+    assert short < 30 and short < long_by_one < long < 120
+
+
+def test_a_clip_too_long_for_one_visit_is_refused_before_a_gpu_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "ZERO_GPU", True)
+    audio.save(tmp_path / "long.wav", np.tile(tone(10.0), 180))
+    decoder = compare.Decoder(Model("tiny"))
+    monkeypatch.setattr(decoder, "_decode", None)
+    with pytest.raises(AudioError, match=r"lasts 30\.0 minutes"):
+        decoder.last(str(tmp_path / "long.wav"), "en", ("base", "sft", "rl"))
 
 
 def test_everything_that_crosses_to_the_gpu_process_and_back_can_be_pickled(engine):
@@ -183,7 +197,7 @@ def test_a_mistake_found_in_the_gpu_process_reaches_the_caller_as_itself(engine)
 def test_the_length_is_asked_with_the_very_arguments_of_the_decoder():
     decoder = compare.Decoder(Model("tiny"))
     assert list(inspect.signature(decoder._decode).parameters) == list(
-        inspect.signature(compare.gpu_seconds).parameters
+        inspect.signature(decoder.gpu_seconds).parameters
     )
 
 

@@ -28,7 +28,7 @@ from evoxtral.results import FileResult
 class Limits:
     """What one request may ask for, and how many may be under way; more are answered 503."""
 
-    megabytes: float = 50.0  # of a request, file and form together; 10^6 bytes
+    megabytes: float = audio.MAX_MEGABYTES  # of a request, file and form together; 10^6 bytes
     seconds: float = audio.MAX_SECONDS  # of audio
     requests: int = 32
 

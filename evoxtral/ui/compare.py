@@ -15,6 +15,7 @@ from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.transcript import Transcript
 from evoxtral.ui import history, theme, view
 from evoxtral.ui.endpoints import SCORES, TRANSCRIPT, TRANSCRIPTS, endpoint, typed
+from evoxtral.ui.gpu import Pace
 from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model
 
@@ -32,13 +33,7 @@ LANGUAGES = {
     "Italian · tags untested": "it",
 }
 
-# A visitor without an account has 120 s of ZeroGPU a day, so each clip asks for what it needs. Moving the
-# weights to the GPU and reading the prompt take up to 15 s; segments decode side by side: length adds little.
-GPU_BASE_SECONDS, GPU_SECONDS_PER_AUDIO_SECOND, GPU_MOST_SECONDS = 15.0, 0.25, 110.0
-
-# The longest clip taken (seconds): on ZeroGPU no longer than one visit's GPU time lasts.
 ZERO_GPU = spaces.config.Config.zero_gpu
-LONGEST_CLIP = (GPU_MOST_SECONDS - GPU_BASE_SECONDS) / GPU_SECONDS_PER_AUDIO_SECOND if ZERO_GPU else audio.MAX_SECONDS
 
 # Decoding shares one queue, whichever button or endpoint asked for it. One machine has one model, so one clip
 # at a time is fastest for all; on ZeroGPU every visitor gets a device.
@@ -143,17 +138,13 @@ class Example:
         return tuple(cls(entry["label"], folder / entry["file"], entry["text"]) for entry in entries)
 
 
-def gpu_seconds(wave: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
-    """How long one clip may hold a ZeroGPU device; takes what `decode` takes."""
-    needed = GPU_BASE_SECONDS + GPU_SECONDS_PER_AUDIO_SECOND * len(wave) / audio.SAMPLE_RATE
-    return min(GPU_MOST_SECONDS, needed)
-
-
 class Decoder:
     """Clips in, growing transcripts out; a clip that cannot be used is an `EvoxtralError`."""
 
     def __init__(self, model: Model):
-        @spaces.GPU(duration=gpu_seconds)
+        self.model, self.pace = model, Pace()
+
+        @spaces.GPU(duration=self.gpu_seconds)
         def decode(
             wave: np.ndarray, language: str | None, variants: Sequence[str] | None
         ) -> Iterator[dict[str, Transcript] | EvoxtralError]:
@@ -173,8 +164,8 @@ class Decoder:
         """clip: path of a file.  language: one of LANGUAGES.  variants: None for all. Raises EvoxtralError."""
         if clip is None:
             raise AudioError(NO_CLIP)
-        # The clip is read before a GPU is asked for, so a broken file costs a visitor nothing.
-        for step in self._decode(audio.load(clip, LONGEST_CLIP), None if language == DETECT else language, variants):
+        wave = self.read(clip, variants)
+        for step in self._decode(wave, None if language == DETECT else language, variants):
             if isinstance(step, EvoxtralError):
                 raise step
             yield step
@@ -187,6 +178,21 @@ class Decoder:
 
 def scores(text: str, reference: str) -> dict[str, str]:
     """The seven scores of one text against its reference, as shown in a column."""
+    def read(self, clip: str, variants: Sequence[str] | None = None) -> np.ndarray:
+        """The wave of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
+        anything. Raises AudioError."""
+        wave = audio.load(clip)
+        if ZERO_GPU:
+            self.pace.check(audio.duration(wave), self._count(variants))
+        return wave
+
+    def gpu_seconds(self, wave: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
+        """How long one clip may hold a ZeroGPU device; takes what `decode` takes."""
+        return self.pace.seconds(audio.duration(wave), self._count(variants))
+
+    def _count(self, variants: Sequence[str] | None) -> int:
+        return len(variants or self.model.engine().variants)
+
     found = asdict(metrics.score([(text, reference)]).scores)
     values = {metric.label: found[metric.name] for metric in metrics.METRICS}
     return {label: "–" if value is None else view.percent(value) for label, value in values.items()}
@@ -204,18 +210,18 @@ def draw(on_screen: Shown, shown: view.Filter, reference: str) -> str:
     return view.cards(columns, shown, reference, scored, on_screen.editing)
 
 
-def about_clip(clip: str | None, model: Model) -> str:
+def about_clip(clip: str | None, decoder: Decoder) -> str:
     """Under the recorder: how long the clip is and what of it will be heard, or why it cannot be used; before
     anything runs."""
     if clip is None:
         return view.status(NO_CLIP)
     try:
-        wave = audio.load(clip, LONGEST_CLIP)
+        wave = decoder.read(clip)
     except EvoxtralError as error:
         return view.alarm(str(error))
     if audio.is_silent(wave):
         return view.alarm("This clip is silent: there is nothing to transcribe.")
-    segments = audio.segments(wave, model.engine().window_seconds) if model.ready else []
+    segments = audio.segments(wave, decoder.model.engine().window_seconds) if decoder.model.ready else []
     return view.status(view.clip_length(audio.duration(wave), [segment.end - segment.start for segment in segments]))
 
 
@@ -308,7 +314,7 @@ class CompareTab:
         }
         self._redraw = {"fn": redraw, "inputs": [self.on_screen, *how_shown], "outputs": drawn, **QUIETLY}
         self._remember = {"fn": remember, "inputs": kept, "outputs": self.history, **QUIETLY}
-        self.clip.change(lambda clip: about_clip(clip, self.model), self.clip, self.about, **QUIETLY)
+        self.clip.change(lambda clip: about_clip(clip, self.decoder), self.clip, self.about, **QUIETLY)
         self.decode_after(self.go.click)
         self.decode_after(self.examples.load_input_event.then)
         gr.on([control.change for control in how_shown], trigger_mode="always_last", **self._redraw)

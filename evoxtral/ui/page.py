@@ -6,6 +6,7 @@ import gradio as gr
 import spaces
 from markupsafe import Markup
 
+from evoxtral import audio
 from evoxtral.errors import CheckpointError
 from evoxtral.ui import theme
 from evoxtral.ui.compare import QUIETLY, CompareTab, Example
@@ -76,7 +77,7 @@ def serve(page: gr.Blocks, model: Model) -> None:
         theme=theme.theme(),
         css=theme.css(),
         head=BUTTONS,
-        max_file_size="50mb",
+        max_file_size=f"{audio.MAX_MEGABYTES:.0f}mb",
         footer_links=["api"],
         mcp_server=True,
         run_history=False,

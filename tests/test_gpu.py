@@ -1,0 +1,59 @@
+"""What is asked of a ZeroGPU device for one clip."""
+
+import pytest
+
+from evoxtral.errors import AudioError
+from evoxtral.transcript import Cue, Transcript
+from evoxtral.ui.gpu import CEILING, FLOOR, WINDOW, Pace
+
+QUOTA = 120.0  # s a day that a visitor without an account has
+FACTOR = 1.5  # by which the platform multiplies what is asked for
+
+
+def decoded(heard: float, seconds: float) -> dict[str, Transcript]:
+    """Three transcripts of a clip that was silent for an hour, then not."""
+    cue = Cue.from_text("Hello.", 3600.0, 3600.0 + heard)
+    return dict.fromkeys(("base", "sft", "rl"), Transcript((cue,), cue.end, seconds))
+
+
+def test_no_request_asks_for_more_than_a_visitor_has():
+    assert CEILING * FACTOR <= QUOTA
+
+
+def test_a_short_clip_asks_for_the_floor_and_a_longer_one_for_more():
+    pace = Pace()
+    assert pace.seconds(1.0, 3) == pace.seconds(WINDOW, 1) == FLOOR
+    assert FLOOR < pace.seconds(300.0, 3) < pace.seconds(600.0, 3) < CEILING
+    assert pace.seconds(600.0, 1) < pace.seconds(600.0, 3)
+
+
+def test_the_longest_clip_just_fits_the_ceiling():
+    pace = Pace()
+    for variants in (1, 3, 6):
+        assert pace.seconds(pace.longest(variants), variants) == pytest.approx(CEILING)
+
+
+def test_a_clip_beyond_it_is_refused_in_one_sentence_that_says_what_to_do():
+    pace = Pace()
+    pace.check(pace.longest(3), 3)
+    with pytest.raises(AudioError, match=r"lasts 30\.0 minutes.* 3 variants can hear .* or ask for one variant\.$"):
+        pace.check(1800.0, 3)
+    pace.check(1800.0, 1)
+
+
+def test_it_learns_from_whole_windows_how_fast_the_device_is():
+    pace = Pace()
+    pace.learn(decoded(2.0, seconds=0.5))  # a short clip costs what a window costs
+    assert pace.speed == Pace().speed
+    for _ in range(10):
+        pace.learn(decoded(600.0, seconds=4.0))
+    assert pace.speed == pytest.approx(450, rel=0.1)
+    pace.check(1800.0, 3)
+    assert pace.seconds(1800.0, 3) < 40
+
+
+def test_a_slow_device_is_asked_for_longer():
+    pace = Pace()
+    before = pace.seconds(300.0, 3)
+    pace.learn(decoded(30.0, seconds=9.0))
+    assert pace.seconds(300.0, 3) > before
