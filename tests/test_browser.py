@@ -94,6 +94,11 @@ def column(page, variant: str):
     return page.locator(f'.ev-column[data-variant="{variant}"]')
 
 
+def card(page, title: str):
+    """A card of the Metrics tab by its heading."""
+    return page.locator(".ev-card").filter(has=page.get_by_role("heading", name=title, exact=True))
+
+
 def overflow(page) -> tuple[int, int]:
     """By how many pixels the page is larger than its window: across, down."""
     return tuple(
@@ -313,9 +318,13 @@ def test_a_phone_needs_no_scrolling_across(visit):
     assert overflow(page)[0] == 0
     photograph(page, "phone")
     page.get_by_role("tab", name="Metrics").click()
-    expect(page.locator(".ev-table").first).to_be_visible()
-    assert overflow(page)[0] == 0
-    photograph(page, "phone-metrics")
+    for part in ("Results", "Training", "Score your own"):
+        page.get_by_role("tab", name=part).click()
+        expect(page.locator(".ev-card:visible").first).to_be_visible()
+        assert overflow(page)[0] == 0
+        ends = "all => all.filter(e => e.checkVisibility()).map(e => e.getBoundingClientRect().right)"
+        assert max(page.locator(".ev-card, .ev-card *:not(svg *)").evaluate_all(ends)) <= 390
+        photograph(page, f"phone-{part.split()[0].lower()}")
 
 
 def test_metrics_show_the_published_table_and_a_bar_for_each_tag(visit):
@@ -324,8 +333,57 @@ def test_metrics_show_the_published_table_and_a_bar_for_each_tag(visit):
     expect(page.locator(".ev-table").first).to_contain_text("69.4")
     published = json.loads((ROOT / "evoxtral/assets/results/published.json").read_text(encoding="utf-8"))
     tags = published["variants"]["rl"]["per_tag"]
-    expect(page.locator(".ev-chart").first.locator("tbody tr")).to_have_count(len(tags))
+    expect(card(page, "Published, per tag").locator("tbody tr")).to_have_count(len(tags))
+    expect(card(page, "Published, what RL changed").locator("tbody tr")).to_have_count(len(tags))
     photograph(page, "dark-metrics")
+
+
+def test_a_metric_is_defined_where_it_stands(visit):
+    page = visit()
+    page.get_by_role("tab", name="Metrics").click()
+    definition = page.locator("#ev-published-wer")
+    expect(definition).to_be_hidden()
+    card(page, "Published").get_by_role("button", name="WER", exact=True).press("Enter")
+    expect(definition).to_contain_text("Word errors per word of the reference")
+    photograph(page, "metric-defined")
+    page.keyboard.press("Escape")
+    expect(definition).to_be_hidden()
+
+
+def test_the_curves_of_the_training_run_are_drawn(visit):
+    page = visit()
+    page.get_by_role("tab", name="Metrics").click()
+    page.get_by_role("tab", name="Training").click()
+    expect(page.locator(".ev-plot:visible")).to_have_count(4)
+    assert page.locator(".ev-plot:visible").first.bounding_box()["height"] > 200
+    photograph(page, "training")
+
+
+def test_a_file_of_pairs_is_scored_and_a_wrong_line_in_another_costs_nothing(visit, tmp_path):
+    page = visit()
+    page.get_by_role("tab", name="Metrics").click()
+    page.get_by_role("tab", name="Score your own").click()
+    pairs, wrong = tmp_path / "mine.jsonl", tmp_path / "wrong.jsonl"
+    pairs.write_text(
+        json.dumps({"prediction": f"[sighs] [{HOSTILE}] So it is", "reference": "[sighs] So it IS"}) + "\n",
+        encoding="utf-8",
+    )
+    wrong.write_text(pairs.read_text(encoding="utf-8") + '{"prediction": "a"}\n', encoding="utf-8")
+    page.locator('#pairs input[type="file"]').set_input_files(str(pairs))
+    report = page.locator("#own-report")
+    expect(report.locator(".ev-table")).to_contain_text("Tag F1", timeout=PATIENCE)
+    expect(report).to_contain_text("<img")
+    with page.expect_download() as download:
+        report.get_by_role("link", name="Download JSON").click()
+    assert download.value.suggested_filename == "mine.scores.json"
+    scores = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert scores["n"] == 1 and scores["tag_recall"] == 1.0 and "sighs" in scores["tag_intervals"]
+    photograph(page, "scored")
+    page.locator("#pairs").get_by_label("Clear").click()
+    page.locator('#pairs input[type="file"]').set_input_files(str(wrong))
+    expect(page.locator("#score-status")).to_contain_text('wrong.jsonl, line 2 has no "reference"', timeout=PATIENCE)
+    expect(report.locator(".ev-table")).to_be_visible()  # of the file before
+    assert page.title() == "Evoxtral" and report.locator("img").count() == 0
 
 
 def test_nothing_is_fetched_from_other_sites(visit, chromium):

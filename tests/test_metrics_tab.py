@@ -1,13 +1,22 @@
 """The Metrics tab shows what its files say, and says plainly when there is nothing to show."""
 
+import html
 import json
+import re
 
 import pytest
 
+from evoxtral import metrics
+from evoxtral.errors import EvoxtralError
 from evoxtral.metrics import METRICS
-from evoxtral.ui import metrics_tab
-from evoxtral.ui.metrics_tab import RESULTS, Results
+from evoxtral.ui import charts, metrics_tab, report
+from evoxtral.ui.charts import Axis, Series
+from evoxtral.ui.metrics_tab import RESULTS
+from evoxtral.ui.report import Results
 
+HOSTILE = "<img src=x onerror=alert(1)>"
+PUBLISHED = json.loads((RESULTS / "published.json").read_text(encoding="utf-8"))
+TRAINING = json.loads((RESULTS / "training.json").read_text(encoding="utf-8"))
 MEASURED = {
     "n": 400,
     "seed": 7,
@@ -22,22 +31,48 @@ MEASURED = {
             "tag_f1": 0.9,
             "pooled": {"sound_pause_f1": 0.985},
             "intervals": {"tag_f1": [0.88, 0.92]},
-            "per_tag": {"laughs": {"precision": 1.0, "recall": 0.9, "f1": 0.947, "support": 31}},
+            "per_tag": {
+                "laughs": {"precision": 1.0, "recall": 0.9, "f1": 0.947, "support": 31},
+                "sad": {"precision": 1.0, "recall": 0.9, "f1": 0.5, "support": 40},
+            },
         },
         "rl": {
             "wer": 0.0449,
+            "corpus_wer": 0.039,
             "tag_f1": 0.91,
             "pooled": {"sound_pause_f1": 0.985},
             "intervals": {"tag_f1": [0.89, 0.93]},
-            "per_tag": {"laughs": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 31}},
+            "per_tag": {
+                "laughs": {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 31},
+                "sad": {"precision": 1.0, "recall": 0.9, "f1": 0.48, "support": 40},
+            },
         },
     },
     "differences": {
         "sft - base": {"tag_f1": {"value": 0.65, "low": 0.6, "high": 0.7, "p": 0.0}},
         "rl - sft": {
-            "tag_f1": {"value": 0.01, "low": -0.005, "high": 0.024, "p": 0.2},
+            "tag_f1": {"value": 0.01, "low": -0.005, "high": 0.025, "p": 0.2},
             "wer": {"value": -0.02, "low": -0.03, "high": -0.01, "p": 0.0},
         },
+    },
+}
+# What training/publish.py adds.
+DETAILS = {
+    "tag_differences": {
+        "rl - sft": {
+            "laughs": {"value": 0.053, "low": 0.01, "high": 0.1, "p": 0.01},
+            "sad": {"value": -0.02, "low": -0.1, "high": 0.06, "p": 0.6},
+        },
+    },
+    "confidence": {
+        "sft": [
+            {"threshold": 0.9, "precision": 1.0, "recall": 0.5, "f1": 0.667, "kept": 35},
+            {"threshold": 0.2, "precision": 0.8, "recall": 0.9, "f1": 0.847, "kept": 80},
+        ],
+        "rl": [
+            {"threshold": 0.9, "precision": 0.95, "recall": 0.8, "f1": 0.869, "kept": 60},
+            {"threshold": 0.1, "precision": 0.7, "recall": 0.95, "f1": 0.806, "kept": 96},
+        ],
     },
 }
 
@@ -47,61 +82,219 @@ def published() -> Results:
     return Results.read(RESULTS / "published.json")
 
 
-@pytest.fixture
-def measured(tmp_path) -> Results:
-    (tmp_path / "measured.json").write_text(json.dumps(MEASURED), encoding="utf-8")
+def written(tmp_path, content: dict) -> Results:
+    (tmp_path / "measured.json").write_text(json.dumps(content), encoding="utf-8")
     return Results.read(tmp_path / "measured.json")
 
 
+@pytest.fixture
+def measured(tmp_path) -> Results:
+    return written(tmp_path, MEASURED)
+
+
+@pytest.fixture
+def detailed(tmp_path) -> Results:
+    return written(tmp_path, MEASURED | DETAILS)
+
+
+# ------------------------------------------------------------------------------------- tables
+
+
 def test_the_published_table_has_every_metric_of_every_variant(published):
-    html = metrics_tab.table("Published", published)
-    assert all(metric.label in html for metric in METRICS)
+    shown = report.table(published, "published")
+    assert all(metric.label in shown for metric in METRICS)
     for name, system in published.systems.items():
         assert set(system.scores) == {metric.name for metric in METRICS}, name
-        assert all(f"{100 * share:.1f}" in html for share in system.scores.values())
-    assert "n = 50" in html
+        assert all(f"{100 * share:.1f}" in shown for share in system.scores.values())
 
 
 def test_the_best_of_a_row_is_marked_and_a_tie_is_not(measured):
-    html = metrics_tab.table("Measured", measured)
-    assert html.count("<b>") == 2  # Tag F1, and WER on ordinary sentences
-    assert "<b>91.0</b><small>89.0–93.0</small>" in html
+    shown = report.table(measured, "measured")
+    assert re.findall(r"<td><b>(.*?)</b>", shown) == ["91.0", "35.7"]  # Tag F1, and WER on ordinary sentences
+    assert "<b>91.0</b><small>89.0–93.0</small>" in shown
 
 
 def test_a_difference_has_its_interval_or_is_called_noise(measured):
-    html = metrics_tab.table("Measured", measured)
-    assert "RL − SFT" in html and "SFT − Base" not in html  # only the step that is in question
-    assert "<td>+1.0<small>within noise</small></td>" in html
-    assert "<td>−2.0<small>−3.0 to −1.0</small></td>" in html
+    shown = report.table(measured, "measured")
+    assert "RL − SFT" in shown and "SFT − Base" not in shown  # only the step that is in question
+    assert "<td>+1.0<small>within noise</small></td>" in shown
+    assert "<td>−2.0<small>−3.0 to −1.0</small></td>" in shown
 
 
-def test_pooled_scores_have_rows_where_they_were_measured(published, measured):
-    assert "98.5" in metrics_tab.table("Measured", measured)
-    assert "pooled" not in metrics_tab.table("Published", published)
+def test_rows_are_there_where_they_were_measured(published, measured):
+    for label in ("F1 of sounds and pauses, pooled", "WER over all words", "WER on ordinary sentences"):
+        assert label in report.table(measured, "measured")
+        assert label not in report.table(published, "published")
 
 
-def test_the_words_that_the_lexicon_did_not_write_have_a_row(measured):
-    assert "WER on ordinary sentences" in metrics_tab.table("Measured", measured)
+def test_every_metric_opens_its_definition(published, measured):
+    page = report.results_page(published, measured)
+    opened = re.findall(r'popovertarget="(.*?)"', page)
+    assert len(opened) == len(set(opened)) > len(METRICS)
+    assert sorted(opened) == sorted(re.findall(r'popover id="(.*?)"', page))
+    for metric in METRICS:
+        assert metric.definition.replace("'", "&#39;") in page
 
 
-def test_every_figure_has_its_origin(measured):
-    assert metrics_tab.origin(measured) == "<b>tiny</b> · n = 400 · seed 7 · 2026-01-02 · commit abc1234"
-    assert "&lt;b&gt;tiny&lt;/b&gt;" in metrics_tab.table("Measured", measured)
+def test_every_figure_has_its_origin_and_what_is_not_known_of_it_is_said(published, measured):
+    assert report.origin(measured) == "<b>tiny</b> · n = 400 · seed 7 · 2026-01-02 · commit abc1234"
+    assert "&lt;b&gt;tiny&lt;/b&gt;" in report.results_page(published, measured)
+    assert report.origin(published).endswith("n = 50 · seed, date and commit not stated")
 
 
-def test_the_chart_has_a_bar_for_each_variant_that_writes_the_tag_and_its_support(measured):
-    html = metrics_tab.tag_chart("Measured", measured)
-    assert html.count('class="ev-bar"') == 2
-    assert "94.7" in html and "100.0" in html and "<td>31</td>" in html
-    assert "Base" not in html
+# ------------------------------------------------------------------------------------- charts
+
+
+def test_each_metric_has_a_bar_for_each_variant_and_a_whisker_where_its_interval_is_known(published, measured):
+    assert report.metric_chart(published).count('class="ev-bar"') == 3 * len(METRICS)
+    assert "Without intervals" in report.metric_chart(published)
+    assert report.metric_chart(measured).count('class="ev-whisker"') == 2
+
+
+def test_the_tag_chart_has_a_bar_for_each_variant_that_writes_the_tag_and_its_support(measured):
+    shown = report.tag_chart(measured)
+    assert shown.count('class="ev-bar"') == 4
+    assert "94.7" in shown and "100.0" in shown and "<td>31</td>" in shown
+    assert shown.index("sad") < shown.index("laughs")  # by support
+    assert "Base" not in shown
+
+
+def test_the_change_of_a_tag_has_its_interval_and_is_filled_only_where_zero_is_left_out(detailed):
+    shown = report.change_chart(detailed)
+    sad, laughs = shown.split('title="laughs"')
+    assert "ev-clear" in laughs and "<b>+5.3</b><small>+1.0 to +10.0</small>" in laughs and "<td>31</td>" in laughs
+    assert "ev-unsure" in sad and "−2.0<small>−10.0 to +6.0</small>" in sad
+    assert "as for 1 of 2 tags" in shown
+
+
+def test_a_change_without_interval_is_hollow_and_says_so(published):
+    shown = report.change_chart(published)
+    assert "ev-clear" not in shown and "Without intervals" in shown
+    assert "+20.0" in shown  # [calm], from 20 to 40
+
+
+def test_the_confidence_chart_marks_what_the_page_shows_by_default(detailed):
+    shown = report.confidence_chart(detailed)
+    assert re.findall(r'class="ev-ring".*?title="(.*?)"', shown) == ["SFT, every tag shown", "RL, every tag shown"]
+    assert "RL: every tag shown, 70.0\u00a0% of 96 tags are right and 95.0\u00a0% are found." in shown
+    assert "F1 is highest (86.9\u00a0%, here 80.6\u00a0%) with tags that are at least 90\u00a0% sure" in shown
+
+
+def test_a_chart_without_data_is_left_out(published, measured, detailed):
+    assert "confidence threshold" not in report.results_page(published, measured)
+    assert "confidence threshold" in report.results_page(published, detailed)
 
 
 def test_without_a_measurement_the_tab_says_so_in_words(published, tmp_path):
     assert Results.read(tmp_path / "measured.json") is None
-    assert "Nothing has been measured" in metrics_tab.report(published, None)
+    assert "Nothing has been measured" in report.results_page(published, None)
 
 
-def test_the_tab_says_what_the_numbers_hide_and_what_they_mean(published, measured):
-    html = metrics_tab.report(published, measured)
-    assert "one that never writes a tag scores 22\u00a0% Tag F1" in html
-    assert html.count("<dt>") == len(METRICS)
+def test_axes_end_at_round_numbers_and_hold_every_value():
+    for values in ([0.3, 0.346], [3, 97], [0, 2960], [0.42], [7.0, 0.06], [0.0, 0.0], [88.2, 100.0]):
+        axis = Axis.around("", values)
+        assert all(axis.low <= value <= axis.high for value in values)
+        assert [axis.at(axis.low), axis.at(axis.high)] == [0, 1]
+        assert 2 <= len(axis.ticks) <= 12
+        assert all(len(name) <= 5 for _, name in axis.ticks)
+    assert Axis.around("", [7.0, 0.06], ratio=20).log and not Axis.around("", [1.4, 0.2], ratio=20).log
+
+
+def test_a_picture_says_in_words_what_it_shows():
+    axis = Axis("x", 0, 1, [(0, "0"), (1, "1")])
+    drawn = charts.plot(HOSTILE, axis, axis, [(Series(HOSTILE, 1), [(0, 0.5), (1, 1)])])
+    assert 'role="img" aria-label="&lt;img' in drawn and "<img" not in drawn
+    assert 'points="0.00,50.00 100.00,0.00"' in drawn
+
+
+# ------------------------------------------------------------------------------------- words
+
+
+def test_the_tab_says_what_the_numbers_hide_from_the_numbers_themselves(published, measured):
+    words = html.unescape(report.caveats(published, measured))
+    assert "11 of the 50 published clips have no tags" in words and "a Tag F1 of 22\u00a0%" in words
+    assert "ignores where a tag stands" in words
+    assert "Over all words together, RL's measured 4.5\u00a0% is 3.9\u00a0%." in words
+    assert "With 50 clips and 130 tags, the published gain of RL over SFT (2.2 points of Tag F1)" in words
+    assert "on the 400 clips measured here the same difference is known to ±1.5" in words
+    assert "which 50 clips would make ±4.2" in words
+    assert "measured" not in report.caveats(published, None).split("The two tables")[0]
+
+
+# ------------------------------------------------------------------------------------- training
+
+
+def test_the_training_page_has_every_stage_of_the_committed_run_and_its_rewards():
+    page = report.training(TRAINING)
+    assert set(TRAINING["stages"]) == {"pretrain", "sft", "rl"}
+    assert page.count('class="ev-plot"') == 4
+    for words in ("transcription", "validation clips", "learned from", "steps in", "mean reward"):
+        assert words in page
+
+
+def test_the_committed_curves_add_up():
+    raft = TRAINING["raft"]
+    assert sum(raft["histogram"]["sampled"]) == raft["clips"] * raft["samples"]
+    assert sum(raft["histogram"]["curated"]) == raft["kept"] <= raft["clips"]
+    assert raft["mean_reward"] <= raft["mean_best_reward"] <= raft["mean_curated_reward"] <= 1
+    for stage in TRAINING["stages"].values():
+        for points in stage["series"].values():
+            steps = [step for step, _ in points]
+            assert steps == sorted(set(steps)) and steps[-1] <= stage["steps"]
+
+
+# ------------------------------------------------------------------------------------- score your own
+
+
+def upload(tmp_path, *pairs: tuple[str, str], name: str = "mine.jsonl") -> str:
+    lines = (json.dumps({"prediction": p, "reference": r}) + "\n" for p, r in pairs)
+    (tmp_path / name).write_text("".join(lines), encoding="utf-8")
+    return str(tmp_path / name)
+
+
+def test_a_file_of_pairs_gives_the_report_of_the_command_line_on_screen_and_to_download(tmp_path):
+    pairs = [("[sighs] so it is", "[sighs] so it IS [laughs]"), ("a b", "a b")]
+    status, shown = metrics_tab.score(upload(tmp_path, *pairs))
+    assert "2 pairs scored." in status
+    assert "mine.jsonl · n = 2" in shown
+    assert "WER over all words" in shown and "<small>" in shown and 'title="laughs"' in shown
+    assert 'download="mine.scores.json"' in shown
+    assert metrics_tab.score_file(upload(tmp_path, *pairs)) == metrics.summary(metrics.score(pairs))
+
+
+def test_a_file_without_any_tag_is_scored_and_has_no_empty_chart(tmp_path):
+    _, shown = metrics_tab.score(upload(tmp_path, ("a b", "a c")))
+    assert "50.0" in shown and "per tag" not in shown
+
+
+def test_a_wrong_line_is_named_and_the_report_before_stays(tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"prediction": "a", "reference": "a"}\n{"prediction": "b"}\n')
+    status, shown = metrics_tab.score(str(tmp_path / "bad.jsonl"))
+    assert 'bad.jsonl, line 2 has no "reference"' in html.unescape(status) and 'role="alert"' in status
+    assert str(tmp_path) not in status
+    assert shown["__type__"] == "update" and "value" not in shown
+
+
+@pytest.mark.parametrize(
+    ("pairs", "complaint"),
+    [
+        ([("word " * 5_000, "a")], "25,000 characters"),
+        ([("a", "a")] * 5_001, "5,001 pairs"),
+        ([("word " * 3_000, "a")] * 200, "3.0 MB"),
+        ([(" ".join(f"[t{i}]" for i in range(400)), "a")], "400 different tags"),
+    ],
+)
+def test_a_file_that_is_too_large_is_refused_in_one_sentence(tmp_path, pairs, complaint):
+    with pytest.raises(EvoxtralError, match=complaint) as refused:
+        metrics_tab.score_file(upload(tmp_path, *pairs))
+    assert "\n" not in str(refused.value) and "python -m evoxtral score" in str(refused.value)
+
+
+def test_markup_in_a_files_name_and_its_tags_is_text(tmp_path):
+    status, shown = metrics_tab.score(upload(tmp_path, (f"[{HOSTILE}] a", "a"), name=f"{HOSTILE}.jsonl"))
+    assert "<img" not in status + shown and "&lt;img" in shown
+
+
+def test_taking_the_file_away_keeps_its_report():
+    status, shown = metrics_tab.score(None)
+    assert metrics_tab.HINT in status and "value" not in shown

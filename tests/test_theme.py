@@ -3,20 +3,43 @@
 import itertools
 import re
 
+import numpy as np
 import pytest
 
 from evoxtral import tags
 from evoxtral.ui import theme
 from evoxtral.ui.theme import Ink
 
+# What linear sRGB becomes to eyes without one kind of cone: Machado, Oliveira and Fernandes, "A physiologically-based
+# model for simulation of color vision deficiency", 2009, severity 1.0.
+SIGHT = {
+    "three cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = XYZ.sum(axis=1)
+TOLD_APART = 10.0  # CIE76 ΔE; 2.3 is just noticeable side by side
 AA_TEXT, AA_GRAPHICS = 4.5, 3.0  # https://www.w3.org/TR/WCAG22/#contrast-minimum, #non-text-contrast
+
+
+def linear(colour: str) -> np.ndarray:
+    """ "#rrggbb" → linear sRGB (3,), 0 to 1."""
+    shares = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
 
 
 def luminance(colour: str) -> float:
     """Relative luminance of "#rrggbb" (https://www.w3.org/TR/WCAG22/#dfn-relative-luminance)."""
-    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return float(XYZ[1] @ linear(colour))
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """Linear sRGB → CIELAB."""
+    t = XYZ @ rgb / WHITE
+    x, y, z = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
 def contrast(one: str, other: str) -> float:
@@ -64,6 +87,17 @@ def test_a_ticked_box_shows_its_tick():
         assert contrast("#ffffff", ground) >= AA_GRAPHICS
 
 
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_categories_are_told_apart_by_colour_with_any_cones(mode, sight):
+    seen = {
+        name: lab(np.clip(SIGHT[sight] @ linear(getattr(look, mode).text), 0, 1))
+        for name, look in theme.CATEGORY_LOOKS.items()
+    }
+    for one, other in itertools.combinations(seen, 2):
+        assert np.linalg.norm(seen[one] - seen[other]) >= TOLD_APART, (one, other)
+
+
 def test_every_category_has_a_look_of_its_own_beyond_colour():
     assert tuple(theme.CATEGORY_LOOKS) == tags.CATEGORIES
     assert len({look.icon for look in theme.CATEGORY_LOOKS.values()}) == len(tags.CATEGORIES)
@@ -77,7 +111,7 @@ def test_the_stylesheet_names_no_colour_of_its_own():
 def test_every_colour_that_the_stylesheet_uses_is_in_the_palette():
     used = set(re.findall(r"var\(--ev-([\w-]+)", theme.STYLESHEET.read_text(encoding="utf-8")))
     given = set(re.findall(r"--ev-([\w-]+):", theme.variables("light") + theme.css()))
-    set_on_elements = {"sure", "value", "from", "to"}
+    set_on_elements = {"sure", "value", "from", "to", "across", "up", "reach", "colour"}
     assert used <= given | set_on_elements
 
 

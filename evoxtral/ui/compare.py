@@ -169,15 +169,13 @@ class Decoder:
             if isinstance(step, EvoxtralError):
                 raise step
             yield step
+        self.pace.learn(step)
 
     def last(self, clip: str | None, language: str, variants: Sequence[str] | None = None) -> dict[str, Transcript]:
         """The finished transcripts. Arguments as of `stream`."""
         *_, transcripts = self.stream(clip, language, variants)
         return transcripts
 
-
-def scores(text: str, reference: str) -> dict[str, str]:
-    """The seven scores of one text against its reference, as shown in a column."""
     def read(self, clip: str, variants: Sequence[str] | None = None) -> np.ndarray:
         """The wave of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
         anything. Raises AudioError."""
@@ -193,6 +191,9 @@ def scores(text: str, reference: str) -> dict[str, str]:
     def _count(self, variants: Sequence[str] | None) -> int:
         return len(variants or self.model.engine().variants)
 
+
+def scores(text: str, reference: str) -> dict[str, str]:
+    """The seven scores of one text against its reference, as shown in a column."""
     found = asdict(metrics.score([(text, reference)]).scores)
     values = {metric.label: found[metric.name] for metric in metrics.METRICS}
     return {label: "–" if value is None else view.percent(value) for label, value in values.items()}
@@ -200,7 +201,7 @@ def scores(text: str, reference: str) -> dict[str, str]:
 
 def draw(on_screen: Shown, shown: view.Filter, reference: str) -> str:
     """The columns as shown now."""
-    reference = reference.strip()
+    reference = reference.strip()[: view.MOST_CHARACTERS]
     columns = on_screen.columns()
     scored = {
         column.key: scores(shown.of(column.transcript).text, reference)

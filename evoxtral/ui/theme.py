@@ -47,19 +47,19 @@ CATEGORY_LOOKS: Mapping[str, CategoryLook] = {
     ),
     "delivery": CategoryLook(
         Ink("#8a3d00", "#fdecdb"),
-        Ink("#ffba85", "#47290e"),
+        Ink("#ffa866", "#47290e"),
         icon="M2 2h12a1 1 0 0 1 1 1v7a1 1 0 0 1-1 1H8l-4 4v-4H2a1 1 0 0 1-1-1V3a1 1 0 0 1 1-1Z",
         line="dashed",
     ),
     "pause": CategoryLook(
-        Ink("#47465a", "#ebebf1"),
-        Ink("#cfcddb", "#33323f"),
+        Ink("#33323f", "#ebebf1"),
+        Ink("#e6e5ee", "#33323f"),
         icon="M3.5 2h3v12h-3zM9.5 2h3v12h-3z",
         line="dotted",
     ),
     "other": CategoryLook(
         Ink("#005c47", "#ddf3ec"),
-        Ink("#82dfc3", "#123b31"),
+        Ink("#6fe3bd", "#123b31"),
         icon="M8 .5 15.5 8 8 15.5 .5 8Z",
         line="double",
     ),

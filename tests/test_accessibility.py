@@ -1,0 +1,90 @@
+"""Everyone can use the page: axe-core finds nothing serious in any tab, and the keyboard reaches every control."""
+
+import pytest
+from test_browser import PATIENCE, chromium, expect, finish, pytestmark, spoken_clip, visit  # noqa: F401
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+
+CONTROLS = """() => [...document.querySelectorAll('a[href], button, input, select, textarea, summary, [tabindex="0"]')]
+    .filter(e => e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && !e.disabled && e.tabIndex >= 0
+        && !(e.type === 'radio' && !e.checked) && e.getClientRects().length)"""
+# Notes what has had the focus. Of several radio buttons only the chosen one is a stop.
+NOTE = "() => document.addEventListener('focusin', event => event.target.setAttribute('data-reached', ''))"
+UNREACHED = f"() => ({CONTROLS})().filter(e => !e.hasAttribute('data-reached')).map(e => e.outerHTML.slice(0, 160))"
+
+
+def open_tabs(page):
+    """Opens every tab, and the tabs inside it, one after the other, and gives its name."""
+
+    def shown() -> list[str]:
+        page.wait_for_timeout(500)  # what a tab draws when it is first opened
+        return page.get_by_role("tab").all_inner_texts()
+
+    outer = shown()
+    for name in outer:
+        page.get_by_role("tab", name=name, exact=True).click()
+        inner = [other for other in shown() if other not in outer]
+        for part in inner:
+            page.get_by_role("tab", name=part, exact=True).click()
+            page.wait_for_timeout(500)
+            yield f"{name} > {part}"
+        if not inner:
+            yield name
+
+
+def serious(page) -> list[str]:
+    """What axe-core finds serious or critical: rule, why, and where."""
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{violation['id']}: {violation['help']}: {node['html'][:200]}"
+        for violation in found
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.fixture
+def used(visit):  # noqa: F811
+    """Opens the page with a clip compared, so that what a result adds is looked at too."""
+
+    def open_page(scheme: str = "light"):
+        page = visit(scheme=scheme)
+        page.locator("#examples .gallery-item").first.click()
+        finish(page)
+        return page
+
+    return open_page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_any_tab(used, scheme):
+    page = used(scheme)
+    found = {tab: serious(page) for tab in open_tabs(page)}
+    assert {"Compare", "Speak", "Metrics > Results", "Metrics > Score your own"} <= set(found)
+    assert not {tab: violations for tab, violations in found.items() if violations}
+
+
+def test_axe_finds_nothing_serious_in_a_report_on_an_uploaded_file_and_in_a_complaint(visit, tmp_path):  # noqa: F811
+    page = visit()
+    page.get_by_role("tab", name="Metrics").click()
+    page.get_by_role("tab", name="Score your own").click()
+    good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
+    good.write_text('{"prediction": "[sad] Oh.", "reference": "[sighs] Oh no."}\n')
+    bad.write_text("no JSON\n")
+    page.locator('#pairs input[type="file"]').set_input_files(str(good))
+    expect(page.locator("#own-report .ev-table")).to_be_visible(timeout=PATIENCE)
+    page.locator("#own-report .ev-define").first.click()
+    assert not serious(page)
+
+
+def test_the_keyboard_reaches_every_control_of_every_tab(used):
+    page = used()
+    page.evaluate(NOTE)
+    unreached = {}
+    for tab in open_tabs(page):
+        page.evaluate("document.activeElement.blur()")
+        for _ in range(page.evaluate(f"() => ({CONTROLS})().length") + 20):
+            page.keyboard.press("Tab")
+        page.keyboard.press("Escape")  # a list that opens with the focus lies over the tabs
+        unreached[tab] = page.evaluate(UNREACHED)
+    assert not {tab: controls for tab, controls in unreached.items() if controls}
