@@ -1,14 +1,19 @@
 """Put a finished run where people find it: weights and figures into the package, the results table into the README.
 
 `python training/publish.py runs/NAME` copies base, adapters and results into evoxtral/assets/ and rewrites the README's
-results from them; without a run it only rewrites the README.
+results and example from them; without a run it only rewrites the README.
 """
 
 import argparse
 import json
+import os
+import re
+import shlex
 import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +26,6 @@ from training import bench, raft  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
-START, END = "<!-- results:start -->\n", "<!-- results:end -->"
 MAX_SHARD = 9_000_000  # bytes; the Hub and this repository want every file under 10 MB
 CURVE_POINTS = 60  # of a training curve, at most
 REWARD_BINS = 20
@@ -159,10 +163,25 @@ def readme_block() -> str:
     return "\n".join(lines)
 
 
+def example_block() -> str:
+    """What the README's own `speak` and `transcribe` lines print."""
+    spoken = shlex.split(re.search(r"^python -m evoxtral (speak .+)$", README.read_text(encoding="utf-8"), re.M)[1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "EVOXTRAL_MODEL": "tiny"}
+    with tempfile.TemporaryDirectory() as folder:
+        for arguments in (spoken, ["transcribe", spoken[-1], "--variant", "all"]):
+            command = [sys.executable, "-m", "evoxtral", *arguments]
+            done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return f"```text\n{done.stdout.rstrip()}\n```\n"
+
+
 def write_readme() -> None:
+    """Write the README's measured blocks anew; they stand between marks."""
     text = README.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    README.write_text(before + START + readme_block() + END + rest.split(END, 1)[1], encoding="utf-8")
+    for name, block in (("example", example_block()), ("results", readme_block())):
+        start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
+        before, rest = text.split(start)
+        text = before + start + block + end + rest.split(end, 1)[1]
+    README.write_text(text, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
