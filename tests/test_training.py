@@ -94,6 +94,15 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     assert torch.equal(fit(tmp_path / "killed"), whole)
 
 
+def test_after_an_interruption_the_log_goes_on_with_means_of_the_steps_since(tmp_path):
+    fit(tmp_path / "whole", steps=20)
+    with pytest.raises(Interrupted):
+        fit(tmp_path / "killed", steps=20, die_at=16)
+    fit(tmp_path / "killed", steps=20)
+    whole, resumed = (json.loads((tmp_path / run / "toy.log.jsonl").read_text()) for run in ("whole", "killed"))
+    assert resumed["loss"] == pytest.approx(whole["loss"], rel=0.6)  # not a fifth of it
+
+
 def test_the_loop_learns(tmp_path):
     untrained = fit(tmp_path / "none", steps=0)
     inputs = torch.rand(64, 4)

@@ -123,7 +123,7 @@ def fit(
     first = _resume(state, modules, optimizers) if state.exists() else 0
     rank, processes = world()
     first_process = rank == 0
-    saved, sums, since = time.monotonic(), {}, time.monotonic()
+    saved, sums, since, counted = time.monotonic(), {}, time.monotonic(), first
     with tqdm(
         total=schedule.steps, initial=first, desc=name, unit="step", smoothing=0.05, disable=not first_process
     ) as bar:
@@ -144,8 +144,9 @@ def fit(
                     optimizer.step()
             bar.update()
             if (step + 1) % 20 == 0 and first_process:
-                means = {key: round(value / 20, 4) for key, value in sums.items()}
-                pace = (time.monotonic() - since) / 20
+                steps = step + 1 - counted  # fewer than 20 after an interruption
+                means = {key: round(value / steps, 4) for key, value in sums.items()}
+                pace = (time.monotonic() - since) / steps
                 row = {
                     "step": step + 1,
                     **means,
@@ -154,7 +155,7 @@ def fit(
                 }
                 _append(history, row)
                 bar.set_postfix(means, refresh=False)
-                sums, since = {}, time.monotonic()
+                sums, since, counted = {}, time.monotonic(), step + 1
             if first_process and evaluate and evaluate_every and (step + 1) % evaluate_every == 0:
                 row = {"step": step + 1, **evaluate(step + 1)}
                 log.info("%s %s", name, row)

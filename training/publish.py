@@ -90,10 +90,7 @@ def stage(rows: list[dict]) -> dict:
 
 
 def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Medians of neighbours, so that at most CURVE_POINTS are left.
-
-    Medians, because the first line of a log after an interruption is a mean over fewer steps than it is divided by.
-    """
+    """Medians of neighbours, so that at most CURVE_POINTS are left and no outlier among them."""
     size = -(-len(points) // CURVE_POINTS)
     groups = (points[start : start + size] for start in range(0, len(points), size))
     return [(group[-1][0], round(statistics.median(value for _, value in group), 4)) for group in groups]
