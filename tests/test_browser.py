@@ -395,3 +395,143 @@ def test_nothing_is_fetched_from_other_sites(visit, chromium):
     expect(page.locator("#go")).to_be_visible(timeout=PATIENCE)
     context.close()
     assert hosts <= {app_url().split("/")[2], ""}
+
+
+# ------------------------------------------------------------------------------------- history and edits
+
+
+def open_history(page, results: int) -> None:
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#results input")).to_have_count(results, timeout=PATIENCE)
+
+
+def test_a_transcript_is_edited_in_place_exported_as_edited_and_undone(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    card = column(page, "rl")
+    by_model = card.locator("[data-copy]").get_attribute("data-copy")
+    card.get_by_role("button", name="Edit").click()
+    box = card.locator("textarea")
+    expect(box).to_be_focused(timeout=PATIENCE)
+    box.fill(f"{by_model} [laughs] {HOSTILE}")
+    page.locator("#confidence input[type=range]").fill("30")  # draws the columns anew
+    expect(card.locator(".ev-exports")).to_have_count(0)
+    expect(box).to_have_value(f"{by_model} [laughs] {HOSTILE}")
+    card.get_by_role("button", name="Done").click()
+    expect(card.locator(".ev-badge")).to_have_text("edited", timeout=PATIENCE)
+    expect(card.get_by_role("button", name="Edit", exact=True)).to_be_focused(timeout=PATIENCE)
+    expect(card).to_contain_text("${document.title=2}")
+    with page.expect_download() as download:
+        card.get_by_role("link", name="TXT").click()
+    assert Path(download.value.path()).read_text(encoding="utf-8").endswith(f"[laughs] {HOSTILE}")
+    photograph(page, "edited")
+    card.get_by_role("button", name="Undo edit").click()
+    expect(card.locator(".ev-badge")).to_have_count(0, timeout=PATIENCE)
+    page.locator("#confidence input[type=range]").fill("0")
+    expect(card.locator("[data-copy]")).to_have_attribute("data-copy", by_model, timeout=PATIENCE)
+    assert page.title() == "Evoxtral"
+
+
+def test_earlier_results_outlive_a_reload_and_are_shown_compared_and_exported_again(visit):
+    page = visit()
+    for number, example in enumerate(page.locator("#examples .gallery-item").all()[:2]):
+        example.click()
+        expect(page.locator("#reference textarea")).not_to_be_empty(timeout=PATIENCE)
+        expect(page.locator("#status")).to_contain_text("agree", timeout=PATIENCE)
+        open_history(page, number + 1)
+        page.get_by_role("tab", name="Compare").click()
+    text = column(page, "rl").locator(".ev-text").inner_text()
+    scores = column(page, "rl").locator(".ev-scores").inner_text()
+    page.reload()
+    open_history(page, 2)
+    page.locator("#results input").first.check()
+    expect(page.locator("#downloads")).to_contain_text("1 chosen result", timeout=PATIENCE)
+    page.locator("#show-again").click()
+    finish(page)
+    expect(page.locator("#status")).to_contain_text("Earlier")
+    assert column(page, "rl").locator(".ev-text").inner_text() == text
+    expect(column(page, "rl").locator(".ev-scores")).to_have_text(scores, use_inner_text=True, timeout=PATIENCE)
+    page.get_by_role("tab", name="History").click()
+    page.locator("#results input").last.check()
+    expect(page.locator("#downloads")).to_contain_text("2 chosen results", timeout=PATIENCE)
+    photograph(page, "history")
+    with page.expect_download() as download:
+        page.locator("#downloads").get_by_role("link", name="JSON").click()
+    listed = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert [list(entry["variants"]) for entry in listed] == [["base", "sft", "rl"]] * 2
+    page.locator("#show-again").click()
+    expect(page.locator(".ev-exports")).to_have_count(2, timeout=PATIENCE)
+    photograph(page, "history-compared")
+
+
+def test_the_history_is_cleared_after_asking(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    open_history(page, 1)
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    page.get_by_role("button", name="Clear history").click()
+    open_history(page, 1)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Clear history").click()
+    expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
+    page.reload()
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("stored", ["not ciphered", "", "YWJj:YWJj", "null", "[1, 2]"])
+def test_whatever_else_is_in_the_storage_the_page_works(chromium, stored):
+    context = chromium.new_context()
+    context.add_init_script(f"localStorage.setItem('evoxtral-history', {json.dumps(stored)})")
+    page = context.new_page()
+    page.goto(app_url())
+    page.get_by_role("tab", name="History").click(timeout=PATIENCE)
+    expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
+    context.close()
+
+
+def test_a_full_queue_is_said_and_nothing_on_the_screen_is_lost(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    full = '{"detail": "Queue is full. Max size is 24 and size is 24."}'
+    page.route("**/queue/join*", lambda route: route.fulfill(status=503, content_type="application/json", body=full))
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_text("currently busy")).to_be_visible(timeout=PATIENCE)
+    page.unroute("**/queue/join*")
+    finish(page)
+
+
+# ------------------------------------------------------------------------------------- ElevenLabs
+
+
+def test_a_key_that_cannot_be_used_is_said_and_is_gone_after_a_reload(visit):
+    page = visit()
+    page.get_by_role("tab", name="Speak").click()
+    page.get_by_role("button", name="In ElevenLabs v3").click()
+    key = page.locator("#key input")
+    expect(key).to_have_attribute("type", "password")
+    key.fill("no such key")  # with spaces in it, it is not sent anywhere
+    page.get_by_role("button", name="Speak in ElevenLabs v3").click()
+    alert = page.locator("#speak-status [role=alert]")
+    expect(alert).to_contain_text("no ElevenLabs key", timeout=PATIENCE)
+    assert "no such key" not in alert.inner_text()
+    photograph(page, "speak-elevenlabs")
+    assert "no such key" not in page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+    page.reload()
+    page.get_by_role("tab", name="Speak").click()
+    page.get_by_role("button", name="In ElevenLabs v3").click()
+    expect(page.locator("#key input")).to_have_value("", timeout=PATIENCE)
+
+
+def test_a_script_that_gives_way_to_another_is_brought_back(visit):
+    page = visit()
+    page.get_by_role("tab", name="Speak").click()
+    script = page.locator("#script textarea")
+    script.fill("[sighs] This one is mine.")
+    page.get_by_role("button", name="Surprise me").click()
+    expect(script).not_to_have_value("[sighs] This one is mine.", timeout=PATIENCE)
+    page.get_by_role("button", name="Bring mine back").click()
+    expect(script).to_have_value("[sighs] This one is mine.", timeout=PATIENCE)

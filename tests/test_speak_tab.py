@@ -1,10 +1,16 @@
 """The Speak tab: what is spoken, what is left out, and where each tag sounds."""
 
+from pathlib import Path
+
+import gradio as gr
 import numpy as np
 import pytest
+from conftest import tone
+from test_elevenlabs import KEY, server  # noqa: F401
 
-from evoxtral import speech, tags
+from evoxtral import audio, speech, tags
 from evoxtral.errors import SpeechError
+from evoxtral.speech import elevenlabs
 from evoxtral.ui import speak_tab
 
 
@@ -41,3 +47,27 @@ def test_every_script_on_offer_can_be_spoken_whole():
 
 def test_every_voice_has_a_name_of_its_own():
     assert len({speak_tab.voice_name(voice) for voice in speech.VOICES}) == len(speech.VOICES)
+
+
+def test_what_elevenlabs_speaks_is_a_clip_like_any_other_and_the_key_is_nowhere_in_it(server):  # noqa: F811
+    server.body = audio.wav_bytes(tone(1.0))
+    script = "[sighs] We waited."
+    steps = speak_tab.perform_there(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
+    asking, *nothing = next(steps)
+    assert "ElevenLabs" in asking and nothing == [gr.skip()] * 3
+    status, clip, told, spoken = next(steps)
+    assert Path(clip).read_bytes() == server.body and spoken == script and "1.0 s" in told
+    assert KEY not in f"{asking}{status}{clip}{told}"
+    assert list(steps) == [] and not Path(clip).exists()  # Gradio has its copy by then
+
+
+@pytest.mark.parametrize("script", ["[sighs] We waited.", "word " * 1000, ""])
+def test_what_elevenlabs_refuses_is_said_and_what_was_there_stays(server, script):  # noqa: F811
+    server.answer(401, "invalid_api_key")
+    _, (status, *nothing) = speak_tab.perform_there(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
+    assert 'role="alert"' in status and KEY not in status and nothing == [gr.skip()] * 3
+
+
+def test_a_script_that_gives_way_is_put_away_and_brought_back():
+    new, before, back = speak_tab.another("[sighs] Mine.")
+    assert new in speak_tab.SCRIPTS and before == "[sighs] Mine." and back.visible

@@ -72,6 +72,8 @@ STAMPED = 'async (...given) => [...given.slice(0, -1), new Date().toLocaleString
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 NO_CLIP = "Record or upload a clip, or pick an example."
 DECODING = "Decoding…"
+# A full queue, a lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
+NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
 LOADING = "Loading the model: this happens once and takes a few seconds…"
 
 
@@ -334,8 +336,10 @@ class CompareTab:
 
     def decode_after(self, trigger: Callable) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
+        decoded = trigger(**self._decode)
         # What is shown may have been changed while text was streaming: draw once more when it is complete.
-        trigger(**self._decode).then(**self._redraw).then(**self._remember)
+        decoded.success(**self._redraw).success(**self._remember)
+        decoded.failure(lambda: view.alarm(NOT_DECODED), None, self.status, **QUIETLY)
 
     def show_after(self, trigger: Callable, fn: Callable, inputs: list, *outputs: gr.components.Component) -> None:
         """Show results without decoding when something happens: `fn` gives what is on screen, its reference, and
@@ -401,6 +405,8 @@ def score(prediction: str, reference: str) -> dict:
     Returns:
         Seven scores as fractions of 1.
     """
+    if max(len(prediction), len(reference)) > view.MOST_CHARACTERS:
+        raise EvoxtralError(f"A text has more than {view.MOST_CHARACTERS:,} characters: score it in parts.")
     return asdict(metrics.score([(prediction, reference)]).scores)
 
 

@@ -16,7 +16,7 @@ LIMITS = (
 )
 NONE_CHOSEN = "Nothing is chosen: tick at least one result of the list first."
 LONGEST_NAME = 40  # characters, in the status line
-SURE = '(...given) => [...given.slice(0, -1), confirm("Forget every result in this list?")]'
+SURE = '() => [confirm("Forget every result in this list?")]'
 
 
 class HistoryTab:
@@ -38,10 +38,10 @@ class HistoryTab:
     def _connect(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         known = [compare.history, self.chosen]
         lists = [self.status, self.row, self.chosen, self.variant, self.downloads]
-        tab.select(listed, known, lists, **QUIETLY)
+        gr.on([tab.select, compare.history.change], listed, known, lists, trigger_mode="always_last", **QUIETLY)
         self.chosen.change(downloads, known, self.downloads, **QUIETLY)
         compare.show_after(self.show.click, chosen_results, [*known, self.variant], tabs)
-        self.clear.click(cleared, [*known, self.sure], [compare.history, *lists], js=SURE, **QUIETLY)
+        self.clear.click(cleared, self.sure, compare.history, js=SURE, **QUIETLY)
 
 
 def listed(kept: object, chosen: list[str]) -> tuple:
@@ -96,6 +96,6 @@ def chosen_results(kept: object, chosen: list[str], variant: str) -> tuple:
     return Shown(results, variant, note=note), reference, gr.Tabs(selected="compare")
 
 
-def cleared(kept: object, chosen: list[str], sure: bool) -> tuple:
-    """The history, and what `listed` gives, once a person has confirmed."""
-    return ([], *listed([], [])) if sure else (gr.skip(), *listed(kept, chosen))
+def cleared(sure: bool) -> list | dict:
+    """The history, once a person has confirmed."""
+    return [] if sure else gr.skip()

@@ -403,10 +403,9 @@ def alarm(sentence: str) -> Markup:
 def clip_length(seconds: float, heard: Sequence[float] = ()) -> str:
     """How long a clip is, before it is transcribed.  heard: seconds of its segments, where they are known."""
     length = f"{seconds:.1f} s of audio" if seconds < 60 else f"{_clock(seconds)} min of audio"
-    left_out = seconds - sum(heard)
-    if heard and left_out >= 1:
-        length += f", {left_out:.0f} s of silence left out"
-    return f"{length}, heard in {len(heard)} parts." if len(heard) > 1 else f"{length}."
+    parts = f" in {len(heard)} parts" if len(heard) > 1 else ""
+    silent = seconds - sum(heard) if heard else 0.0
+    return length + parts + (f", {silent:.0f} s of it silent." if silent >= 1 else ".")
 
 
 _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
