@@ -76,7 +76,7 @@ def test_a_half_hour_in_three_variants_has_room():
 )
 def test_what_is_no_history_is_an_empty_one(stored):
     assert history.recall(stored) == ()
-    assert "Nothing yet" in history_tab.listed(stored, [])[0]
+    assert "Nothing yet" in history_tab.listed(stored, [], None)[0]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,14 @@ def test_downloads_are_of_what_is_chosen_or_of_everything():
     assert "all results" in history_tab.downloads(kept, []) and "two.wav" in history_tab.downloads(kept, [])
     chosen = history_tab.downloads(kept, ["a"])
     assert "1 chosen result" in chosen and "one.wav" in chosen and "two.wav" not in chosen
+
+
+def test_a_tick_is_taken_away_only_with_its_result():
+    kept = browser(result("a"), result("b"))
+    _, _, same, variant = history_tab.listed(kept, ["a"], "rl")
+    assert "value" not in same.constructor_args and "value" not in variant.constructor_args
+    _, _, fewer, variant = history_tab.listed(kept, ["a", "gone"], "sft")
+    assert fewer.value == ["a"] and variant.value == "rl"
 
 
 def test_the_history_is_cleared_only_when_a_person_is_sure():

@@ -37,24 +37,31 @@ class HistoryTab:
 
     def _connect(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
         known = [compare.history, self.chosen]
-        lists = [self.status, self.row, self.chosen, self.variant, self.downloads]
-        gr.on([tab.select, compare.history.change], listed, known, lists, trigger_mode="always_last", **QUIETLY)
-        self.chosen.change(downloads, known, self.downloads, **QUIETLY)
+        lists = [self.status, self.row, self.chosen, self.variant]
+        files = {"fn": downloads, "inputs": known, "outputs": self.downloads, **QUIETLY}
+        changed = [tab.select, compare.history.change]
+        relisted = gr.on(changed, listed, [*known, self.variant], lists, trigger_mode="always_last", **QUIETLY)
+        relisted.then(**files)
+        self.chosen.change(**files)
         compare.show_after(self.show.click, chosen_results, [*known, self.variant], tabs)
         self.clear.click(cleared, self.sure, compare.history, js=SURE, **QUIETLY)
 
 
-def listed(kept: object, chosen: list[str]) -> tuple:
-    """The status line, whether there is a list, the list, the variants to choose from, and the downloads."""
+def listed(kept: object, chosen: list[str], variant: str | None) -> tuple:
+    """The status line, whether there is a list, the list, and the variants to choose from.
+
+    What is ticked is set anew only where a result of it is gone: more may have been ticked in the meantime.
+    """
     results = history.recall(kept)
     entries = [(entry(result), result.id) for result in reversed(results)]
+    still = [number for _, number in entries if number in chosen]
     variants = list(dict.fromkeys(variant for result in results for variant in result.written))
+    titles = [(view.heading(name).title, name) for name in variants]
     return (
         view.status(LIMITS if results else EMPTY),
         gr.Row(visible=bool(results)),
-        gr.CheckboxGroup(entries, value=[number for _, number in entries if number in chosen]),
-        gr.Dropdown([(view.heading(name).title, name) for name in variants], value=variants[-1] if variants else None),
-        downloads(kept, chosen),
+        gr.CheckboxGroup(entries) if len(still) == len(chosen) else gr.CheckboxGroup(entries, value=still),
+        gr.Dropdown(titles) if variant in variants else gr.Dropdown(titles, value=variants[-1] if variants else None),
     )
 
 

@@ -293,7 +293,10 @@ def card(
         if transcript.done and not editing:
             foot += _exports(transcript, shown, column.stem)
         pens = _pens(transcript, editing)
-        badge = Markup(' <span class="ev-badge">edited</span>') if transcript.edited else badge
+        if transcript.edited:
+            badge = Markup(' <span class="ev-badge" title="{}">edited</span>').format(
+                "A person changed this text: marks, scores and exports are of the text as it stands here"
+            )
     table = _score_table(scores) if scores else Markup("")
     return Markup(
         '<article class="ev-column" data-variant="{key}" data-result="{result}" aria-busy="{busy}"'
