@@ -6,11 +6,14 @@ GRADIO_SERVER_NAME and GRADIO_SERVER_PORT say where the page is served.
 
 import spaces  # isort: skip  # noqa: F401  first: on ZeroGPU it takes CUDA's place before torch is imported
 
+import logging
 from pathlib import Path
 
 from evoxtral.ui.model import Model
 from evoxtral.ui.page import build, serve
 
+logging.basicConfig(format="%(message)s")
+logging.getLogger("evoxtral").setLevel(logging.INFO)  # which model runs, and why
 model = Model("auto")
 demo = build(model, examples=Path(__file__).parent / "examples")
 

@@ -1,28 +1,32 @@
-"""Evoxtral's engine against the reference way, on random weights of any shape, in one run.
+"""Evoxtral's engine against the reference way, on random weights of any shape.
 
-    python benchmarks/decode.py --shape 250m                    two CPU cores
-    python benchmarks/decode.py --shape mini-3b --table         a CUDA device, with the table over windows and
-    variants python benchmarks/decode.py --shape 250m --dtype float32    are the tokens the same?
+    python benchmarks/decode.py --shape tiny                           seconds: do the measurements run?
+    python benchmarks/decode.py --shape 250m                           two CPU cores, about ten minutes
+    python benchmarks/decode.py --shape 3b                             a CUDA device
+    python benchmarks/decode.py --shape 3b --device cpu --parts start  the published sizes in 24 GB of memory
+    python benchmarks/decode.py --docs                                 the tables of docs/speed.md from the results
 
-The reference way is what the published snippet leads to for three columns: PeftModel with the adapters
-loaded, and one `apply_transcription_request` and one `generate()` after the other for base, sft and rl. Both
-write a fixed number of tokens. Medians over repeats, after one run to warm up. Prints, and stores under
-benchmarks/results/.
+The reference way is what the published snippet leads to for three columns: PeftModel with the adapters loaded, and one
+`apply_transcription_request` and one `generate()` after the other for base, sft and rl. Both ways write a fixed number
+of tokens. Seconds are medians over repeats after one run to warm up, both ways in one run. Each part is measured in a
+fresh process and takes its place in the results file by itself: parts of one machine can be measured one by one.
 """
 
 import argparse
 import datetime
 import gc
 import json
+import multiprocessing
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -30,163 +34,38 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.models import SHAPES, WINDOW, build, some_speech
 from evoxtral.audio import SAMPLE_RATE
-from evoxtral.checkpoints import Checkpoint, published_config
+from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
 from evoxtral.engine import Engine
-from evoxtral.lora import BASE, LoraRecipe
+from evoxtral.lora import BASE
 from evoxtral.prompt import load_processor
-from training.tokenizer import N_SPECIAL, write_processor
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results.json"
+DOCS = ROOT / "docs" / "speed.md"
+START, END = "<!-- measured:start -->\n", "<!-- measured:end -->"
+VARIANTS = (BASE, "sft", "rl")
 NO_TOKEN = -1  # an end-of-text id that is never written: every run has the same length
-SHORT = 8  # tokens of the short run that the time of one step is taken from
+FEW = 8  # tokens of the short run that the time of one step is taken from
+SHORT_CLIP = 5.0  # s
+COUNTS = (1, 2, 3, 6)  # variants in the table
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a model; windows are 30 s. The defaults are the published ones."""
+class Setting:
+    """What is measured. dtype: None for what the engine takes by itself.  windows: the most in a batch."""
 
-    encoder_layers: int = 32
-    encoder_width: int = 1280
-    encoder_heads: int = 20
-    text_layers: int = 30
-    text_width: int = 3072
-    text_mlp: int = 8192
-    heads: int = 32
-    key_value_heads: int = 8
-    head_dim: int = 128
-    vocabulary: int = 131072
-    rank: int = 64
+    shape: str
+    device: str
+    dtype: str | None
+    tokens: int
+    repeats: int
+    windows: int
 
 
-SHAPES = {
-    "mini-3b": Shape(),
-    "250m": Shape(12, 768, 12, 12, 1024, 2816, 16, 4, 64, 8192, rank=16),
-    "small": Shape(2, 128, 2, 2, 128, 352, 4, 2, 32, 1024, rank=8),
-}
-
-
-# ------------------------------------------------------------------------------------------------------ build
-
-
-def build(shape: Shape, folder: Path, adapters: int) -> Checkpoint:
-    """Write a base of random weights in bfloat16, and random adapters of the recipe's reach, to `folder`."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import VoxtralForConditionalGeneration
-
-    config = published_config()
-    audio, text = config.audio_config, config.text_config
-    audio.num_hidden_layers, audio.hidden_size = shape.encoder_layers, shape.encoder_width
-    audio.num_attention_heads, audio.intermediate_size = shape.encoder_heads, 4 * shape.encoder_width
-    text.num_hidden_layers, text.hidden_size, text.intermediate_size = (
-        shape.text_layers,
-        shape.text_width,
-        shape.text_mlp,
-    )
-    text.num_attention_heads, text.num_key_value_heads = shape.heads, shape.key_value_heads
-    text.head_dim, text.vocab_size = shape.head_dim, shape.vocabulary
-    config.hidden_size = shape.text_width
-    with torch.device("meta"):
-        model = VoxtralForConditionalGeneration(config)
-    model = model.to(torch.bfloat16).to_empty(device="cpu")
-    randomise(model)
-    model.save_pretrained(folder / "base")
-    write_processor(folder / "base", tekken_merges(shape.vocabulary - N_SPECIAL - 256), 30)
-    recipe = LoraRecipe(r=shape.rank, alpha=2 * shape.rank)
-    settings = LoraConfig(
-        r=recipe.r, lora_alpha=recipe.alpha, target_modules=list(recipe.targets), task_type="CAUSAL_LM"
-    )
-    names = ["sft", "rl", *(f"lora{i}" for i in range(3, adapters + 1))]
-    peft = get_peft_model(model, settings, adapter_name=names[0])
-    for name in names[1:]:
-        peft.add_adapter(name, settings)
-    randomise(peft, only=".lora_", scale=0.3)
-    peft.save_pretrained(folder)
-    (folder / "sft").mkdir(exist_ok=True)
-    for file in folder.glob("adapter_*"):
-        file.rename(folder / "sft" / file.name)
-    return Checkpoint("random", str(folder / "base"), {name: str(folder / name) for name in names})
-
-
-def tekken_merges(count: int) -> list[bytes]:
-    """The first merges of the vocabulary that mistral_common ships."""
-    import base64
-
-    data = json.loads(files("mistral_common").joinpath("data/tekken_240911.json").read_text(encoding="utf-8"))
-    return [base64.b64decode(entry["token_bytes"]) for entry in data["vocab"][256 : 256 + count]]
-
-
-@torch.no_grad()
-def randomise(model: torch.nn.Module, only: str = "", scale: float = 1.0) -> None:
-    """Fan-in scaled noise, tiled: what is computed does not matter here, only that it varies and stays
-    finite.
-    """
-    noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0))
-    for i, (name, parameter) in enumerate(model.named_parameters()):
-        if only not in name:
-            continue
-        if parameter.ndim == 1:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            continue
-        width = 1.0 if "embed" in name else parameter[0].numel()
-        tiles = -(-parameter.numel() // len(noise))
-        values = noise.roll(i * 997).repeat(tiles)[: parameter.numel()].view(parameter.shape)
-        parameter.copy_(values * scale * width**-0.5)
-
-
-# ---------------------------------------------------------------------------------------------------- measure
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        synchronise()
-        start = time.perf_counter()
-        run()
-        synchronise()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-class PeakMemory:
-    """Bytes in use at the peak, since the start of the block: of the device's allocator, or of the
-    process.
-    """
-
-    def __enter__(self) -> "PeakMemory":
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, proc(5)
-        return self
-
-    def __exit__(self, *error) -> None:
-        if torch.cuda.is_available():
-            self.bytes = torch.cuda.max_memory_allocated()
-        else:
-            status = Path("/proc/self/status").read_text()
-            self.bytes = int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def process_bytes() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated()
-    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
-
-
-def some_speech(seconds: float, seed: int = 0) -> np.ndarray:
-    """Noise in syllables (T,): not silent, and the same for both ways."""
-    t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    noise = np.random.default_rng(seed).normal(size=len(t))
-    return (0.05 * noise * (1 + np.sin(2 * np.pi * 4 * t))).astype(np.float32)
+# ------------------------------------------------------------------------------------------------------- ways
 
 
 class Reference:
@@ -206,8 +85,8 @@ class Reference:
         self.processor = load_processor(checkpoint.base, model.config.audio_config.max_source_positions * 2)
         self.device, self.dtype = device, dtype
 
-    def write(self, wave: np.ndarray, variants: tuple[str, ...], tokens: int) -> dict[str, list[int]]:
-        return {variant: self._write(wave, variant, tokens) for variant in variants}
+    def write(self, wave: np.ndarray, tokens: int) -> dict[str, list[int]]:
+        return {variant: self._write(wave, variant, tokens) for variant in VARIANTS}
 
     def _write(self, wave: np.ndarray, variant: str, tokens: int) -> list[int]:
         inputs = self.processor.apply_transcription_request(
@@ -226,131 +105,350 @@ class Reference:
 class Ours:
     """The engine, through its public door."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype, rows: int):
-        self.engine = Engine(checkpoint, device=device, dtype=dtype, rows=rows)
+    def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype | None):
+        self.engine = Engine(checkpoint, device=device, dtype=dtype)
         self.engine.prompt.eos_id = NO_TOKEN
 
-    def write(self, waves: list[np.ndarray], variants: tuple[str, ...], tokens: int) -> list[dict]:
-        decoding = Decoding(max_tokens=tokens, stop_loops=False)
-        return self.engine.batch(waves, variants, decoding=decoding)
+    def write(self, waves: list[np.ndarray], tokens: int, variants: tuple[str, ...] = VARIANTS) -> list[dict]:
+        return self.engine.batch(waves, variants, decoding=Decoding(max_tokens=tokens, stop_loops=False))
 
 
-def same_tokens(reference: dict[str, list[int]], ours: dict, prompt) -> dict[str, float]:
-    """Per variant, the share of the reference's tokens up to the first that differs."""
+# ---------------------------------------------------------------------------------------------------- measure
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    run()
+    return statistics.median(seconds(run) for _ in range(repeats))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    synchronise()
+    start = time.perf_counter()
+    run()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def resident_bytes() -> int:
+    """Memory of this process now."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """The most that this process has had in memory since it began."""
+    return _status("VmHWM")
+
+
+def _status(entry: str) -> int:
+    return int(Path("/proc/self/status").read_text().split(f"{entry}:")[1].split()[0]) * 1024
+
+
+def read_seconds(count: int, device: str) -> float:
+    """How long it takes to read so many bytes from memory, once."""
+    block = torch.ones(min(count, 1 << 30) // 4, device=device)
+    return median_seconds(lambda: block.sum(), repeats=5) * count / block.nbytes
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def clip(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """Three variants of one clip of a full window, end to end, both ways; and one decoding step."""
+    wave = some_speech(WINDOW)
+    ours = Ours(checkpoint, setting.device, _dtype(setting))
+    ours_s = median_seconds(lambda: ours.write([wave], setting.tokens), setting.repeats)
+    few_s = median_seconds(lambda: ours.write([wave], FEW), setting.repeats)
+    reference = Reference(checkpoint, setting.device, ours.engine.dtype)
+    reference_s = median_seconds(lambda: reference.write(wave, setting.tokens), setting.repeats)
+    step_s = (ours_s - few_s) / (setting.tokens - FEW)
+    read_s = read_seconds(SHAPES[setting.shape].parameters()["step"] * ours.engine.dtype.itemsize, setting.device)
+    return {
+        "dtype": _name(ours.engine.dtype), "ours_s": ours_s, "reference_s": reference_s,
+        "speed_up": reference_s / ours_s, "step_s": step_s, "read_weights_s": read_s, "step_over_read": step_s / read_s,
+    }  # fmt: skip
+
+
+def batch(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """One variant of many windows."""
+    ours = Ours(checkpoint, setting.device, _dtype(setting))
+    waves = [some_speech(WINDOW, seed) for seed in range(setting.windows)]
+    ours_s = median_seconds(lambda: ours.write(waves, setting.tokens, ("rl",)), setting.repeats)
+    real_time = WINDOW * setting.windows / ours_s
+    return {"dtype": _name(ours.engine.dtype), "windows": setting.windows, "ours_s": ours_s, "real_time": real_time}
+
+
+def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """Per variant, the share of the reference's tokens up to the first that differs; float32, greedy."""
+    wave = some_speech(WINDOW)
+    ours = Ours(checkpoint, setting.device, torch.float32)
+    (written,), prompt = ours.write([wave], setting.tokens), ours.engine.prompt
+    del ours
+    reference = Reference(checkpoint, setting.device, torch.float32)
     shares = {}
-    for variant, ids in reference.items():
-        written = [token.text for token in ours[variant][0].cues[0].tokens]
-        expected = prompt.pieces(ids)
-        agree = next((i for i, (a, b) in enumerate(zip(written, expected, strict=True)) if a != b), len(ids))
-        shares[variant] = agree / len(ids)
-    return shares
+    for variant, ids in reference.write(wave, setting.tokens).items():
+        texts = [token.text for token in written[variant][0].cues[0].tokens]
+        pairs = enumerate(zip(texts, prompt.pieces(ids), strict=True))
+        shares[variant] = next((i for i, (a, b) in pairs if a != b), len(ids)) / len(ids)
+    return {"dtype": "float32", "same": shares}
 
 
-def weight_reading_seconds(text_bytes: int, device: str) -> float:
-    """How long it takes to read as many bytes as the text model has, once, from memory."""
-    block = torch.ones(min(text_bytes, 1 << 30) // 2, dtype=torch.bfloat16, device=device)
-    return median_seconds(lambda: block.sum(), repeats=5) * text_bytes / block.nbytes
+def memory_ours(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """The most memory, from the files to three transcripts of one clip."""
+    ours = Ours(checkpoint, setting.device, _dtype(setting))
+    ours.write([some_speech(WINDOW)], setting.tokens)
+    return {"dtype": _name(ours.engine.dtype)}
+
+
+def memory_reference(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """The same for the reference way, in the precision the engine would take."""
+    dtype = _dtype(setting) or Engine(checkpoint, device=setting.device).dtype
+    gc.collect()
+    Reference(checkpoint, setting.device, dtype).write(some_speech(WINDOW), setting.tokens)
+    return {"dtype": _name(dtype)}
+
+
+def start(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """From nothing to the transcripts of one short clip: what a person waits for on a machine that just fits."""
+    begun = time.perf_counter()
+    ours = Ours(checkpoint, setting.device, _dtype(setting))
+    load_s = time.perf_counter() - begun
+    wave = some_speech(SHORT_CLIP)
+    first_s = seconds(lambda: ours.write([wave], setting.tokens))
+    again_s = seconds(lambda: ours.write([wave], setting.tokens))
+    return {
+        "dtype": _name(ours.engine.dtype), "clip_s": SHORT_CLIP, "load_s": load_s, "first_s": first_s,
+        "again_s": again_s, "peak_bytes": peak_bytes(),
+    }  # fmt: skip
+
+
+def table(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """Seconds over windows and variants; each after one run to warm up on a GPU, and once on a CPU."""
+    ours, rows = Ours(checkpoint, setting.device, _dtype(setting)), []
+    ours.write([some_speech(WINDOW)], FEW)
+    for count in COUNTS:
+        names = ("rl",) if count == 1 else ours.engine.variants[:count]
+        windows = 1
+        while windows <= setting.windows:
+            waves = [some_speech(WINDOW, seed) for seed in range(windows)]
+
+            def run(waves=waves, names=names):
+                ours.write(waves, setting.tokens, names)
+
+            taken = median_seconds(run, setting.repeats) if setting.device == "cuda" else seconds(run)
+            rows.append({"variants": count, "windows": windows, "seconds": taken})
+            print(f"  {count} variants, {windows:2d} windows: {taken:8.3f} s", file=sys.stderr)
+            windows *= 2
+    return {"dtype": _name(ours.engine.dtype), "rows": rows}
+
+
+def _dtype(setting: Setting) -> torch.dtype | None:
+    return getattr(torch, setting.dtype) if setting.dtype else None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def with_peak(measure: Callable, checkpoint: Checkpoint, setting: Setting, warm: Checkpoint) -> dict:
+    """A part, and the most memory it took beyond the base's own weights, in this (fresh) process.
+
+    The same is done first with a model of no size worth mentioning: what libraries take does not count.
+    """
+    small = Setting("tiny", setting.device, setting.dtype, FEW, 1, 1)
+    measure(warm, small)
+    gc.collect()
+    on_cuda = setting.device == "cuda"
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_cuda else resident_bytes()
+    result = measure(checkpoint, setting)
+    peak = torch.cuda.max_memory_allocated() if on_cuda else peak_bytes()
+    base = SHAPES[setting.shape].parameters()["base"] * getattr(torch, result["dtype"]).itemsize
+    over = peak - before - base
+    return {**result, "base_bytes": base, "over_base_bytes": over, "over_base": over / base}
+
+
+def memory(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """Peak memory of both ways, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        warm = fresh(build, SHAPES["tiny"], Path(folder), len(checkpoint.adapters))
+        ours = fresh(with_peak, memory_ours, checkpoint, setting, warm)
+        reference = fresh(with_peak, memory_reference, checkpoint, setting, warm)
+    return ours | {f"reference_{key}": reference[key] for key in ("over_base_bytes", "over_base")}
+
+
+PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, table)}
+
+
+def fresh(function: Callable, *args: object) -> object:
+    """The result of a call in a process that has done nothing else."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *args).result()
+
+
+# ---------------------------------------------------------------------------------------------------- results
+
+
+def machine(device: str) -> dict:
+    """Where this was measured."""
+    cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    return {
+        "name": torch.cuda.get_device_name() if device == "cuda" else cpu.partition(":")[2].strip() or cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).is_file() else []
+
+
+def record(part: str, setting: Setting, measured: Mapping) -> dict:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "part": part,
+        **asdict(setting),
+        "machine": machine(setting.device),
+        "commit": commit.stdout.strip(),
+        "date": datetime.date.today().isoformat(),
+        **measured,
+    }
+
+
+def keep(new: dict, file: Path) -> None:
+    """Put a record into a results file, in the place of an older one of the same thing."""
+    records = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    records = [old for old in records if _what(old) != _what(new)] + [new]
+    file.write_text(json.dumps(sorted(records, key=_what), indent=1) + "\n", encoding="utf-8")
+
+
+def _what(record: Mapping) -> tuple[str, ...]:
+    return record["shape"], record["device"], record["machine"]["name"], record["dtype"], record["part"]
+
+
+# ------------------------------------------------------------------------------------------------------- docs
+
+
+def tables(records: list[dict]) -> str:
+    """The results as Markdown, one section per shape, machine and precision."""
+    groups: dict[tuple, dict[str, dict]] = {}
+    for entry in records:
+        groups.setdefault(_what(entry)[:4], {})[entry["part"]] = entry
+    return "\n\n".join(_section(parts) for parts in groups.values()) + "\n"
+
+
+def _section(parts: Mapping[str, dict]) -> str:
+    any_ = next(iter(parts.values()))
+    where = any_["machine"]
+    dates = sorted({entry["date"] for entry in parts.values()})
+    commits = sorted({entry["commit"] for entry in parts.values()})
+    lines = [
+        f"### {any_['shape']}, {any_['dtype']}, on {where['name']}",
+        "",
+        f"{where['cores']} cores ({where['threads']} threads, {where['instructions']}), {where['memory_gb']} GB, "
+        f"torch {where['torch']}; {' and '.join(dates)}, commit {', '.join(commits)}.",
+        "",
+        "| what | measured | goal |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for part, entry in parts.items() for row in _rows(part, entry)),
+    ]
+    if "table" in parts:
+        rows = parts["table"]["rows"]
+        seconds_ = {(row["variants"], row["windows"]): row["seconds"] for row in rows}
+        windows = sorted({row["windows"] for row in rows})
+        counts = sorted({row["variants"] for row in rows})
+        lines += [
+            "",
+            f"Seconds for windows of {WINDOW} s, {parts['table']['tokens']} tokens each:",
+            "",
+            "| windows | " + " | ".join(f"{count} variant{'s' * (count > 1)}" for count in counts) + " |",
+            "|---" * (len(counts) + 1) + "|",
+            *(f"| {w} | " + " | ".join(f"{seconds_[count, w]:.2f}" for count in counts) + " |" for w in windows),
+        ]
+    return "\n".join(lines)
+
+
+def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
+    """(what, measured, goal) of one part; the goals are for the 3b shape on a GPU and the 250m shape on two cores."""
+    goal = {("3b", "cuda"): 0, ("250m", "cpu"): 1}.get((entry["shape"], entry["device"]), 2)
+    match part:
+        case "clip":
+            seconds_ = f"({entry['ours_s']:.2f} s, {entry['reference_s']:.2f} s)"
+            step = f"{entry['step_over_read']:.1f} × reading the weights once ({1000 * entry['step_s']:.1f} ms)"
+            return [
+                (f"three variants of one {WINDOW} s clip, {entry['tokens']} tokens each, end to end",
+                 f"{entry['speed_up']:.1f} × the reference way {seconds_}", ("≥ 15 ×, < 1 s", "≥ 2 ×", "")[goal]),
+                ("one decoding step, three variants", step, ("≤ 2 ×", "", "")[goal]),
+            ]  # fmt: skip
+        case "batch":
+            what = f"one variant, {entry['windows']} windows of {WINDOW} s in a batch"
+            return [(what, f"{entry['real_time']:.0f} × real time", ("≥ 1000 ×", "", "")[goal])]
+        case "memory":
+            what = "peak memory over the base's own weights, three variants"
+            value = f"{_size(entry, 'over_base')}; reference way {_size(entry, 'reference_over_base')}"
+            return [(what, value, ("≤ 3 GB", "≤ 15 %", "")[goal])]
+        case "tokens":
+            same = ", ".join(f"{name} {share:.0%}" for name, share in entry["same"].items())
+            return [("same tokens as the reference way (float32, greedy)", same, ("all", "all", "")[goal])]
+        case "start":
+            what = f"from nothing to three transcripts of {entry['clip_s']:g} s, {entry['tokens']} tokens each"
+            first = f"{entry['load_s']:.1f} s to load, then {entry['first_s']:.1f} s ({entry['again_s']:.1f} s again)"
+            return [(what, f"{first}; {entry['peak_bytes'] / 1e9:.1f} GB at the peak", "")]
+    return []
+
+
+def _size(entry: Mapping, what: str) -> str:
+    return f"{entry[what + '_bytes'] / 1e9:.2f} GB ({entry[what]:.0%})"
+
+
+def write_docs() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    records = json.loads(RESULTS.read_text(encoding="utf-8"))
+    DOCS.write_text(before + START + tables(records) + END + rest.split(END, 1)[1], encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------- main
 
 
-def compare(checkpoint: Checkpoint, args: argparse.Namespace, device: str, dtype: torch.dtype) -> dict:
-    """Three variants of one 30 s clip, both ways."""
-    variants = ("base", "sft", "rl")
-    wave = some_speech(30)
-    result: dict = {}
-    if not args.skip_reference:
-        reference = Reference(checkpoint, device, dtype)
-        result["reference_s"] = median_seconds(lambda: reference.write(wave, variants, args.tokens), args.repeats)
-        expected = reference.write(wave, variants, args.tokens)
-        del reference
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    before = process_bytes()
-    ours = Ours(checkpoint, device, dtype, rows=args.rows)
-    text_bytes = sum(p.nbytes for p in ours.engine._text.parameters()) - ours.engine._text.embed.weight.nbytes
-    base_bytes = sum(
-        p.nbytes for m in (ours.engine._text, ours.engine._tower, ours.engine._projector) for p in m.parameters()
-    )
-    with PeakMemory() as peak:
-        result["ours_s"] = median_seconds(lambda: ours.write([wave], variants, args.tokens), args.repeats)
-    short = median_seconds(lambda: ours.write([wave], variants, SHORT), args.repeats)
-    result["step_s"] = (result["ours_s"] - short) / (args.tokens - SHORT)
-    result["weight_reading_s"] = weight_reading_seconds(text_bytes, device)
-    result["step_over_weight_reading"] = result["step_s"] / result["weight_reading_s"]
-    result["base_bytes"] = base_bytes
-    result["peak_over_base_bytes"] = peak.bytes - before - base_bytes
-    result["peak_over_base"] = result["peak_over_base_bytes"] / base_bytes
-    if not args.skip_reference:
-        result["speed_up"] = result["reference_s"] / result["ours_s"]
-        result["same_tokens"] = same_tokens(expected, ours.write([wave], variants, args.tokens)[0], ours.engine.prompt)
-    if args.table:
-        result["table"] = table(ours, args)
-    return result
-
-
-def table(ours: Ours, args: argparse.Namespace) -> list[dict]:
-    """Seconds, and times real time, over windows of 30 s and variants."""
-    rows = []
-    for count in (1, 2, 3, 6):
-        for windows in (1, 2, 4, 8, 16, 32, 64):
-            if windows > args.windows:
-                break
-            waves = [some_speech(30, seed) for seed in range(windows)]
-            names = ours.engine.variants[-count:] if count == 1 else ours.engine.variants[:count]
-            seconds = median_seconds(lambda w=waves, n=names: ours.write(w, n, args.tokens), args.repeats)
-            rows.append(
-                {"variants": count, "windows": windows, "seconds": seconds, "real_time": 30 * windows / seconds}
-            )
-            print(
-                f"  {count} variants, {windows:2d} windows: {seconds:8.3f} s, {30 * windows / seconds:7.1f} x real time"
-            )
-    return rows
-
-
-def machine(device: str) -> dict:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": commit.stdout.strip(),
-        "date": datetime.date.today().isoformat(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shape", choices=SHAPES, default="250m")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: bfloat16, float32 on a CPU")
-    parser.add_argument("--tokens", type=int, default=128, help="written per row")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=None, help="most rows decoded together")
-    parser.add_argument("--table", action="store_true", help="also over windows and variants")
-    parser.add_argument("--windows", type=int, default=64, help="most windows in the table")
-    parser.add_argument("--skip-reference", action="store_true")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/SHAPE-DEVICE-DTYPE.json")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what the engine takes by itself")
+    parser.add_argument("--tokens", type=int, default=128, help="written per row (default: 128)")
+    parser.add_argument("--repeats", type=int, default=3, help="default: 3")
+    parser.add_argument("--windows", type=int, help="most in a batch (default: 64, on a CPU 8)")
+    parser.add_argument("--folder", type=Path, help="keep the model here and use it again")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="default: benchmarks/results.json")
+    parser.add_argument("--docs", action="store_true", help="only write the results' tables into docs/speed.md")
     args = parser.parse_args()
-    args.dtype = args.dtype or ("float32" if args.device == "cpu" else "bfloat16")
-    shape = SHAPES[args.shape]
+    if args.docs:
+        return write_docs()
+    unknown = [part for part in args.parts.split(",") if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+    windows = args.windows or (64 if args.device == "cuda" else 8)
+    setting = Setting(args.shape, args.device, args.dtype, args.tokens, args.repeats, windows)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = build(shape, Path(folder), adapters=5 if args.table else 2)
-        result = compare(checkpoint, args, args.device, getattr(torch, args.dtype))
-    settings = {
-        "shape": args.shape,
-        **asdict(shape),
-        "dtype": args.dtype,
-        "tokens": args.tokens,
-        "repeats": args.repeats,
-    }
-    result = {"machine": machine(args.device), "settings": settings, **result}
-    print(json.dumps({k: v for k, v in result.items() if k != "table"}, indent=2))
-    out = args.out or RESULTS / f"{args.shape}-{args.device}-{args.dtype}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+        model = fresh(build, SHAPES[args.shape], args.folder or Path(folder), max(COUNTS) - 1)
+        for name in args.parts.split(","):
+            adapters = dict(list(model.adapters.items())[: None if name == "table" else len(VARIANTS) - 1])
+            checkpoint = Checkpoint(model.name, model.base, adapters)
+            measure = PARTS[name]
+            measured = measure(checkpoint, setting) if name == "memory" else fresh(measure, checkpoint, setting)
+            new = record(name, setting, measured)
+            print(json.dumps(new, indent=1), flush=True)
+            keep(new, args.results)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +18,10 @@ SNIPPETS = [(language, code) for language, code in BLOCKS if not code.startswith
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Where a reader works, with the predictions that the README mentions."""
+def folder(checkpoint, tmp_path_factory) -> Path:
+    """Where a reader works, with the predictions and the adapter that the README mentions."""
     folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(checkpoint.adapters["sft"], folder / "my-lora")
     pair = json.dumps({"prediction": "[sighs] Hello.", "reference": "[sighs] Hello."})
     (folder / "predictions.jsonl").write_text(pair, encoding="utf-8")
     return folder
@@ -43,7 +45,7 @@ def test_every_make_verb_exists(verb):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("language", "code"), SNIPPETS, ids=[language for language, _ in SNIPPETS])
+@pytest.mark.parametrize(("language", "code"), SNIPPETS, ids=[f"{n}-{language}" for n, (language, _) in enumerate(SNIPPETS, 1)])
 def test_every_block_runs(folder, environment, language, code):
     program = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable]}[language]
     done = subprocess.run([*program, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
@@ -51,4 +53,4 @@ def test_every_block_runs(folder, environment, language, code):
 
 
 def test_the_command_lines_leave_what_they_say(folder):
-    assert {"hello.wav", "hello.json"} <= {path.name for path in folder.iterdir()}
+    assert {"hello.wav", "hello.json", "results.jsonl"} <= {path.name for path in folder.iterdir()}

@@ -4,9 +4,11 @@ The rules are those of https://huggingface.co/docs/hub/spaces-config-reference a
 """
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -93,6 +95,38 @@ def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(fron
         files = entry.split(" ")[1].split(",")
         assert any(file.endswith(".safetensors") for file in files)
         assert "consolidated.safetensors" not in files  # the same weights in Mistral's own layout
+
+
+def test_preloading_fetches_what_loading_asks_for(front_matter):
+    """So that a start needs no download: every file is one that `checkpoints.fetch` takes."""
+    from evoxtral import checkpoints
+
+    for entry in front_matter["preload_from_hub"]:
+        for file in entry.split(" ")[1].split(","):
+            assert any(fnmatch(file, pattern) for pattern in checkpoints.FILES), file
+
+
+# --- app.py and what it runs -------------------------------------------------------------------------------
+
+
+def test_spaces_is_imported_before_anything_that_touches_cuda():
+    first = next(node for node in ast.parse((ROOT / "app.py").read_text(encoding="utf-8")).body[1:])
+    assert isinstance(first, ast.Import) and first.names[0].name == "spaces"
+
+
+def test_nothing_that_zerogpu_cannot_do_is_used():
+    """Weights are packed when `launch` runs, torch.compile is not there, and device_map="auto" breaks adapters."""
+    sources = {file: file.read_text(encoding="utf-8") for file in [ROOT / "app.py", *(ROOT / "evoxtral").rglob("*.py")]}
+    for word in ("torch.compile", "device_map", "mount_gradio_app"):
+        assert not [file for file, text in sources.items() if word in text], word
+    assert ".launch(" in sources[ROOT / "evoxtral" / "ui" / "page.py"]
+
+
+def test_system_packages_are_named_one_a_line_if_any():
+    """The Space needs none: ffmpeg and espeak-ng come as wheels."""
+    file = ROOT / "packages.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", line) for line in lines)
 
 
 # --- requirements.txt --------------------------------------------------------------------------------------
