@@ -45,7 +45,9 @@ def test_every_make_verb_exists(verb):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("language", "code"), SNIPPETS, ids=[f"{n}-{language}" for n, (language, _) in enumerate(SNIPPETS, 1)])
+@pytest.mark.parametrize(
+    ("language", "code"), SNIPPETS, ids=[f"{n}-{language}" for n, (language, _) in enumerate(SNIPPETS, 1)]
+)
 def test_every_block_runs(folder, environment, language, code):
     program = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable]}[language]
     done = subprocess.run([*program, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
