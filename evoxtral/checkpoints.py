@@ -111,7 +111,7 @@ def _named_adapters(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _best_here(environ: Mapping[str, str]) -> tuple[str, str]:
     if not torch.cuda.is_available() and not environ.get("SPACES_ZERO_GPU"):
-        return TINY, f"no CUDA device here, which {MINI} needs to be of use"
+        return TINY, f"no CUDA device here; to hear people, choose a GPU or set EVOXTRAL_MODEL={MINI}"
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 

@@ -276,7 +276,7 @@ class MixedLinear(nn.Module):
         if self._packed is None:
             y = nn.functional.linear(x, self.weight, self.bias)
         else:
-            y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+            y = onednn_linear(x, self._packed, self.bias)
         active = self.mix.active
         if active not in self._plans:
             self._plans[active] = self._plan(active)
@@ -294,7 +294,7 @@ class MixedLinear(nn.Module):
         take five times as long as packed, in bfloat16 twice (docs/speed.md).
         """
         self.to(device)
-        if _can_be_packed(self.weight):
+        if onednn_takes(self.weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
             self.weight = None
         return self
@@ -333,13 +333,16 @@ def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
     return nn.Parameter(joined.detach(), requires_grad=False)
 
 
-def _can_be_packed(weight: torch.Tensor) -> bool:
-    """Whether oneDNN multiplies by weights like this one."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x (…, in), weight (outs, in), plain or packed -> (…, outs)."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def onednn_takes(x: torch.Tensor) -> bool:
+    """Whether oneDNN multiplies tensors like this one here."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    return weight.dtype is torch.float32 or (
-        weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    return x.dtype is torch.float32 or (x.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str, device: torch.device) -> nn.Module:
