@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py
 
-Prints GFLOP/s and stores them in benchmarks/results/precision.json. `training/loop.py` decides by the same
+Prints GFLOP/s and stores them in benchmarks/precision.json. `training/loop.py` decides by the same
 measurement.
 """
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 SHAPES = {"attention": (3000, 256, 256), "MLP": (3000, 256, 704), "vocabulary": (1000, 256, 1320)}
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).with_suffix(".json")
 
 
 def processor() -> str:
@@ -54,8 +54,7 @@ def main() -> None:
         "amx_bf16": flags.get("amx_bf16", False),
         "gflops_per_core": table,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "precision.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
