@@ -1,0 +1,67 @@
+"""The speed benchmark: it runs, what it finds is kept part by part, and the documentation shows nothing else."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "decode.py"
+
+
+@pytest.fixture(scope="module")
+def decode():
+    spec = importlib.util.spec_from_file_location("decode", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["decode"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> list[dict]:
+    results = tmp_path_factory.mktemp("results") / "results.json"
+    asked = "--shape tiny --parts tokens,clip --tokens 12 --repeats 1 --windows 1 --device cpu".split()
+    command = [sys.executable, str(SCRIPT), *asked, "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(results.read_text())
+
+
+def test_both_ways_write_the_same_tokens(records):
+    (tokens,) = (entry for entry in records if entry["part"] == "tokens")
+    assert tokens["same"] == {"base": 1.0, "sft": 1.0, "rl": 1.0}
+
+
+def test_a_record_says_what_was_measured_where_and_when(records, decode):
+    assert [entry["part"] for entry in records] == ["clip", "tokens"]
+    for entry in records:
+        assert entry["shape"] == "tiny" and entry["dtype"] == "float32" and entry["tokens"] == 12
+        assert entry["machine"]["name"] and entry["machine"]["cores"] and entry["commit"] and entry["date"]
+    clip = records[0]
+    assert clip["speed_up"] == pytest.approx(clip["reference_s"] / clip["ours_s"])
+
+
+def test_a_newer_record_takes_the_place_of_the_older_one(records, decode, tmp_path):
+    file = tmp_path / "results.json"
+    for entry in (*records, {**records[0], "ours_s": 1.0}, {**records[0], "shape": "250m"}):
+        decode.keep(entry, file)
+    kept = json.loads(file.read_text())
+    assert [(entry["shape"], entry["part"]) for entry in kept] == [
+        ("250m", "clip"), ("tiny", "clip"), ("tiny", "tokens")
+    ]  # fmt: skip
+    assert kept[1]["ours_s"] == 1.0
+
+
+def test_the_published_sizes_are_the_published_models(decode):
+    parameters = decode.SHAPES["3b"].parameters()
+    assert parameters["base"] == 4_801_051_648 - 124_780_544
+    assert 200e6 < decode.SHAPES["250m"].parameters()["base"] < 300e6
+
+
+def test_the_documentation_shows_what_was_measured(decode):
+    results = json.loads(decode.RESULTS.read_text(encoding="utf-8")) if decode.RESULTS.exists() else []
+    assert decode.START + decode.tables(results) + decode.END in decode.DOCS.read_text(encoding="utf-8")
