@@ -342,7 +342,7 @@ def tables(records: list[dict]) -> str:
     groups: dict[tuple, dict[str, dict]] = {}
     for entry in records:
         groups.setdefault(_what(entry)[:4], {})[entry["part"]] = entry
-    return "\n\n".join(_section(parts) for parts in groups.values()) + "\n"
+    return "".join(f"{_section(parts)}\n\n" for parts in groups.values())
 
 
 def _section(parts: Mapping[str, dict]) -> str:
