@@ -173,9 +173,7 @@ def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple
     yield _with_margin(first, last, earliest, len(power), window, margin)
 
 
-def _with_margin(
-    first: int, last: int, earliest: int, latest: int, window: int, margin: int
-) -> tuple[int, int]:
+def _with_margin(first: int, last: int, earliest: int, latest: int, window: int, margin: int) -> tuple[int, int]:
     """Widen [first, last) by up to `margin` frames a side, inside [earliest, latest) and `window` frames."""
     spare = window - (last - first)
     after = min(margin, latest - last, max(spare - LEAD, spare // 2))

@@ -103,9 +103,7 @@ class Overlap:
         return 2 * self.common / total if total else 1.0
 
     def __add__(self, other: "Overlap") -> "Overlap":
-        return Overlap(
-            self.common + other.common, self.predicted + other.predicted, self.reference + other.reference
-        )
+        return Overlap(self.common + other.common, self.predicted + other.predicted, self.reference + other.reference)
 
 
 @dataclass(frozen=True)
@@ -226,8 +224,7 @@ class Report:
         """Of the seven scores, `corpus_wer`, `corpus_cer`, `pooled_tag_f1`, `POOLS`; for the bootstrap."""
         clips = self.clips
         pools = {
-            pool: _pooled_f1([_of_categories(clip, categories) for clip in clips])
-            for pool, categories in POOLS.items()
+            pool: _pooled_f1([_of_categories(clip, categories) for clip in clips]) for pool, categories in POOLS.items()
         }
         return {
             "wer": _mean_rate([clip.words for clip in clips]),
@@ -245,10 +242,7 @@ class Report:
     @cached_property
     def tag_terms(self) -> Terms:
         """The pooled F1 of every tag in `per_tag`; for the bootstrap."""
-        return {
-            name: _pooled_f1([clip.by_tag.get(name, Overlap()) for clip in self.clips])
-            for name in self.per_tag
-        }
+        return {name: _pooled_f1([clip.by_tag.get(name, Overlap()) for clip in self.clips]) for name in self.per_tag}
 
     def to_dict(self) -> dict:
         """The seven scores, and every tag's."""

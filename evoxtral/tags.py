@@ -166,8 +166,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "exhales": "exhale, exhaling, exhales sharply, exhales deeply, breathes out, long exhale",
         "inhales": "inhale, inhaling, inhales deeply, inhales sharply, sharp inhale, breathes in, "
         "takes a breath, takes a deep breath, deep breath",
-        "breathes": "breath, breathing, breathes heavily, heavy breathing, pants, panting, out of breath, "
-        "breathless",
+        "breathes": "breath, breathing, breathes heavily, heavy breathing, pants, panting, out of breath, breathless",
         "gasps": "gasp, gasping, gasps loudly, sharp gasp",
         "clears throat": "clear throat, clearing throat, throat clear, throat clearing, "
         "clears his throat, clears her throat, ahem",

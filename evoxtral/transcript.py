@@ -48,11 +48,6 @@ class Cue:
     def text(self) -> str:
         return "".join(token.text for token in self.tokens).strip()
 
-    @classmethod
-    def from_text(cls, text: str, start: float, end: float) -> "Cue":
-        """A cue of text that no model decoded, so without probabilities."""
-        return cls(start, end, (Token(text, None),))
-
 
 @dataclass(frozen=True)
 class Transcript:
@@ -67,11 +62,6 @@ class Transcript:
     seconds: float
     done: bool = True
     edited: bool = False
-
-    @classmethod
-    def from_text(cls, text: str, duration: float) -> "Transcript":
-        """Text that a person wrote or edited, as one cue over `duration` seconds, without probabilities."""
-        return cls((Cue.from_text(text, 0.0, duration),), duration, seconds=0.0)
 
     @property
     def text(self) -> str:
@@ -158,8 +148,7 @@ class Transcript:
         """WebVTT captions, tags in, one per segment (https://www.w3.org/TR/webvtt1/)."""
         # Escaping `<`, `&` and `>` also takes care of `-->`, which may not occur in a caption.
         return "WEBVTT\n\n" + "".join(
-            f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
-            f"{html.escape(_one_line(cue.text), quote=False)}\n\n"
+            f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(_one_line(cue.text), quote=False)}\n\n"
             for cue in self._spoken_cues()
         )
 

@@ -242,9 +242,7 @@ def test_every_sample_type_has_the_same_full_scale(dtype, low, zero, high):
 
 ARRAYS = st.builds(
     lambda dtype, length, channels, seed: (
-        np.random.default_rng(seed)
-        .integers(-(2**15), 2**15, (length, channels) if channels else length)
-        .astype(dtype)
+        np.random.default_rng(seed).integers(-(2**15), 2**15, (length, channels) if channels else length).astype(dtype)
     ),
     st.sampled_from([np.int16, np.int32, np.uint8, np.float32, np.float64]),
     st.integers(200, 4_000),

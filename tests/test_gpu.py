@@ -3,7 +3,7 @@
 import pytest
 
 from evoxtral.errors import AudioError
-from evoxtral.transcript import Cue, Transcript
+from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui.gpu import CEILING, FLOOR, WINDOW, Pace
 
 QUOTA = 120.0  # s a day that a visitor without an account has
@@ -12,7 +12,7 @@ FACTOR = 1.5  # by which the platform multiplies what is asked for
 
 def decoded(heard: float, seconds: float) -> dict[str, Transcript]:
     """Three transcripts of a clip that was silent for an hour, then not."""
-    cue = Cue.from_text("Hello.", 3600.0, 3600.0 + heard)
+    cue = Cue(3600.0, 3600.0 + heard, (Token("Hello.", 0.9),))
     return dict.fromkeys(("base", "sft", "rl"), Transcript((cue,), cue.end, seconds))
 
 

@@ -297,9 +297,7 @@ def test_each_point_of_the_curve_is_the_pooled_score_of_the_tags_kept(items):
             for predicted, reference in items
         ]
         pooled = metrics.pooled(kept, categories=tags.CATEGORIES)
-        assert (point.precision, point.recall, point.f1) == pytest.approx(
-            (pooled.precision, pooled.recall, pooled.f1)
-        )
+        assert (point.precision, point.recall, point.f1) == pytest.approx((pooled.precision, pooled.recall, pooled.f1))
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_ends():

@@ -8,9 +8,7 @@ from evoxtral import tags
 from evoxtral.tags import Tag, Text
 
 # Strings rich in what matters to the grammar: brackets, capitals, white space, tags, accents, emoji.
-BITS = st.sampled_from(
-    ["[", "]", "[]", "[ ]", " ", "\n", "[laughs]", "[Clears Throat] ", "NO", "DON'T", "É", "🎤"]
-)
+BITS = st.sampled_from(["[", "]", "[]", "[ ]", " ", "\n", "[laughs]", "[Clears Throat] ", "NO", "DON'T", "É", "🎤"])
 TAGGED = st.lists(BITS | st.text(max_size=5)).map("".join) | st.text()
 
 BENCHMARK_TAG = re.compile(r"\[([^\]]+)\]")
@@ -46,9 +44,7 @@ def test_plain_text_has_no_tags_and_no_emphasis_and_is_its_own_plain_text(text):
 def test_pieces_are_tags_with_non_empty_texts_between_them(text):
     pieces = tags.parse(text)
     assert all(piece.raw for piece in pieces)
-    assert not any(
-        isinstance(a, Text) and isinstance(b, Text) for a, b in zip(pieces, pieces[1:], strict=False)
-    )
+    assert not any(isinstance(a, Text) and isinstance(b, Text) for a, b in zip(pieces, pieces[1:], strict=False))
 
 
 def test_the_seeds_example_reads_as_a_person_reads_it():
@@ -110,9 +106,7 @@ def test_a_group_is_a_tag_of_its_own_category():
 
 def test_vocabulary_names_are_as_the_parser_gives_them():
     for name, entry in tags.VOCABULARY.items():
-        assert tags.parse(f"[{name}]") == (Tag(f"[{name}]"),) and tags.names(f"[{name}]") == [entry.name] == [
-            name
-        ]
+        assert tags.parse(f"[{name}]") == (Tag(f"[{name}]"),) and tags.names(f"[{name}]") == [entry.name] == [name]
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,16 @@ def transcript(*cues: list[tuple[str, float]], cut: bool = False) -> Transcript:
     """Cues of 2 s each, from (token text, probability) pairs."""
     return Transcript(
         cues=tuple(
-            Cue(2.0 * i, 2.0 * i + 2, tuple(Token(*token) for token in tokens), cut)
-            for i, tokens in enumerate(cues)
+            Cue(2.0 * i, 2.0 * i + 2, tuple(Token(*token) for token in tokens), cut) for i, tokens in enumerate(cues)
         ),
         duration=2.0 * len(cues),
         seconds=0.5,
     )
+
+
+def typed(text: str, duration: float = 1.0) -> Transcript:
+    """Text of a person, which no token of a model is behind."""
+    return Transcript((Cue(0.0, duration, (Token(text, None),)),), duration, seconds=0.0)
 
 
 NERVOUS = transcript(
@@ -73,13 +77,12 @@ def test_how_text_is_cut_into_tokens_does_not_change_it(cues):
     assert transcript(*cues).text == whole.text
 
 
-def test_edited_text_has_tags_without_probabilities_and_no_tokens():
-    edited = Transcript.from_text(" [sad] It IS over. ", duration=3.0)
-    assert edited.text == "[sad] It IS over."
-    assert edited.tags == (TagSpan("sad", "emotion", 0, None),)
-    assert edited.token_count == 0
-    assert edited.cues == (Cue.from_text(" [sad] It IS over. ", 0.0, 3.0),)
-    assert edited.without(min_probability=1.0) == edited
+def test_typed_text_has_tags_without_probabilities_and_no_decoded_tokens():
+    made = typed(" [sad] It IS over. ")
+    assert made.text == "[sad] It IS over."
+    assert made.tags == (TagSpan("sad", "emotion", 0, None),)
+    assert made.token_count == 0
+    assert made.without(min_probability=1.0) == made
 
 
 def test_a_tag_with_one_unknown_token_has_an_unknown_probability():
@@ -125,7 +128,7 @@ def test_tags_of_hidden_categories_are_left_out():
 )
 def test_a_hidden_tag_leaves_neither_a_gap_nor_glued_words(text, shown):
     everything = frozenset(tags.CATEGORIES) if "unclosed" not in text else {"pause"}
-    assert Transcript.from_text(text, 1.0).without(hidden_categories=everything).text == shown
+    assert typed(text).without(hidden_categories=everything).text == shown
 
 
 @given(CUES)
@@ -158,7 +161,7 @@ def test_json_has_the_shape_that_programs_rely_on():
 
 
 def test_json_keeps_letters_readable():
-    assert "“é” 🎤" in Transcript.from_text("“é” 🎤", 1.0).to_json()
+    assert "“é” 🎤" in typed("“é” 🎤").to_json()
 
 
 def test_srt_numbers_the_cues_that_say_something():
@@ -169,14 +172,13 @@ def test_srt_numbers_the_cues_that_say_something():
 
 
 def test_vtt_escapes_what_would_be_markup():
-    hostile = Transcript.from_text("a --> b [<i>&x] ", 3725.5)
+    hostile = typed("a --> b [<i>&x] ", 3725.5)
     assert hostile.to_vtt() == ("WEBVTT\n\n00:00:00.000 --> 01:02:05.500\na --&gt; b [&lt;i&gt;&amp;x]\n\n")
 
 
 def test_times_are_rounded_to_the_millisecond_and_carry():
     assert (
-        "00:00:59,999 --> 00:01:00,000"
-        in Transcript((Cue(59.9994, 59.9996, (Token("a", 1.0),)),), 60.0, 0.0).to_srt()
+        "00:00:59,999 --> 00:01:00,000" in Transcript((Cue(59.9994, 59.9996, (Token("a", 1.0),)),), 60.0, 0.0).to_srt()
     )
 
 

@@ -23,9 +23,7 @@ HOSTILE = (
     "[javascript:alert(1)] ]] [[ [] [ ]",
 )
 TAGGED_TEXT = st.lists(
-    st.sampled_from(
-        ["[laughs]", "[ Sad ]", "[nonsense]", "[", "]", "[]", " ", "NO", "so", "<b>", '"', "&", "…", "\n"]
-    )
+    st.sampled_from(["[laughs]", "[ Sad ]", "[nonsense]", "[", "]", "[]", " ", "NO", "so", "<b>", '"', "&", "…", "\n"])
 ).map("".join)
 ELEMENTS = {"p", "span", "em", "mark", "del"}
 ATTRIBUTES = {"class", "tabindex", "style", "data-tip"}
@@ -51,14 +49,10 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag == name]
 
     def of_class(self, name: str) -> list[dict[str, str]]:
-        return [
-            attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()
-        ]
+        return [attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()]
 
 
-def transcript(
-    text: str, probability: float | None = 0.9, done: bool = True, cut: bool = False
-) -> Transcript:
+def transcript(text: str, probability: float | None = 0.9, done: bool = True, cut: bool = False) -> Transcript:
     """One cue of four seconds, one token for each tag and each stretch of text, decoded in two seconds."""
     tokens = tuple(Token(piece.raw, probability) for piece in tags.parse(text))
     return Transcript((Cue(0.0, 4.0, tokens, cut),), duration=4.0, seconds=2.0, done=done)
@@ -75,7 +69,7 @@ def clip(**transcripts: Transcript) -> list[Column]:
 
 def sure(text: str, probability: float | None) -> dict[int, float | None]:
     """The same probability for every tag of a text, by its position."""
-    return {span.position: probability for span in Transcript.from_text(text, 1.0).tags}
+    return {span.position: probability for span in transcript(text).tags}
 
 
 def shown_text(html: str) -> str:
