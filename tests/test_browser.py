@@ -300,6 +300,15 @@ def test_a_laptop_shows_the_whole_comparison_without_scrolling(visit, width, hei
 
 def test_nothing_jumps_while_text_streams(visit):
     page = visit()
+    page.evaluate(
+        """() => {
+            window.jumps = 0;
+            const add = entries => entries.forEach(entry => { window.jumps += entry.value; });
+            const observer = new PerformanceObserver(list => add(list.getEntries()));
+            observer.observe({type: "layout-shift"});
+            window.jumped = () => { add(observer.takeRecords()); return window.jumps; };
+        }"""
+    )
     places = (
         "() => [...document.querySelectorAll('.ev-column, #go, #reference')].map(e => e.getBoundingClientRect().top)"
     )
@@ -309,6 +318,7 @@ def test_nothing_jumps_while_text_streams(visit):
     during = page.evaluate(places)
     finish(page)
     assert before == during == page.evaluate(places)
+    assert page.evaluate("window.jumped()") < 0.02  # cumulative layout shift: up to 0.1 is called good
 
 
 def test_a_phone_needs_no_scrolling_across(visit):
@@ -481,10 +491,75 @@ def test_the_history_is_cleared_after_asking(visit):
     expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("stored", ["not ciphered", "", "YWJj:YWJj", "null", "[1, 2]"])
+def test_two_tabs_write_the_same_history_and_what_one_deletes_stays_deleted(visit):
+    one = visit()
+    other = one.context.new_page()
+    other.goto(app_url())
+    expect(other.locator(".ev-model b")).to_be_visible(timeout=PATIENCE)
+    for number, page in enumerate((one, other)):
+        page.locator("#examples .gallery-item").nth(number).click()
+        finish(page)
+        open_history(page, number + 1)
+    expect(one.locator("#results input")).to_have_count(2, timeout=PATIENCE)  # in the list that was open
+    other.get_by_role("tab", name="Compare").click()
+    for what, text in (("Edit", ""), ("Done", "one word")):
+        if text:
+            column(other, "rl").locator("textarea").fill(text)
+        column(other, "rl").get_by_role("button", name=what).click()
+    expect(one.locator("#results")).to_contain_text("RL (edited)", timeout=PATIENCE)
+    one.once("dialog", lambda dialog: dialog.accept())
+    one.get_by_role("button", name="Clear history").click()
+    expect(one.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
+    column(other, "rl").get_by_role("button", name="Undo edit").click()
+    expect(column(other, "rl").locator(".ev-badge")).to_have_count(0, timeout=PATIENCE)
+    other.get_by_role("tab", name="History").click()
+    expect(other.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
+    assert other.evaluate("kept.all()") == []
+
+
+BLOCKED = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('', 'SecurityError'); }})"
+FULL = "localStorage.setItem('of others', 'x'.repeat(5 * 2 ** 20 - 50))"
+
+
+@pytest.mark.parametrize("storage", [BLOCKED, FULL], ids=["blocked", "full"])
+def test_what_the_browser_does_not_store_stays_in_the_page_which_says_so(chromium, storage):
+    context = chromium.new_context()
+    context.add_init_script(storage)
+    page = context.new_page()
+    page.goto(app_url())
+    expect(page.locator(".ev-model b")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#unkept")).to_be_hidden()
+    for number in (0, 1):
+        page.locator("#examples .gallery-item").nth(number).click()
+        finish(page)
+        expect(page.locator("#unkept [role=alert]")).to_contain_text("until it is closed or reloaded", timeout=PATIENCE)
+        open_history(page, number + 1)
+        page.get_by_role("tab", name="Compare").click()
+    photograph(page, "unkept")
+    open_history(page, 2)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Clear history").click()
+    expect(page.locator("#unkept")).to_be_hidden(timeout=PATIENCE)
+    context.close()
+
+
+def test_the_oldest_results_go_when_there_are_too_many_or_they_are_too_large(visit):
+    page = visit()
+    add = """([first, last, size]) => {
+        for (let i = first; i <= last; i++)
+            kept.change([{add: {id: `${i}`, time: `2026-11-22 14:32:${i}`, file: "x".repeat(size)}}]);
+        return kept.all().map(result => Number(result.id));
+    }"""
+    assert page.evaluate(add, [10, 62, 10]) == list(range(13, 63))
+    assert page.evaluate(add, [63, 64, 400_000]) == [*range(15, 63), 63, 64]
+    assert page.evaluate(add, [65, 65, 400_000]) == [64, 65]
+    assert page.evaluate(add, [66, 66, 1_200_000]) == [66]  # the newest stays, whatever its size
+
+
+@pytest.mark.parametrize("stored", ["not JSON", "", "7", "null", "[1, 2]", '{"id": "a"}'])
 def test_whatever_else_is_in_the_storage_the_page_works(chromium, stored):
     context = chromium.new_context()
-    context.add_init_script(f"localStorage.setItem('evoxtral-history', {json.dumps(stored)})")
+    context.add_init_script(f"localStorage.setItem('evoxtral-result-a', {json.dumps(stored)})")
     page = context.new_page()
     page.goto(app_url())
     page.get_by_role("tab", name="History").click(timeout=PATIENCE)
@@ -499,7 +574,10 @@ def test_a_full_queue_is_said_and_nothing_on_the_screen_is_lost(visit):
     full = '{"detail": "Queue is full. Max size is 24 and size is 24."}'
     page.route("**/queue/join*", lambda route: route.fulfill(status=503, content_type="application/json", body=full))
     page.get_by_role("button", name="Compare", exact=True).click()
-    expect(page.get_by_text("currently busy")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#status [role=alert]")).to_contain_text("press Compare again", timeout=PATIENCE)
+    expect(page.get_by_text("currently busy")).to_be_hidden()  # Gradio's own note: one sentence is enough
+    expect(page.locator(".toast-body")).to_have_count(0)
+    photograph(page, "full-house")
     page.unroute("**/queue/join*")
     finish(page)
 

@@ -36,7 +36,18 @@ def result(number: str = "a", file: str = "clip.wav", **written: Transcript) -> 
 
 def browser(*results: Result) -> object:
     """What comes back from the browser for what was sent to it."""
-    return json.loads(json.dumps(history.keep(results)))
+    return json.loads(json.dumps([change["add"] for change in history.added(*results)]))
+
+
+def written(kept: object, changes: list[dict]) -> tuple[Result, ...]:
+    """What the browser has after changes to what it had, as `page.js` makes them."""
+    stored = {entry["id"]: entry for entry in json.loads(json.dumps(kept))}
+    for change in json.loads(json.dumps(changes)):
+        entry = stored[change.pop("id")]
+        entry["edits"].update(change.pop("edits", {}))
+        entry["edits"] = {variant: texts for variant, texts in entry["edits"].items() if texts is not None}
+        entry.update(change)
+    return history.recall(list(stored.values()))
 
 
 # ------------------------------------------------------------------------------------- storage
@@ -50,11 +61,18 @@ def test_a_result_comes_back_from_the_browser_exactly_as_it_was():
     assert history.recall(browser(first, second)) == (first, second)
 
 
-def test_the_oldest_go_first_when_there_are_too_many_or_they_are_too_large(monkeypatch):
+def test_no_more_is_read_than_the_browser_may_keep():
     many = [result(str(number)) for number in range(history.MOST_RESULTS + 3)]
     assert history.recall(browser(*many)) == tuple(many[3:])
-    monkeypatch.setattr(history, "MOST_BYTES", 2 * len(json.dumps(browser(result()))))
-    assert history.recall(browser(*many)) == tuple(many[-2:])
+
+
+def test_only_what_is_new_in_a_result_goes_to_the_browser():
+    before = result(sft=transcript("So."), rl=transcript("So.")).edited("sft", ["Well."])
+    after = replace(before.as_written("sft").edited("rl", ["Oh."]), reference="So.")
+    changes = history.changed([before], [after])
+    assert changes == [{"id": "a", "reference": "So.", "edits": {"sft": None, "rl": ["Oh."]}}]
+    assert written(browser(before), changes) == (after,)
+    assert history.changed([after], [after]) == []
 
 
 def test_a_half_hour_in_three_variants_has_room():
@@ -67,7 +85,7 @@ def test_a_half_hour_in_three_variants_has_room():
         1800.0,
         60.0,
     )
-    assert len(browser(result(base=long, sft=long, rl=long))) == 1
+    assert len(json.dumps(browser(result(base=long, sft=long, rl=long)))) < history.MOST_CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -200,46 +218,48 @@ def left(on_screen: Shown, column: str, *texts: str) -> gr.EventData:
 
 
 def test_what_has_been_decoded_joins_the_history():
-    first, second = result("a"), result("b")
-    assert history.recall(remember(Shown((second,)), browser(first))) == (first, second)
+    assert remember(Shown((result("b"),))) == history.added(result("b"))
+    assert remember(None) == []
 
 
 def test_an_edit_is_drawn_marked_and_kept_and_can_be_undone():
     on_screen, kept = Shown((result(),)), browser(result("other"), result())
-    on_screen, _, _, drawn = use_pen(pen("open", on_screen, "rl"), on_screen, kept, *EVERYTHING)
+    on_screen, changes, _, drawn = use_pen(pen("open", on_screen, "rl"), on_screen, *EVERYTHING)
+    assert changes == []
     assert "<textarea" in drawn
     done = pen("done", on_screen, "rl", "[sad] <b>No.</b>")
-    on_screen, kept, _, drawn = use_pen(done, on_screen, kept, *EVERYTHING)
+    on_screen, changes, _, drawn = use_pen(done, on_screen, *EVERYTHING)
     assert "edited</span>" in drawn and "&lt;b&gt;No.&lt;/b&gt;" in drawn and "<textarea" not in drawn
-    assert history.recall(kept)[1].transcripts["rl"].text == "[sad] <b>No.</b>"
-    on_screen, kept, _, drawn = use_pen(pen("undo", on_screen, "rl"), on_screen, kept, *EVERYTHING)
-    assert history.recall(kept) == (result("other"), result()) and "edited</span>" not in drawn
+    assert written(kept, changes)[1].transcripts["rl"].text == "[sad] <b>No.</b>"
+    on_screen, undone, _, drawn = use_pen(pen("undo", on_screen, "rl"), on_screen, *EVERYTHING)
+    assert written(kept, changes + undone) == (result("other"), result()) and "edited</span>" not in drawn
 
 
 def test_what_stands_in_an_editor_that_was_left_is_kept():
     on_screen, kept = Shown((result(),)), browser(result())
-    assert history.recall(write(left(on_screen, "rl", HOSTILE), on_screen, kept))[0].edits == {"rl": (HOSTILE.strip(),)}
-    assert write(left(on_screen, "rl", "[sad] It is over."), on_screen, kept) == gr.skip()
+    assert written(kept, write(left(on_screen, "rl", HOSTILE), on_screen))[0].edits == {"rl": (HOSTILE.strip(),)}
+    assert write(left(on_screen, "rl", "[sad] It is over."), on_screen) == []
 
 
 def test_opening_another_editor_keeps_what_stands_in_the_first():
     on_screen = Shown((result(sft=transcript("So."), rl=transcript("So.")),), editing="sft")
     opening = pen("open", on_screen, "rl")
     opening._data["draft"] = left(on_screen, "sft", "Well.")._data
-    on_screen, *_ = use_pen(opening, on_screen, [], *EVERYTHING)
+    on_screen, *_ = use_pen(opening, on_screen, *EVERYTHING)
     assert (on_screen.editing, on_screen.results[0].edits) == ("rl", {"sft": ("Well.",)})
 
 
 def test_a_pen_on_columns_that_have_been_filled_anew_changes_nothing():
     late = Shown((result("a"),))
     now = Shown((result("b"),))
-    assert use_pen(pen("done", late, "rl", "of the clip before"), now, [], *EVERYTHING)[:2] == (now, gr.skip())
-    assert write(left(late, "rl", "of the clip before"), now, browser(result("b"))) == gr.skip()
+    assert use_pen(pen("done", late, "rl", "of the clip before"), now, *EVERYTHING)[:2] == (now, [])
+    assert write(left(late, "rl", "of the clip before"), now) == []
 
 
 def test_a_reference_given_later_is_kept_with_its_result():
-    on_screen, kept = refer("[sad] Over.", Shown((result(),)), browser(result()))
-    assert history.recall(kept)[0].reference == on_screen.results[0].reference == "[sad] Over."
+    on_screen, changes = refer("[sad] Over.", Shown((result(),)))
+    assert written(browser(result()), changes) == on_screen.results
+    assert on_screen.results[0].reference == "[sad] Over."
 
 
 def test_one_result_is_shown_again_as_it_was_with_its_reference():
@@ -253,7 +273,7 @@ def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
     three = result("a", "one.wav"), result("b", "two.wav", base=transcript("So.")), result("c", "three.wav")
     on_screen, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl")
     assert [column.heading.title for column in on_screen.columns()] == ["one.wav", "three.wav"] and reference == ""
-    on_screen, *_ = use_pen(pen("done", on_screen, "3.rl", "[laughs] So."), on_screen, [], *EVERYTHING)
+    on_screen, *_ = use_pen(pen("done", on_screen, "3.rl", "[laughs] So."), on_screen, *EVERYTHING)
     assert [column.transcript.text for column in on_screen.columns()] == ["[sad] It is over.", "[laughs] So."]
 
 
@@ -275,7 +295,3 @@ def test_a_tick_is_taken_away_only_with_its_result():
     assert "value" not in same.constructor_args and "value" not in variant.constructor_args
     _, _, fewer, variant = history_tab.listed(kept, ["a", "gone"], "sft")
     assert fewer.value == ["a"] and variant.value == "rl"
-
-
-def test_the_history_is_cleared_only_when_a_person_is_sure():
-    assert history_tab.cleared(False) == gr.skip() and history_tab.cleared(True) == []

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -69,11 +70,25 @@ watch("value", () => { follow?.(); follow = null; });
 # The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the last input.
 STAMPED = 'async (...given) => [...given.slice(0, -1), new Date().toLocaleString("sv")]'
 
+# Whether a full queue is why nothing was decoded. Gradio says so in a note that knows nothing of the clip: the status
+# line has a better sentence, and one is enough.
+WAS_FULL = """async () => {
+  await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+  const notes = [...document.querySelectorAll(".toast-body.error")];
+  const full = notes.filter(note => note.textContent.includes("currently busy"));
+  for (const note of full) {
+    note.hidden = true;
+    note.querySelector(".toast-close").click();
+  }
+  return [full.length > 0];
+}"""
+
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 NO_CLIP = "Record or upload a clip, or pick an example."
 DECODING = "Decoding…"
-# A full queue, a lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
+# A lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
 NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
+FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
 LOADING = "Loading the model: this happens once and takes a few seconds…"
 
 
@@ -297,14 +312,13 @@ class CompareTab:
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
         self.columns = gr.HTML(view.empty_cards(), elem_id="columns", apply_default_css=False, js_on_load=COLUMN_EVENTS)
         self.on_screen = gr.State()
-        # Gradio ciphers what the browser keeps with a key that every page carries. Fixed, it outlives a restart.
-        self.history = gr.BrowserState([], storage_key="evoxtral-history", secret="evoxtral")
+        self.changes = gr.JSON(visible=False)  # on their way to the history in the browser
         self.now = gr.Textbox(visible=False)
+        self.full = gr.Checkbox(visible=False)
 
     def _connect(self) -> None:
         how_shown = [self.tags_on, self.categories, self.confidence, self.reference]
         drawn = [self.status, self.columns]
-        kept = [self.on_screen, self.history]
         self._decode = {
             "fn": self.decode,
             "inputs": [self.clip, self.language, *how_shown, self.now],
@@ -316,15 +330,16 @@ class CompareTab:
             **QUEUEING,
         }
         self._redraw = {"fn": redraw, "inputs": [self.on_screen, *how_shown], "outputs": drawn, **QUIETLY}
-        self._remember = {"fn": remember, "inputs": kept, "outputs": self.history, **QUIETLY}
         self.clip.change(lambda clip: about_clip(clip, self.decoder), self.clip, self.about, **QUIETLY)
         self.decode_after(self.go.click)
         self.decode_after(self.examples.load_input_event.then)
         gr.on([control.change for control in how_shown], trigger_mode="always_last", **self._redraw)
-        self.reference.blur(refer, [self.reference, *kept], kept, **QUIETLY)
+        known = [self.on_screen, self.changes]
+        keep_after(self.reference.blur(refer, [self.reference, self.on_screen], known, **QUIETLY), self.changes)
         # Each of these counts: by default, one that comes while another is on its way is dropped.
-        self.columns.pen(use_pen, [*kept, *how_shown], [*kept, *drawn], trigger_mode="multiple", **QUIETLY)
-        self.columns.write(write, kept, self.history, trigger_mode="multiple", **QUIETLY)
+        often = {"trigger_mode": "multiple", **QUIETLY}
+        keep_after(self.columns.pen(use_pen, [self.on_screen, *how_shown], [*known, *drawn], **often), self.changes)
+        keep_after(self.columns.write(write, self.on_screen, self.changes, **often), self.changes)
         self._serve()
 
     def _serve(self) -> None:
@@ -338,13 +353,15 @@ class CompareTab:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
         decoded = trigger(**self._decode)
         # What is shown may have been changed while text was streaming: draw once more when it is complete.
-        decoded.success(**self._redraw).success(**self._remember)
-        decoded.failure(lambda: view.alarm(NOT_DECODED), None, self.status, **QUIETLY)
+        complete = decoded.success(**self._redraw)
+        keep_after(complete.success(remember, self.on_screen, self.changes, **QUIETLY), self.changes)
+        decoded.failure(not_decoded, self.full, self.status, js=WAS_FULL, **QUIETLY)
 
-    def show_after(self, trigger: Callable, fn: Callable, inputs: list, *outputs: gr.components.Component) -> None:
-        """Show results without decoding when something happens: `fn` gives what is on screen, its reference, and
-        what else `outputs` are."""
-        trigger(fn, inputs, [self.on_screen, self.reference, *outputs], **QUIETLY).success(**self._redraw)
+    def show_after(self, trigger: Callable, *outputs: gr.components.Component, **event: Any) -> None:
+        """Show results without decoding when something happens: the event's `fn` gives what is on screen, its
+        reference, and what else `outputs` are."""
+        shown = trigger(outputs=[self.on_screen, self.reference, *outputs], **event, **QUIETLY)
+        shown.success(**self._redraw)
 
     def decode(
         self,
@@ -424,43 +441,47 @@ def redraw(on_screen: Shown | None, tags_on: bool, categories: list[str], confid
     return view.verdict(sentence, scored=bool(reference.strip())), draw(on_screen, shown, reference)
 
 
-def remember(on_screen: Shown | None, kept: object) -> list[dict] | dict:
-    """The history with what has just been decoded."""
-    return gr.skip() if on_screen is None else history.keep([*history.recall(kept), *on_screen.results])
+def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
+    """What an event has put into `changes` goes on to the history in the browser."""
+    event.success(None, changes, js="changes => kept.change(changes)", **QUIETLY)
 
 
-def refer(reference: str, on_screen: Shown | None, kept: object) -> tuple:
-    """What is on screen and the history, with a reference that was given after decoding."""
+def not_decoded(full: bool | None) -> str:
+    """What the status line says of a clip that the decoder never saw to the end of."""
+    return view.alarm(FULL if full else NOT_DECODED)
+
+
+def remember(on_screen: Shown | None) -> list[dict]:
+    """Changes to the history: what has just been decoded."""
+    return [] if on_screen is None else history.added(*on_screen.results)
+
+
+def refer(reference: str, on_screen: Shown | None) -> tuple:
+    """What is on screen and changes to the history, with a reference that was given after decoding."""
     if on_screen is None or len(on_screen.results) != 1 or on_screen.results[0].reference == reference:
-        return gr.skip(), gr.skip()
-    result = replace(on_screen.results[0], reference=reference)
-    return on_screen.replaced(result), history.changed(kept, result)
+        return gr.skip(), []
+    after = on_screen.replaced(replace(on_screen.results[0], reference=reference))
+    return after, history.changed(on_screen.results, after.results)
 
 
-def use_pen(pen: gr.EventData, on_screen: Shown | None, kept: object, *how_shown: object) -> tuple:
-    """What is on screen, the history, status line and columns, after a button of an editor was pressed."""
+def use_pen(pen: gr.EventData, on_screen: Shown | None, *how_shown: object) -> tuple:
+    """What is on screen, changes to the history, status line and columns, after a button of an editor was pressed."""
     if on_screen is None:
-        return gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        return gr.skip(), [], gr.skip(), gr.skip()
     before = on_screen
     if pen.draft:
         on_screen = on_screen.edited(**pen.draft)
     if pen.what == "undo":
         on_screen = on_screen.edited(pen.column, pen.result, None)
     on_screen = replace(on_screen, editing=pen.column if pen.what == "open" else "")
-    return on_screen, _rewritten(kept, before, on_screen), *redraw(on_screen, *how_shown)
+    return on_screen, history.changed(before.results, on_screen.results), *redraw(on_screen, *how_shown)
 
 
-def write(draft: gr.EventData, on_screen: Shown | None, kept: object) -> list[dict] | dict:
-    """The history with what stands in an editor, which has been left: whatever comes next, it is not lost."""
+def write(draft: gr.EventData, on_screen: Shown | None) -> list[dict]:
+    """Changes to the history: what stands in an editor, which has been left; whatever comes next, it is not lost."""
     if on_screen is None:
-        return gr.skip()
-    return _rewritten(kept, on_screen, on_screen.edited(draft.column, draft.result, draft.texts))
-
-
-def _rewritten(kept: object, before: Shown, after: Shown) -> list[dict] | dict:
-    """The history with those results that have changed on the screen."""
-    changed = [new for old, new in zip(before.results, after.results, strict=True) if new != old]
-    return history.changed(kept, *changed) if changed else gr.skip()
+        return []
+    return history.changed(on_screen.results, on_screen.edited(draft.column, draft.result, draft.texts).results)
 
 
 def _filter(tags_on: bool, categories: list[str], confidence: float) -> view.Filter:

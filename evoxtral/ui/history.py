@@ -1,6 +1,7 @@
 """What clips gave, kept in the visitor's own browser: shown again, changed by hand, and exported together.
 
-No audio, and nothing on the server: a result comes from the browser with each request and goes back there.
+No audio, and nothing on the server: results come from the browser with each request that needs them, and what has
+changed goes back there, where `page.js` joins it to what other tabs have written.
 """
 
 import io
@@ -16,8 +17,8 @@ from evoxtral.results import FileResult
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import diff, view
 
-# A browser gives a page five million characters of storage; ciphered, a byte takes one and a third.
-MOST_RESULTS, MOST_BYTES = 50, 1_000_000
+# Of the five million characters that a browser stores for a page; all of them travel when the history is listed.
+MOST_RESULTS, MOST_CHARACTERS = 50, 1_000_000
 LONGEST = 1e6  # s; no time in a result is later
 
 
@@ -98,22 +99,24 @@ def recall(stored: object) -> tuple[Result, ...]:
     return tuple({result.id: result for result in map(_result, entries) if _is_sound(result)}.values())
 
 
-def keep(results: Sequence[Result]) -> list[dict]:
-    """For the browser's storage: the newest results that have room there, oldest first."""
-    kept: list[dict] = []
-    room = MOST_BYTES
-    for result in reversed(results[-MOST_RESULTS:]):
-        room -= len(_RESULT.dump_json(result))
-        if room < 0:
-            break
-        kept.insert(0, _RESULT.dump_python(result, mode="json"))
-    return kept
+def added(*results: Result) -> list[dict]:
+    """Changes that put new results into the browser's storage."""
+    return [{"add": _RESULT.dump_python(result, mode="json")} for result in results]
 
 
-def changed(stored: object, *results: Result) -> list[dict]:
-    """Storage with a newer state of results that it has; one that is no longer there stays away."""
-    newer = {result.id: result for result in results}
-    return keep([newer.get(other.id, other) for other in recall(stored)])
+def changed(before: Iterable[Result], after: Iterable[Result]) -> list[dict]:
+    """Changes that make the same results in storage, if they are still there, what they are now: only a reference and
+    edits are ever new, and only those that are new are named."""
+    changes = []
+    for old, new in zip(before, after, strict=True):
+        change: dict = {} if new.reference == old.reference else {"reference": new.reference}
+        if new.edits != old.edits:
+            variants = old.edits.keys() | new.edits.keys()
+            edits = {name: new.edits.get(name) for name in variants if new.edits.get(name) != old.edits.get(name)}
+            change["edits"] = {name: texts and list(texts) for name, texts in edits.items()}
+        if change:
+            changes.append({"id": new.id, **change})
+    return changes
 
 
 def _result(entry: object) -> Result | None:

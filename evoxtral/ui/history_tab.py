@@ -1,6 +1,7 @@
 """The History tab: what earlier clips gave, to be shown again, compared and exported together."""
 
 import base64
+from collections.abc import Callable
 
 import gradio as gr
 from markupsafe import Markup
@@ -12,17 +13,35 @@ from evoxtral.ui.history import Result
 EMPTY = "Nothing yet. Whatever Compare writes is listed here, to be shown again, compared and exported together."
 LIMITS = (
     f"Texts only, no audio, and only in this browser. The newest {history.MOST_RESULTS} results have room, "
-    f"or {history.MOST_BYTES // 1_000_000} MB of them: the oldest go first."
+    f"or {history.MOST_CHARACTERS // 1_000_000} MB of them: the oldest go first."
 )
 NONE_CHOSEN = "Nothing is chosen: tick at least one result of the list first."
 LONGEST_NAME = 40  # characters, in the status line
-SURE = '() => [confirm("Forget every result in this list?")]'
+CLEAR = '() => { confirm("Forget every result in this list?") && kept.clear(); }'
+UNKEPT = "This browser does not store results for this page: they stay until it is closed or reloaded, so export them."
+CHANGING = """document.addEventListener("kept", () => {
+  element.querySelector("div").hidden = kept.isWhole();
+  trigger("change");
+});"""
+# The history, from where it lives, in place of the first input.
+RECALLED = "(_, ...given) => [kept.all(), ...given]"
+
+
+def unkept_notice() -> gr.HTML:
+    """The sentence on results that the browser does not keep, unseen while it keeps them all. It changes whenever the
+    history does, whichever tab of the browser has written."""
+    return gr.HTML(
+        Markup("<div hidden>{}</div>").format(view.alarm(UNKEPT)),
+        elem_id="unkept",
+        apply_default_css=False,
+        js_on_load=CHANGING,
+    )
 
 
 class HistoryTab:
     """Lays the tab out and connects it, also to the Compare tab that shows its results."""
 
-    def __init__(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab):
+    def __init__(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab, notice: gr.HTML):
         self.status = gr.HTML(view.status(EMPTY), elem_id="history-status", apply_default_css=False)
         with gr.Row(elem_classes="ev-history", visible=False) as self.row:
             with gr.Column(scale=3, min_width=320):
@@ -32,19 +51,19 @@ class HistoryTab:
                 self.show = gr.Button("Show in Compare", variant="primary", elem_id="show-again")
                 self.downloads = gr.HTML(elem_id="downloads", apply_default_css=False)
                 self.clear = gr.Button("Clear history", elem_id="clear-history")
-                self.sure = gr.Checkbox(False, visible=False)
-        self._connect(compare, tabs, tab)
+        self.kept = gr.JSON(visible=False)
+        self._connect(compare, tabs, [tab.select, notice.change])
 
-    def _connect(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab) -> None:
-        known = [compare.history, self.chosen]
+    def _connect(self, compare: CompareTab, tabs: gr.Tabs, changed: list[Callable]) -> None:
+        known = [self.kept, self.chosen]
+        recalled = {"js": RECALLED, **QUIETLY}
         lists = [self.status, self.row, self.chosen, self.variant]
-        files = {"fn": downloads, "inputs": known, "outputs": self.downloads, **QUIETLY}
-        changed = [tab.select, compare.history.change]
-        relisted = gr.on(changed, listed, [*known, self.variant], lists, trigger_mode="always_last", **QUIETLY)
+        files = {"fn": downloads, "inputs": known, "outputs": self.downloads, **recalled}
+        relisted = gr.on(changed, listed, [*known, self.variant], lists, trigger_mode="always_last", **recalled)
         relisted.then(**files)
         self.chosen.change(**files)
-        compare.show_after(self.show.click, chosen_results, [*known, self.variant], tabs)
-        self.clear.click(cleared, self.sure, compare.history, js=SURE, **QUIETLY)
+        compare.show_after(self.show.click, tabs, fn=chosen_results, inputs=[*known, self.variant], js=RECALLED)
+        self.clear.click(None, js=CLEAR, **QUIETLY)
 
 
 def listed(kept: object, chosen: list[str], variant: str | None) -> tuple:
@@ -101,8 +120,3 @@ def chosen_results(kept: object, chosen: list[str], variant: str) -> tuple:
     note = f"Earlier: {results[0].file[:LONGEST_NAME]}." if len(results) == 1 else "Earlier results."
     reference = references.pop() if len(references) == 1 else ""
     return Shown(results, variant, note=note), reference, gr.Tabs(selected="compare")
-
-
-def cleared(sure: bool) -> list | dict:
-    """The history, once a person has confirmed."""
-    return [] if sure else gr.skip()

@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 from evoxtral import audio
 from evoxtral.errors import CheckpointError
-from evoxtral.ui import theme
+from evoxtral.ui import history, theme
 from evoxtral.ui.compare import QUIETLY, CompareTab, Example
-from evoxtral.ui.history_tab import HistoryTab
+from evoxtral.ui.history_tab import HistoryTab, unkept_notice
 from evoxtral.ui.metrics_tab import metrics_tab
 from evoxtral.ui.model import Model, description
 from evoxtral.ui.speak_tab import SpeakTab
@@ -20,28 +20,19 @@ CLEAN_EVERY, CLEAN_AFTER = 600, 3600
 # Visitors who may wait; the next one is told that the house is full.
 QUEUE = 24
 
-# What buttons in drawn HTML do in the browser; one listener serves them all, whenever they are drawn.
-BUTTONS = """<script>
-document.addEventListener("click", async event => {
-  const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
-  if (copy) {
-    await navigator.clipboard.writeText(copy.dataset.copy);
-    copy.textContent = "Copied";
-    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
-  } else if (insert) {
-    const script = document.querySelector("#script textarea");
-    script.setRangeText(insert.dataset.insert, script.selectionStart, script.selectionEnd, "end");
-    script.dispatchEvent(new Event("input", {bubbles: true}));
-    script.focus();
-  }
-});
-</script>"""
+SCRIPT = Path(__file__).with_name("page.js")
 
 HEAD = Markup(
     '<div class="ev-head"><h1>Evo<b>x</b>tral</h1><p>Speech in, expressive transcript out.</p>'
     '<p class="ev-model">{}</p></div>'
 )
 LOADING = Markup("Loading the model…")
+
+
+def script() -> str:
+    """What the page does in the browser by itself."""
+    limits = f"const MOST_RESULTS = {history.MOST_RESULTS}, MOST_CHARACTERS = {history.MOST_CHARACTERS};"
+    return f"<script>{limits}\n{SCRIPT.read_text(encoding='utf-8')}</script>"
 
 
 def head(model: Model) -> Markup:
@@ -56,13 +47,14 @@ def build(model: Model, examples: Path) -> gr.Blocks:
         title="Evoxtral", fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
     ) as page:
         top = gr.HTML(HEAD.format(LOADING), apply_default_css=False)
+        notice = unkept_notice()
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(model, Example.read(examples))
             with gr.Tab("Speak", id="speak"):
                 SpeakTab(compare, tabs)
-            with gr.Tab("History", id="history") as history:
-                HistoryTab(compare, tabs, history)
+            with gr.Tab("History", id="history") as tab:
+                HistoryTab(compare, tabs, tab, notice)
             with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
         page.load(lambda: head(model), outputs=top, **QUIETLY)
@@ -76,7 +68,7 @@ def serve(page: gr.Blocks, model: Model) -> None:
     page.launch(
         theme=theme.theme(),
         css=theme.css(),
-        head=BUTTONS,
+        head=script(),
         max_file_size=f"{audio.MAX_MEGABYTES:.0f}mb",
         footer_links=["api"],
         mcp_server=True,

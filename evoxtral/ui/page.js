@@ -1,0 +1,90 @@
+// What the page does in the browser by itself. MOST_RESULTS and MOST_CHARACTERS come before this file.
+
+// One listener serves every button of drawn HTML, whenever it is drawn.
+document.addEventListener("click", async event => {
+  const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
+  if (copy) {
+    await navigator.clipboard.writeText(copy.dataset.copy);
+    copy.textContent = "Copied";
+    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+  } else if (insert) {
+    const script = document.querySelector("#script textarea");
+    script.setRangeText(insert.dataset.insert, script.selectionStart, script.selectionEnd, "end");
+    script.dispatchEvent(new Event("input", {bubbles: true}));
+    script.focus();
+  }
+});
+
+// What clips gave. Each result has a key of its own in the browser's storage, and only what has changed of it is
+// written: so two tabs never write over each other's results, and what one has deleted the other does not bring back.
+// A result that the browser does not take (storage blocked, or full) stays in the page.
+const kept = (() => {
+  const PREFIX = "evoxtral-result-";
+  const unkept = new Map();
+
+  const stored = () => {
+    try {
+      const keys = Object.keys(localStorage).filter(key => key.startsWith(PREFIX));
+      return new Map(keys.map(key => [key.slice(PREFIX.length), localStorage.getItem(key)]));
+    } catch {
+      return new Map();
+    }
+  };
+  const texts = () => new Map([...stored(), ...unkept]);
+  const parsed = text => {
+    try { return JSON.parse(text); } catch { return null; }
+  };
+  const write = (id, result) => {
+    const text = JSON.stringify(result);
+    unkept.delete(id);
+    try { localStorage.setItem(PREFIX + id, text); } catch { unkept.set(id, text); }
+  };
+  const remove = id => {
+    unkept.delete(id);
+    try { localStorage.removeItem(PREFIX + id); } catch { /* then it was never there */ }
+  };
+  const all = () => {  // oldest first
+    const results = [...texts().values()].map(parsed).filter(result => result?.id);
+    const moment = result => `${result.time} ${result.id}`;
+    return results.sort((one, other) => moment(one) < moment(other) ? -1 : 1);
+  };
+  const tidy = newest => {
+    const results = texts();
+    let room = [...results.values()].reduce((sum, text) => sum - text.length, MOST_CHARACTERS);
+    let spare = MOST_RESULTS - results.size;
+    for (const {id} of all()) {
+      if (room >= 0 && spare >= 0) return;
+      if (id === newest) continue;
+      remove(id);
+      room += results.get(id)?.length ?? 0;
+      spare += 1;
+    }
+  };
+  const told = () => document.dispatchEvent(new Event("kept"));
+  addEventListener("storage", event => (event.key ?? PREFIX).startsWith(PREFIX) && told());  // another tab's
+
+  return {
+    all,
+    isWhole: () => unkept.size === 0,
+    // changes: each a new result, {add}, or what is new in one, {id, reference?, edits?}; an edit of null is undone.
+    change(changes) {
+      for (const {add, id, reference, edits} of changes ?? []) {
+        if (add) {
+          write(add.id, add);
+          tidy(add.id);
+          continue;
+        }
+        const result = parsed(texts().get(id) ?? null);
+        if (!result) continue;
+        result.reference = reference ?? result.reference;
+        result.edits = Object.fromEntries(Object.entries({...result.edits, ...edits}).filter(([, made]) => made));
+        write(id, result);
+      }
+      if (changes?.length) told();
+    },
+    clear() {
+      [...texts().keys()].forEach(remove);
+      told();
+    },
+  };
+})();
