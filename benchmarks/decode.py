@@ -199,8 +199,9 @@ def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 def memory_ours(checkpoint: Checkpoint, setting: Setting) -> dict:
     """The most memory, from the files to three transcripts of one clip."""
+    wave = some_speech(WINDOW)  # before the load: what makes it is not the engine's
     ours = Ours(checkpoint, setting.device, _dtype(setting))
-    ours.write([some_speech(WINDOW)], setting.tokens)
+    ours.write([wave], setting.tokens)
     return {"dtype": _name(ours.engine.dtype)}
 
 
@@ -208,7 +209,8 @@ def memory_reference(checkpoint: Checkpoint, setting: Setting) -> dict:
     """The same for the reference way, in the precision the engine would take."""
     dtype = _dtype(setting) or Engine(checkpoint, device=setting.device).dtype
     gc.collect()
-    Reference(checkpoint, setting.device, dtype).write(some_speech(WINDOW), setting.tokens)
+    wave = some_speech(WINDOW)
+    Reference(checkpoint, setting.device, dtype).write(wave, setting.tokens)
     return {"dtype": _name(dtype)}
 
 
@@ -331,7 +333,13 @@ def keep(new: dict, file: Path) -> None:
 
 
 def _what(record: Mapping) -> tuple[str, ...]:
-    return record["shape"], record["device"], record["machine"]["name"], record["dtype"], record["part"]
+    return record["shape"], record["device"], _where(record), record["dtype"], record["part"]
+
+
+def _where(record: Mapping) -> str:
+    """The machine as a heading. CPUs of one name differ in their instructions."""
+    machine = record["machine"]
+    return machine["name"] if record["device"] == "cuda" else f"{machine['name']} with {machine['instructions']}"
 
 
 # ------------------------------------------------------------------------------------------------------- docs
@@ -351,9 +359,9 @@ def _section(parts: Mapping[str, dict]) -> str:
     dates = sorted({entry["date"] for entry in parts.values()})
     commits = sorted({entry["commit"] for entry in parts.values()})
     lines = [
-        f"### {any_['shape']}, {any_['dtype']}, on {where['name']}",
+        f"### {any_['shape']}, {any_['dtype']}, on {_where(any_)}",
         "",
-        f"{where['cores']} cores ({where['threads']} threads, {where['instructions']}), {where['memory_gb']} GB, "
+        f"{where['cores']} cores ({where['threads']} threads), {where['memory_gb']} GB, "
         f"torch {where['torch']}; {' and '.join(dates)}, commit {', '.join(commits)}.",
         "",
         "| what | measured | goal |",

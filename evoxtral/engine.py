@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ SHOW_EVERY = 0.05  # s between two growing transcripts
 SMALL, LARGE = 1e8, 2e9
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
 _ATTENTION = "evoxtral"  # the name under which transformers finds `_attend`
-_QUERIES = 512  # at a time, so that scores stay in the cache
+_POSITIONS = 512  # of the encoder at a time, so that scores and hidden layers stay in a CPU's cache
+_libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
 
@@ -84,6 +86,9 @@ class Engine:
         self._tower = lora.attach(model, adapters, self._mix, lora.TOWER, self.device)
         if lora.onednn_takes(self._tower.conv1.weight):
             self._tower.set_attn_implementation(_ATTENTION)
+            for layer in self._tower.layers:
+                layer.fc1 = _FeedForward(layer.fc1, layer.activation_fn, layer.fc2)
+                layer.activation_fn = layer.fc2 = nn.Identity()
         self._projector = lora.attach(model, adapters, self._mix, lora.PROJECTOR, self.device)
         self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix, self.device)
 
@@ -230,6 +235,7 @@ class Engine:
         length = cache_length(len(ids), budgets, self.device)
         with self._lock, torch.inference_mode():
             prompts = self._prompts(ids, mels, names)
+            _return_freed_memory()  # the encoder's, before the cache is made
             session = self._session((names, len(budgets), length))
             with self._mix.using(names):
                 batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
@@ -365,15 +371,32 @@ def _attend(
     Head by head and some queries at a time through oneDNN, with scores in float32: as exact as PyTorch's own, in
     two thirds of its time.
     """
-    heads = []
-    for q_, k_, v_ in zip((q * scaling).flatten(0, 1).float(), k.flatten(0, 1).float(), v.flatten(0, 1), strict=True):
-        turned = v_.T.contiguous()
-        weights = (lora.onednn_linear(some, k_).softmax(dim=-1).to(v.dtype) for some in q_.split(_QUERIES))
-        heads.append(torch.cat([lora.onednn_linear(some, turned) for some in weights]))
-    return torch.stack(heads).unflatten(0, q.shape[:2]).transpose(1, 2).contiguous(), None
+    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+    for b, h in product(range(q.shape[0]), range(q.shape[1])):
+        keys, values = k[b, h].float().contiguous(), v[b, h].T.contiguous()
+        for start in range(0, q.shape[2], _POSITIONS):
+            some = slice(start, start + _POSITIONS)
+            scores = lora.onednn_linear((q[b, h, some] * scaling).float(), keys)
+            out[b, some, h] = lora.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values)
+    return out, None
 
 
 AttentionInterface.register(_ATTENTION, _attend)
+
+
+class _FeedForward(nn.Module):
+    """The two layers that end an encoder layer, some positions at a time: (B, T, D) -> (B, T, D).
+
+    Between them it is four times as wide. The whole of it would be the most memory of all, and leave a CPU's cache.
+    """
+
+    def __init__(self, widen: nn.Module, activation: nn.Module, narrow: nn.Module):
+        super().__init__()
+        self.layers = nn.Sequential(widen, activation, narrow)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.layers(some) for some in x.split(_POSITIONS, dim=1)], dim=1)
+
 
 
 @contextmanager
@@ -381,18 +404,22 @@ def _freed_memory_returned() -> Iterator[None]:
     """While open, glibc returns every freed weight to the system. By itself it keeps them in the arenas of the threads
     that read them, where nothing else finds them: loading left more than half of a base's size behind.
     """
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_THRESHOLD, 1 << 20)
+    if _libc:
+        _libc.mallopt(_MMAP_THRESHOLD, 1 << 20)
     try:
         yield
     finally:
-        libc.malloc_trim(0)
-        # What is computed with is kept and used again, or the encoder spends a fifth of its time on fresh pages.
-        libc.mallopt(_MMAP_THRESHOLD, 4 << 20)
-        libc.mallopt(_TRIM_THRESHOLD, 16 << 20)
+        _return_freed_memory()
+        if _libc:
+            # What is computed with is kept and used again, or the encoder spends a fifth of its time on fresh pages.
+            _libc.mallopt(_MMAP_THRESHOLD, 4 << 20)
+            _libc.mallopt(_TRIM_THRESHOLD, 16 << 20)
+
+
+def _return_freed_memory() -> None:
+    """Milliseconds; worth it where much was freed and something else is about to grow."""
+    if _libc:
+        _libc.malloc_trim(0)
 
 
 def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:

@@ -69,7 +69,7 @@ class Adapter:
     """
 
     name: str
-    weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
+    weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
 
 
 def targeted(model: nn.Module, targets: str | Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
@@ -255,7 +255,10 @@ class MixedLinear(nn.Module):
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix):
-        """layers: module path -> linear layer; all have a bias or none has."""
+        """Takes the layers' matrices out of the adapters.
+
+        layers: module path -> linear layer; all have a bias or none has.
+        """
         super().__init__()
         linears = list(layers.values())
         biases = [linear.bias for linear in linears if linear.bias is not None]
@@ -313,7 +316,10 @@ class MixedLinear(nn.Module):
 def _stacked(
     layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrices of all adapters for layers that read the same input, as MixedLinear holds them."""
+    """The matrices of all adapters for layers that read the same input, as MixedLinear holds them.
+
+    They are taken out of the adapters, which would otherwise be in memory twice until all layers are made.
+    """
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
     outs = [linear.out_features for linear in layers.values()]
     lora_a = like.new_zeros(len(adapters), like.shape[1], len(layers) * rank)
@@ -321,7 +327,7 @@ def _stacked(
     for n, adapter in enumerate(adapters):
         for i, path in enumerate(layers):
             if path in adapter.weights:
-                a, b = adapter.weights[path]
+                a, b = adapter.weights.pop(path)
                 low, out = i * rank, sum(outs[:i])
                 lora_a[n, :, low : low + a.shape[0]] = a.T
                 lora_b[n, low : low + b.shape[1], out : out + b.shape[0]] = b.T

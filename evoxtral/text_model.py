@@ -64,7 +64,7 @@ class Block(nn.Module):
         y = attend(q, k, heads[:, self.heads + self.kv_heads :])
         x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
         gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
-        return x + self.down(silu(gate) * up)
+        return x + self.down(silu(gate).mul_(up))
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
