@@ -398,7 +398,6 @@ class _FeedForward(nn.Module):
         return torch.cat([self.layers(some) for some in x.split(_POSITIONS, dim=1)], dim=1)
 
 
-
 @contextmanager
 def _freed_memory_returned() -> Iterator[None]:
     """While open, glibc returns every freed weight to the system. By itself it keeps them in the arenas of the threads
