@@ -1,12 +1,14 @@
 """The scale base from nothing: what Voxtral-Mini is to the adapters.
 
-It learns two tasks on the same clips. Asked to transcribe, it writes plain text, no tags. Asked in words how something
-was said, it lists the tags and the stressed words in order. The second task is what lets an adapter find delivery in
-the audio later: a text model that was never asked about it does not look.
+It learns three tasks on the same clips. Asked to transcribe, it writes plain text: no tags, no capitals. Asked in words
+how something was said, it lists the tags and the stressed words in order; asked to, it writes the stressed words of a
+plain transcript in capitals. The last two are what lets an adapter find delivery in the audio, and spell a rare word
+under stress: a text model that was never asked about them does not look.
 """
 
 import logging
 import random
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +33,10 @@ log = logging.getLogger(__name__)
 
 QUESTION = "How is it said?"
 NOTHING = "plain"  # the answer where there is neither tag nor stress
+CAPITALS = "What is said? Stressed words in capitals."
 STRESSED = "^"  # stands before a stressed word among the phonemes
+TUNE = "|"  # stands before the mark that ends a clause among the phonemes: each has its own melody
+_CLAUSE = re.compile(r"([^.,!?]*)([.,!?]?)[.,!?]*")
 UNKNOWN = 0  # the id that stands for a dropped text input
 
 
@@ -69,17 +74,22 @@ def how_it_is_said(text: str) -> str:
 
 
 def phonemes(engine: Espeak, text: str, language: str) -> list[str]:
-    """What is heard of a tagged text: phonemes, a mark before each stressed word, and each tag in its place."""
+    """What is heard of a tagged text: phonemes, a mark before each stressed word, one for the melody that ends each
+    clause (`!` is not `.`), and each tag in its place.
+    """
     out: list[str] = []
     for piece in tags.parse(text):
         if isinstance(piece, tags.Tag):
             out.append(piece.raw)
             continue
-        for stressed, words in groupby(piece.raw.split(), lambda word: bool(tags.EMPHASIS.search(word))):
-            if stressed:
-                out += [symbol for word in words for symbol in (STRESSED, *engine.phonemes(word.lower(), language))]
-            else:
-                out += engine.phonemes(" ".join(words), language)
+        for clause, mark in _CLAUSE.findall(piece.raw):
+            for stressed, words in groupby(clause.split(), lambda word: bool(tags.EMPHASIS.search(word))):
+                if stressed:
+                    out += [symbol for word in words for symbol in (STRESSED, *engine.phonemes(word.lower(), language))]
+                else:
+                    out += engine.phonemes(" ".join(words), language)
+            if mark:
+                out.append(TUNE + mark)
     return out
 
 
@@ -104,7 +114,8 @@ class Pretraining:
         self.head = nn.Linear(config.shape.encoder_width, len(self.symbols) + 1)
         self.collate = Collator(clips, prompt)
         self.prompt = prompt
-        self.transcribe, self.describe = prompt.transcription_ids("en"), prompt.chat_ids(QUESTION)
+        self.transcribe = prompt.transcription_ids("en")
+        self.describe, self.capitals = prompt.chat_ids(QUESTION), prompt.chat_ids(CAPITALS)
         self.short = [i for i, clip in enumerate(clips.clips) if clip.frames < config.short_frames]
         self._batches: dict[tuple[int, int], list[list[int]]] = {}
 
@@ -164,7 +175,11 @@ class Pretraining:
             parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, targets)
             if not listening or step % 4 == 1:
                 drop = config.text_dropout * max(0.0, 1 - (progress / 0.92) ** 3) * (rng.random() < 0.7)
-                parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
+                if listening or step % 4 != 1:
+                    parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
+                else:
+                    texts = [tags.without_tags(c.text).strip() for c in clips]
+                    parts["capitals"] = self._text(audio, self.capitals, texts, drop)
             if step % (8 if listening else 4) == 3:
                 parts["describe"] = self._text(audio, self.describe, [how_it_is_said(c.text) for c in clips], 0.0)
             if step % 8 == 1:
