@@ -62,9 +62,7 @@ def inks(mode: str) -> dict[str, Ink]:
              {"page": theme.PAGE, "paper": theme.PAPER}.items()}  # fmt: skip
     links = {f"link on {g}": Ink(theme.ACCENT[mode].ground, i[mode].ground) for g, i in
              {"page": theme.PAGE, "paper": theme.PAPER}.items()}  # fmt: skip
-    looks = {
-        name: {"light": look.light, "dark": look.dark}[mode] for name, look in theme.CATEGORY_LOOKS.items()
-    }
+    looks = {name: {"light": look.light, "dark": look.dark}[mode] for name, look in theme.CATEGORY_LOOKS.items()}
     return page | muted | links | looks
 
 
@@ -116,7 +114,5 @@ def test_every_colour_that_the_stylesheet_uses_is_in_the_palette():
 
 
 def test_the_theme_fetches_nothing_from_other_sites():
-    assert "http" not in theme.css().replace("http://www.w3.org/2000/svg", "").replace(
-        "http%3A//www.w3.org", ""
-    )
+    assert "http" not in theme.css().replace("http://www.w3.org/2000/svg", "").replace("http%3A//www.w3.org", "")
     assert not theme.theme()._stylesheets

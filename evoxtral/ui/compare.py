@@ -85,6 +85,7 @@ WAS_FULL = """async () => {
 
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 NO_CLIP = "Record or upload a clip, or pick an example."
+CLEANED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
 DECODING = "Decoding…"
 # A lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
 NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
@@ -196,6 +197,8 @@ class Decoder:
     def read(self, clip: str, variants: Sequence[str] | None = None) -> np.ndarray:
         """The wave of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
         anything. Raises AudioError."""
+        if not Path(clip).is_file():
+            raise AudioError(CLEANED)
         wave = audio.load(clip)
         if ZERO_GPU:
             self.pace.check(audio.duration(wave), self._count(variants))
@@ -284,6 +287,7 @@ class CompareTab:
             cache_examples=False,
             visible=bool(examples),
         )
+        self.clip.keep_in_cache |= self.clip.temp_files  # copies of the examples: they are no visitor's
         with gr.Row(elem_classes="ev-go"):
             self.language = gr.Dropdown(
                 list(LANGUAGES.items()),
