@@ -1,12 +1,17 @@
 """The app as a program sees it: really started, called through Gradio's own client."""
 
 import asyncio
+import base64
+import hashlib
 import inspect
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +25,7 @@ from mcp.client.streamable_http import streamable_http_client
 from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.speech import speak
-from evoxtral.ui import compare
+from evoxtral.ui import compare, page
 from evoxtral.ui.model import Model, description
 
 EXAMPLES = compare.Example.read(ROOT / "examples")
@@ -138,20 +143,107 @@ def test_speak_gives_a_recording_and_a_sentence_for_what_cannot_be_spoken(client
             client.predict(impossible, api_name="/speak")
 
 
-def test_the_same_endpoints_are_mcp_tools():
+def curl(*arguments: str) -> str:
+    return subprocess.run(["curl", "-sSN", *arguments], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def uploaded(path: str) -> dict:
+    """The file as an endpoint takes it."""
+    (there,) = json.loads(curl("-F", f"files=@{path}", f"{app_url()}/gradio_api/upload"))
+    return {"path": there, "meta": {"_type": "gradio.FileData"}}
+
+
+def called(endpoint: str, *data: object) -> tuple[str, object]:
+    """What curl is told: the last event's name and what it carries."""
+    address = f"{app_url()}/gradio_api/call/{endpoint}"
+    asked = json.loads(curl("-H", "Content-Type: application/json", "-d", json.dumps({"data": data}), address))
+    *_, event, result = curl(f"{address}/{asked['event_id']}").strip().splitlines()
+    return event.removeprefix("event: "), json.loads(result.removeprefix("data: "))
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+def test_every_endpoint_answers_curl(clip):
+    event, (transcripts,) = called("compare", uploaded(clip), "en")
+    assert event == "complete" and list(transcripts)[:3] == ["base", "sft", "rl"]
+    event, (transcript,) = called("transcribe", uploaded(clip), "rl", "en")
+    assert event == "complete" and transcript["text"] == transcripts["rl"]["text"]
+    event, (scores,) = called("score", "[sad] hi", "[sad] hi")
+    assert event == "complete" and scores["tag_f1"] == 1.0
+    event, (recording,) = called("speak", "[sighs] Hello.", "en-us+f3", 0)
+    assert event == "complete" and recording["url"].startswith(app_url())
+    event, error = called("speak", "[levitates]", "en-us+f3", 0)
+    assert event == "error" and "nothing to speak" in error["error"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+def test_a_file_of_one_visitor_is_not_found_by_another_from_what_it_holds_nor_are_those_of_the_server(clip):
+    folder = Path(uploaded(clip)["path"]).parent
+    assert len(folder.name) == 64 and folder.name != hashlib.sha256(Path(clip).read_bytes()).hexdigest()
+    for path in (folder, folder.parent, ROOT / "app.py", "/etc/hostname"):
+        status = curl("-o", os.devnull, "-w", "%{http_code}", f"{app_url()}/gradio_api/file={path}")
+        assert status in ("403", "404"), path
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+def test_a_file_above_the_limit_is_refused_while_it_is_sent(tmp_path):
+    (tmp_path / "large.wav").write_bytes(bytes(round(audio.MAX_MEGABYTES) * 2**20 + 1))
+    said = curl("-w", "%{http_code}", "-F", f"files=@{tmp_path / 'large.wav'}", f"{app_url()}/gradio_api/upload")
+    assert "exceeded maximum allowed size" in said and said.endswith("413")
+
+
+def test_the_cache_is_cleaned_of_visitors_files_and_the_examples_stay(tmp_path, monkeypatch, clip):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(page, "CLEAN_EVERY", 1)
+    monkeypatch.setattr(page, "CLEAN_AFTER", 1)
+
+    def files() -> set[Path]:
+        return {path for path in tmp_path.rglob("*") if path.is_file()}
+
+    demo = page.build(Model("tiny"), ROOT / "examples")
+    examples = files()
+    assert {path.name for path in examples} == {example.clip.name for example in EXAMPLES}
+    demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=free_port())
+    try:
+        visitor = Client(demo.local_url, verbose=False, download_files=False)
+        visitor.predict("[sighs] Hello.", api_name="/speak")
+        with pytest.raises(AppError, match="no variant"):
+            visitor.predict(handle_file(clip), "gold", api_name="/transcribe")
+        started = time.monotonic()
+        while files() != examples and time.monotonic() - started < 60:
+            time.sleep(0.2)
+        time.sleep(3)
+        assert files() == examples
+    finally:
+        demo.close()
+
+
+def test_a_clip_that_the_clean_up_took_is_said_to_be_gone(tmp_path):
+    gone = compare.about_clip(str(tmp_path / "gone.wav"), compare.Decoder(Model("tiny")))
+    assert "no longer on the server" in gone and str(tmp_path) not in gone
+
+
+def test_the_same_endpoints_are_mcp_tools(clip):
+    data = "data:audio/wav;base64," + base64.b64encode(Path(clip).read_bytes()).decode()
+
     async def ask():
         address = f"{app_url()}/gradio_api/mcp/"
         async with streamable_http_client(address) as (read, write, _), ClientSession(read, write) as session:
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
             scores = await session.call_tool("score", {"prediction": "[sad] hi", "reference": "[sad] hi"})
+            compared = await session.call_tool("compare", {"audio": data})
+            transcribed = await session.call_tool("transcribe", {"audio": data, "variant": "sft"})
+            spoken = await session.call_tool("speak", {"script": "[sighs] Hello."})
             theirs = await session.call_tool("compare", {"audio": "/etc/hostname"})
-            return tools, scores, theirs
+            return tools, scores, compared, transcribed, spoken, theirs
 
-    tools, scores, theirs = asyncio.run(ask())
+    tools, scores, compared, transcribed, spoken, theirs = asyncio.run(ask())
     assert tools.keys() == {"compare", "transcribe", "score", "speak"}
     assert all(tool.description for tool in tools.values())
     assert "'tag_f1': 1.0" in scores.content[0].text
+    assert not compared.isError and "'rl': {'text'" in compared.content[0].text
+    assert not transcribed.isError and transcribed.content[0].text.startswith("{'text'")
+    assert f"{app_url()}/gradio_api/file=" in str(spoken.content)
     assert theirs.isError  # a path of the server is no recording of the caller's
 
 
