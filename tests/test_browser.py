@@ -232,6 +232,24 @@ def test_markup_from_a_visitor_is_text(visit):
     assert page.title() == "Evoxtral"
 
 
+def test_markup_in_a_script_and_in_the_name_of_a_file_is_text(visit, tmp_path, spoken_clip):
+    page = visit()
+    hostile = tmp_path / "<img src=x onerror=document.title=3>.wav"
+    shutil.copy(spoken_clip, hostile)
+    upload(page, str(hostile))
+    compare(page)
+    open_history(page, 1)
+    expect(page.locator("#results")).to_contain_text(".wav", timeout=PATIENCE)
+    page.get_by_role("tab", name="Speak").click()
+    page.locator("#script textarea").fill(f"[{HOSTILE}] Hello. [sighs] {HOSTILE}")
+    page.get_by_role("button", name="Speak", exact=True).click()
+    expect(page.locator("#speak-status")).to_contain_text("${document.title=2}", timeout=PATIENCE)
+    page.locator("#send").click()
+    expect(page.locator(".ev-missing").first).to_be_visible(timeout=PATIENCE)
+    assert page.locator('img[src="x"]').count() == 0
+    assert page.title() == "Evoxtral"
+
+
 # ------------------------------------------------------------------------------------- what is shown
 
 
@@ -296,6 +314,13 @@ def test_a_laptop_shows_the_whole_comparison_without_scrolling(visit, width, hei
     finish(page)
     assert overflow(page) == (0, 0)
     photograph(page, f"laptop-{width}")
+
+
+def test_the_first_paint_comes_within_two_seconds(visit):
+    painted = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    assert (
+        min(visit().evaluate(painted) for _ in range(3)) < 2000
+    )  # ms; the best of three, on a machine that may be busy
 
 
 def test_nothing_jumps_while_text_streams(visit):
