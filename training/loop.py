@@ -24,6 +24,9 @@ from torch import distributed as dist
 
 log = logging.getLogger(__name__)
 
+SAVE_EVERY = 180.0  # s between two saves of a state: what an interruption can cost
+PRECISION = "EVOXTRAL_TRAINING_PRECISION"  # in the environment, which the processes of `parallel` share
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -69,7 +72,16 @@ def _join(rank: int, processes: int, rendezvous: str, work: Callable[..., None],
 
 def matmul_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     """In which precision training multiplies: bf16 on CUDA, and on CPUs that multiply it faster than float32."""
-    return torch.bfloat16 if torch.device(device).type == "cuda" or _bf16_is_faster() else torch.float32
+    return torch.bfloat16 if torch.device(device).type == "cuda" or cpu_precision() == "bf16" else torch.float32
+
+
+def cpu_precision() -> str:
+    """bf16 or float32: as PRECISION says, or else by measurement.
+
+    A run measures once and keeps to it: on a busy machine a second measurement may differ, and with it the end of a run
+    that was interrupted.
+    """
+    return os.environ.get(PRECISION) or ("bf16" if _bf16_is_faster() else "float32")
 
 
 @cache
@@ -104,7 +116,6 @@ def fit(
     name: str,
     seed: int = 0,
     clip: float = 1.0,
-    save_every: float = 180.0,
     evaluate: Callable[[int], dict[str, float]] | None = None,
     evaluate_every: int = 0,
 ) -> None:
@@ -112,7 +123,7 @@ def fit(
 
     losses: step -> micro-batches of named, weighted losses; the sum of all is minimised.
     modules: their trainable parameters are saved to and resumed from `folder/NAME.state.pt`.
-    clip: gradient norm. save_every: seconds between saves. evaluate: called every `evaluate_every` steps.
+    clip: gradient norm. evaluate: called every `evaluate_every` steps.
     The log goes to `folder/NAME.log.jsonl`, a line every 20 steps.
     """
     from tqdm import tqdm
@@ -160,7 +171,7 @@ def fit(
                 row = {"step": step + 1, **evaluate(step + 1)}
                 log.info("%s %s", name, row)
                 _append(history, row)
-            if first_process and time.monotonic() - saved > save_every:
+            if first_process and time.monotonic() - saved > SAVE_EVERY:
                 _save(state, modules, optimizers, step + 1)
                 saved = time.monotonic()
     if first_process:

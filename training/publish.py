@@ -18,7 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)  # see run.py
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # see run.py
 
 from evoxtral import checkpoints, metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402

@@ -8,13 +8,15 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Python puts training/ itself first on the path: there `evoxtral` is missing and our names would shadow PyPI's.
-sys.path[0] = str(ROOT)
+if __name__ == "__main__":
+    # Python puts training/ itself first on the path: there `evoxtral` is missing and our names would shadow PyPI's.
+    sys.path[0] = str(ROOT)
 
 from evoxtral import checkpoints  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
@@ -42,15 +44,23 @@ class Run:
         self.samples, self.results = folder / "samples.jsonl", folder / "results.json"
 
     def claim(self) -> None:
-        """Make the folder, or find that it holds this very recipe. Raises RecipeError for another one's."""
-        note = self.folder / "recipe.json"
+        """Make the folder, or find that it holds this very recipe; go on in the precision that it was begun in.
+
+        Raises RecipeError for another one's.
+        """
+        note, precision = self.folder / "recipe.json", self.folder / "precision.txt"
         mine = json.dumps(dataclasses.asdict(self.recipe), indent=2)
-        if note.exists() and note.read_text(encoding="utf-8") != mine:
-            raise RecipeError(f"{self.folder} holds a run of another recipe: choose another --name, or remove it.")
-        if not note.exists() and self.folder.exists() and any(self.folder.iterdir()):
+        if note.exists():
+            if note.read_text(encoding="utf-8") != mine:
+                raise RecipeError(f"{self.folder} holds a run of another recipe: choose another --name, or remove it.")
+        elif self.folder.exists() and any(self.folder.iterdir()):
             raise RecipeError(f"{self.folder} exists and is not a run: choose another --name.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(mine, encoding="utf-8")
+        else:
+            with loop.whole(self.folder) as out:
+                (out / note.name).write_text(mine, encoding="utf-8")
+                (out / precision.name).write_text(loop.cpu_precision(), encoding="utf-8")
+        if precision.exists():
+            os.environ[loop.PRECISION] = precision.read_text(encoding="utf-8")
 
 
 def run_pretrain(run: Run) -> None:

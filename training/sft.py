@@ -154,12 +154,15 @@ def train(
     if loop.world()[0] == 0:
         with loop.whole(folder / name) as out:
             tuned.to(torch.bfloat16).save_pretrained(out, save_embedding_layers=False)
-            _name_base(out, base)
+            _tidy(out, base)
 
 
-def _name_base(adapter: Path, base: Path) -> None:
-    """PEFT writes the path the base was loaded from, which means nothing on another machine: keep its last part."""
+def _tidy(adapter: Path, base: Path) -> None:
+    """The same files from the same run, wherever it runs. PEFT writes the path the base was loaded from, of which the
+    last part is kept, and a set of layers in whatever order it has.
+    """
     path = adapter / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base.name
+    config["target_modules"] = sorted(config["target_modules"])
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
