@@ -154,6 +154,16 @@ def test_an_example_is_one_click_away_and_scored_against_what_was_spoken(visit):
     assert page.locator("#clip .timestamps").is_visible()
 
 
+def test_an_example_that_is_clicked_while_another_is_decoded_comes_next(visit):
+    page = visit()
+    page.locator("#examples .gallery-item").nth(1).click()
+    expect(page.locator('.ev-column[aria-busy="true"]').first).to_be_visible(timeout=PATIENCE)
+    page.locator("#examples .gallery-item").first.click()
+    link = column(page, "rl").get_by_role("link", name="TXT")
+    expect(link).to_have_attribute("download", "bedtime.rl.txt", timeout=PATIENCE)
+    open_history(page, 2)
+
+
 def test_text_grows_in_every_column_at_once(visit):
     page = visit()
     page.evaluate(

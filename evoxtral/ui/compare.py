@@ -336,7 +336,8 @@ class CompareTab:
         self._redraw = {"fn": redraw, "inputs": [self.on_screen, *how_shown], "outputs": drawn, **QUIETLY}
         self.clip.change(lambda clip: about_clip(clip, self.decoder), self.clip, self.about, **QUIETLY)
         self.decode_after(self.go.click)
-        self.decode_after(self.examples.load_input_event.then)
+        # An example that is clicked while another is decoded comes next: its clip and reference are there already.
+        self.decode_after(self.examples.load_input_event.then, trigger_mode="always_last")
         gr.on([control.change for control in how_shown], trigger_mode="always_last", **self._redraw)
         known = [self.on_screen, self.changes]
         keep_after(self.reference.blur(refer, [self.reference, self.on_screen], known, **QUIETLY), self.changes)
@@ -353,9 +354,9 @@ class CompareTab:
         endpoint(self.transcribe, [self.clip, variant, self.language], typed(TRANSCRIPT), **QUEUEING)
         endpoint(score, [prediction, self.reference], typed(SCORES))
 
-    def decode_after(self, trigger: Callable) -> None:
+    def decode_after(self, trigger: Callable, **how: Any) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
-        decoded = trigger(**self._decode)
+        decoded = trigger(**self._decode, **how)
         # What is shown may have been changed while text was streaming: draw once more when it is complete.
         complete = decoded.success(**self._redraw)
         keep_after(complete.success(remember, self.on_screen, self.changes, **QUIETLY), self.changes)
