@@ -209,7 +209,7 @@ def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoke
     page.locator('#clip [aria-label="Clear"]').click()
     upload(page, spoken_clip)
     compare(page)
-    expect(page.locator("[role=alert]")).to_have_count(0)
+    expect(page.locator("[role=alert]:visible")).to_have_count(0)
 
 
 def test_comparing_nothing_says_what_to_do(visit):
@@ -335,25 +335,28 @@ def test_the_first_paint_comes_within_two_seconds(visit):
 
 def test_nothing_jumps_while_text_streams(visit):
     page = visit()
-    page.evaluate(
+    page.evaluate(  # looks at every frame: a quick machine decodes between two looks from outside
         """() => {
-            window.jumps = 0;
-            const add = entries => entries.forEach(entry => { window.jumps += entry.value; });
+            window.seen = {jumps: 0, streamed: 0, places: {}};
+            const add = entries => entries.forEach(entry => { seen.jumps += entry.value; });
             const observer = new PerformanceObserver(list => add(list.getEntries()));
             observer.observe({type: "layout-shift"});
-            window.jumped = () => { add(observer.takeRecords()); return window.jumps; };
+            const look = () => {
+                add(observer.takeRecords());
+                seen.streamed += document.querySelectorAll('.ev-column[aria-busy="true"]').length;
+                const parts = [...document.querySelectorAll('.ev-column, #go, #reference')];
+                seen.places[parts.map(part => part.getBoundingClientRect().top)] = true;
+                requestAnimationFrame(look);
+            };
+            look();
         }"""
     )
-    places = (
-        "() => [...document.querySelectorAll('.ev-column, #go, #reference')].map(e => e.getBoundingClientRect().top)"
-    )
-    before = page.evaluate(places)
     page.locator("#examples .gallery-item").first.click()
-    expect(page.locator('.ev-column[aria-busy="true"]').first).to_be_visible(timeout=PATIENCE)
-    during = page.evaluate(places)
     finish(page)
-    assert before == during == page.evaluate(places)
-    assert page.evaluate("window.jumped()") < 0.02  # cumulative layout shift: up to 0.1 is called good
+    seen = page.evaluate("window.seen")
+    assert seen["streamed"] > 0
+    assert len(seen["places"]) == 1
+    assert seen["jumps"] < 0.02  # cumulative layout shift: up to 0.1 is called good
 
 
 def test_a_phone_needs_no_scrolling_across(visit):
