@@ -4,12 +4,13 @@ import itertools
 import random
 import re
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 
 from evoxtral import speech, tags
 from training import lexicon, scripts
-from training.scripts import Sources
+from training.scripts import Slices, Sources
 
 SENTENCE = re.compile(r"[^.!?]+[.!?]+")
 
@@ -38,7 +39,7 @@ def test_splits_share_no_sentence():
 def test_slices_have_their_shares_and_their_number_of_tags():
     written = some(2000)
     shares = Counter(script.slice for script in written)
-    for name, share in scripts.SLICES.items():
+    for name, share in asdict(Slices()).items():
         assert abs(shares[name] / len(written) - share) < 0.04, name
     for script in written:
         if script.slice in scripts.TAG_RANGE:
@@ -81,3 +82,8 @@ def test_a_script_is_one_line_that_starts_with_a_capital_or_a_tag():
 def test_plain_text_keeps_to_the_room_it_is_given(room):
     lengths = [len(tags.plain(script.text)) for script in some(400, max_characters=room)]
     assert max(lengths) <= max(room, 80) + 25  # a first sentence of 60 is always let in
+
+
+def test_a_dataset_can_ask_for_more_of_one_slice():
+    rare = Slices(plain=0.0, light=0.0, moderate=0.0, dense=0.0, edge=1.0)
+    assert {script.slice for script in some(50, slices=rare)} == {"edge"}

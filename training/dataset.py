@@ -27,7 +27,7 @@ from evoxtral.audio import SAMPLE_RATE
 from evoxtral.prompt import Prompt
 from training import scripts
 from training.model import IGNORE
-from training.scripts import Sources
+from training.scripts import Slices, Sources
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class DataConfig:
     augment: bool = False
     keep_audio: bool = True
     sources: Sources = field(default_factory=Sources)
+    slices: Slices = field(default_factory=Slices)
 
 
 def build(folder: Path, name: str, config: DataConfig, workers: int | None = None) -> "Clips":
@@ -147,7 +148,8 @@ def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[scri
     held_out = [v for v in VARIANTS if v in HELD_OUT]
     known = [v for v in VARIANTS if v not in HELD_OUT]
     # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
-    for script in scripts.write(rng, config.split, config.sources, int(11.5 * config.window_seconds)):
+    room = int(11.5 * config.window_seconds)
+    for script in scripts.write(rng, config.split, config.sources, room, config.slices):
         accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
         variant = rng.choice(held_out if rng.random() < config.held_out_share else known)
         voice, seed = f"{accent}+{variant}", rng.getrandbits(31)

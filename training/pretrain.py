@@ -53,6 +53,7 @@ class PretrainConfig:
     learning_rate: float = 1.5e-3
     warmup: int = 150
     weight_decay: float = 0.05
+    capitals: float = 0.6  # share of the run that asks for capitals too; after it, plain transcripts alone
     text_dropout: float = 0.5  # of text inputs, falls to 0: a text model that can guess does not listen
     phoneme_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
     token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
@@ -175,7 +176,7 @@ class Pretraining:
             parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, targets)
             if not listening or step % 4 == 1:
                 drop = config.text_dropout * max(0.0, 1 - (progress / 0.92) ** 3) * (rng.random() < 0.7)
-                if listening or step % 4 != 1:
+                if listening or step % 4 != 1 or progress >= config.capitals:
                     parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
                 else:
                     texts = [tags.without_tags(c.text).strip() for c in clips]

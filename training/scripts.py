@@ -10,14 +10,13 @@ import hashlib
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 
 from training import lexicon
 from training.lexicon import words
 
 SPLITS = ("train", "validation", "test")
-SLICES = {"plain": 0.25, "light": 0.25, "moderate": 0.25, "dense": 0.15, "edge": 0.10}
 TAG_RANGE = {"plain": (0, 0), "light": (1, 2), "moderate": (3, 4), "dense": (5, 8)}
 SOUNDS = ("laughs", "sighs", "gasps", "clears throat", "crying", "pause")
 DELIVERIES = ("whispers", "shouts", "excited", "sad", "angry", "nervous", "calm", "frustrated", "stammers")
@@ -39,8 +38,19 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """How densely scripts are tagged; shares that add up to 1. edge: see `_edge`."""
+
+    plain: float = 0.25
+    light: float = 0.25
+    moderate: float = 0.25
+    dense: float = 0.15
+    edge: float = 0.10
+
+
+@dataclass(frozen=True)
 class Script:
-    """text: tagged. slice: one of SLICES. domain: of the frames, or "open"."""
+    """text: tagged. slice: a field of Slices. domain: of the frames, or "open"."""
 
     text: str
     slice: str
@@ -67,12 +77,16 @@ def split_of(sentence: str) -> str:
 
 
 def write(
-    rng: random.Random, split: str, sources: Sources | None = None, max_characters: int = 115
+    rng: random.Random,
+    split: str,
+    sources: Sources = Sources(),  # noqa: B008 - frozen
+    max_characters: int = 115,
+    slices: Slices = Slices(),  # noqa: B008 - frozen
 ) -> Iterator[Script]:
     """Endless scripts of one split. max_characters: of plain text, so that a clip fits the model's window."""
-    sources = sources or Sources()
+    shares = asdict(slices)
     while True:
-        kind = rng.choices(list(SLICES), list(SLICES.values()))[0]
+        kind = rng.choices(list(shares), list(shares.values()))[0]
         domain = rng.choice(domains())
         if kind == "edge":
             text = _edge(rng, split, domain, sources)
