@@ -1,6 +1,11 @@
 """The pipeline: recipes, the loop that resumes, RAFT's choice, and every stage end to end."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,8 @@ from evoxtral.speech.espeak import Espeak
 from training import dataset, loop, model, muon, pretrain, raft, recipe, run
 from training.dataset import Clips, Collator, DataConfig
 from training.raft import Sampled
+
+ROOT = Path(__file__).parents[1]
 
 # --- recipes
 
@@ -98,6 +105,42 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     with pytest.raises(Interrupted):
         fit(tmp_path / "killed", die_at=7)
     assert torch.equal(fit(tmp_path / "killed"), whole)
+
+
+TWO_WORKERS = """
+import os, sys, time
+from pathlib import Path
+from training import loop
+
+def work(folder: Path):
+    (folder / f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    loop.parallel(work, Path(sys.argv[1]), processes=2)
+"""
+
+
+def test_no_worker_outlives_a_run_that_was_killed(tmp_path):
+    (tmp_path / "work.py").write_text(TWO_WORKERS)
+    # Started in a script's background, where an interrupt is ignored: nothing but the parent's end tells them.
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "work.py", tmp_path],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    process.kill()
+    process.wait()
+    for worker in tmp_path.glob("*.pid"):
+        wait_until(lambda pid=worker.stem: not Path(f"/proc/{pid}").exists())
+
+
+def wait_until(true, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_after_an_interruption_the_log_goes_on_with_means_of_the_steps_since(tmp_path):

@@ -7,10 +7,8 @@ build goes on with the shards that are missing, and the same seed gives the same
 
 import json
 import logging
-import multiprocessing
 import os
 import random
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -25,7 +23,7 @@ from scipy.signal import lfilter, oaconvolve
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.prompt import Prompt
-from training import scripts
+from training import loop, scripts
 from training.model import IGNORE
 from training.scripts import Slices, Sources
 
@@ -77,7 +75,7 @@ def build(folder: Path, name: str, config: DataConfig, workers: int | None = Non
     counts = [min(SHARD, config.clips - start) for start in range(0, config.clips, SHARD)]
     missing = [(k, n) for k, n in enumerate(counts) if not (folder / f"{name}-{k:04d}.jsonl").exists()]
     with (
-        ProcessPoolExecutor(workers or os.cpu_count(), initializer=_end_with_parent) as pool,
+        ProcessPoolExecutor(workers or os.cpu_count(), initializer=loop.end_with_parent) as pool,
         tqdm(
             total=config.clips,
             desc=f"speak {name}",
@@ -89,16 +87,6 @@ def build(folder: Path, name: str, config: DataConfig, workers: int | None = Non
         for job in jobs:
             bar.update(job.result())
     return Clips.load(folder, name)
-
-
-def _end_with_parent() -> None:
-    """A worker outlives a parent that was killed, and would go on writing beside the one that resumes its work."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _build_shard(folder: Path, name: str, index: int, count: int, config: DataConfig) -> int:

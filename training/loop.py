@@ -7,9 +7,11 @@ was killed and resumed ends like one that was not.
 import json
 import logging
 import math
+import multiprocessing
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,7 +64,18 @@ def parallel(work: Callable[..., None], *args, processes: int | None = None) -> 
         torch.multiprocessing.spawn(_join, (processes, f"file://{folder}/rendezvous", work, args), processes)
 
 
+def end_with_parent() -> None:
+    """A worker outlives a parent that was killed, and would go on writing beside the one that resumes its work."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _join(rank: int, processes: int, rendezvous: str, work: Callable[..., None], args: tuple) -> None:
+    end_with_parent()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=processes)
