@@ -10,7 +10,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,7 @@ FILES = (
 )  # fmt: skip
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _VARIANT = re.compile(r"[\w-]+")
+_TAKEN = (lora.BASE, "all")  # "all" asks for every variant
 _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
 
 
@@ -101,9 +103,10 @@ def _named_adapters(environ: Mapping[str, str]) -> dict[str, str]:
     named = {variant: environ[name] for variant, name in variables.items() if environ.get(name)}
     for entry in filter(None, map(str.strip, environ.get("EVOXTRAL_ADAPTERS", "").split(","))):
         variant, equals, reference = entry.partition("=")
-        if not equals or not reference or not _VARIANT.fullmatch(variant) or variant == lora.BASE:
+        if not equals or not reference or not _VARIANT.fullmatch(variant) or variant in _TAKEN:
             raise CheckpointError(
-                f"EVOXTRAL_ADAPTERS has {entry!r}: write name=folder or name=owner/name, with commas between."
+                f"EVOXTRAL_ADAPTERS has {entry!r}: write name=folder or name=owner/name, with commas between, "
+                f"and no name that is taken ({', '.join(_TAKEN)})."
             )
         named[variant] = reference
     return named
@@ -116,10 +119,12 @@ def _best_here(environ: Mapping[str, str]) -> tuple[str, str]:
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
     try:
-        snapshot_download(MINI_BASE, allow_patterns=FILES, local_files_only=True)
-        return MINI, "a CUDA device is here, and its weights are on this machine"
+        folder = Path(snapshot_download(MINI_BASE, allow_patterns=FILES, local_files_only=True))
+        if all(file.is_file() for file in _weight_files(folder)):  # a download may have been interrupted
+            return MINI, "a CUDA device is here, and its weights are on this machine"
     except LocalEntryNotFoundError:
-        log.info("%s is not on this machine", MINI_BASE)
+        pass
+    log.info("%s is not on this machine", MINI_BASE)
     try:
         HfApi().model_info(MINI_BASE, timeout=_HUB_TIMEOUT)
         return MINI, "a CUDA device is here, and the Hub has its weights"
@@ -170,6 +175,8 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
         ) from error
     except OSError as error:
         raise CheckpointError(f"{reference} could not be stored on this machine: {error.strerror or error}.") from error
+    except RuntimeError as error:  # of the Hub's transport for large files, a full disk included
+        raise CheckpointError(f"The download of {reference} broke off ({error}): start it again.") from error
 
 
 def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
@@ -295,10 +302,22 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists already: name a new folder.")
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # before anything is downloaded or loaded
     source = fetch(checkpoint.base)
     model = load_base(source, load_config(source).dtype or torch.bfloat16)
     lora.merge(model, lora.read(fetch(checkpoint.adapters[variant]), model, variant))
-    model.save_pretrained(folder)
-    for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    with _writing(folder):
+        model.save_pretrained(folder)
+        for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder} cannot be written: {reason}.") from error

@@ -26,6 +26,7 @@ from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.speech import speak
 from evoxtral.ui import compare, page
+from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model, description
 
 EXAMPLES = compare.Example.read(ROOT / "examples")
@@ -306,6 +307,16 @@ def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
 def test_the_page_says_which_model_runs_and_what_it_understands(checkpoint):
     title, understands = description(checkpoint)
     assert checkpoint.name in title and understands
+
+
+def test_an_adapter_that_the_environment_names_is_a_column(checkpoint, clip, monkeypatch):
+    monkeypatch.setenv("EVOXTRAL_MODEL", str(Path(checkpoint.base).parent))
+    monkeypatch.setenv("EVOXTRAL_ADAPTERS", f"mine={checkpoint.adapters['sft']}")
+    decoder = compare.Decoder(Model("auto"))
+    transcripts = decoder.last(clip, "en")
+    columns = compare.Shown((Result("1", "clip.wav", "mine", "now", transcripts, ""),)).columns()
+    assert [column.key for column in columns] == ["base", "sft", "rl", "mine"]
+    assert columns[3].heading.title == "mine" and columns[3].transcript.text == columns[1].transcript.text
 
 
 def test_at_least_three_examples_are_one_click_away_and_small():

@@ -10,7 +10,12 @@ import huggingface_hub
 import pytest
 import torch
 from conftest import save_base
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import VoxtralForConditionalGeneration
 
 from evoxtral import checkpoints
@@ -53,12 +58,19 @@ def test_a_machine_without_cuda_gets_tiny_and_the_reason(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cached", "hub", "name"), [(True, False, "mini-3b"), (False, True, "mini-3b"), (False, False, "tiny")]
+    ("cached", "hub", "name"),  # cached: how many of the two files of weights, None if nothing at all
+    [(2, False, "mini-3b"), (1, False, "tiny"), (1, True, "mini-3b"), (None, True, "mini-3b"), (None, False, "tiny")],
 )
-def test_a_gpu_gets_mini_where_its_weights_can_be_had(monkeypatch, cached, hub, name):
+def test_a_gpu_gets_mini_where_its_weights_can_be_had(monkeypatch, tmp_path, cached, hub, name):
     def snapshot(*arguments, local_files_only, **settings):
-        if not cached:
+        if cached is None:
             raise LocalEntryNotFoundError("not here")
+        return str(tmp_path)
+
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    for number in range(1, 1 + (cached or 0)):
+        (tmp_path / f"model-{number:05}-of-00002.safetensors").touch()
 
     def info(*arguments, **settings):
         if not hub:
@@ -84,7 +96,7 @@ def test_the_environment_chooses_model_and_adapters():
     assert resolve("me/base", environ).base == "me/base", "a name that is asked for wins over EVOXTRAL_MODEL"
 
 
-@pytest.mark.parametrize("adapters", ["me/my-lora", "=me/my-lora", "mine=", "base=me/x", "a b=c"])
+@pytest.mark.parametrize("adapters", ["me/my-lora", "=me/my-lora", "mine=", "base=me/x", "all=me/x", "a b=c"])
 def test_an_adapter_list_that_cannot_be_read_says_how_to_write_it(adapters):
     with pytest.raises(CheckpointError, match="EVOXTRAL_ADAPTERS has .* write name="):
         resolve("mini-3b", {"EVOXTRAL_ADAPTERS": adapters})
@@ -104,8 +116,10 @@ def response(status: int):
     [
         (GatedRepoError("gated", response=response(403)), "is gated: accept its terms"),
         (RepositoryNotFoundError("gone", response=response(404)), "is not on the Hub, or it is private"),
+        (RevisionNotFoundError("gone", response=response(404)), "me/model has no revision 'v1'"),
         (LocalEntryNotFoundError("offline"), "the Hub cannot be reached: check the network"),
         (OSError(28, "No space left on device"), "could not be stored on this machine: No space left"),
+        (RuntimeError("IO Error: No space left on device"), "download of me/model@v1 broke off .*No space left"),
     ],
 )
 def test_what_the_hub_answers_becomes_one_sentence(monkeypatch, error, sentence):

@@ -33,6 +33,14 @@ def test_the_longest_clip_just_fits_the_ceiling():
         assert pace.seconds(pace.longest(variants), variants) == pytest.approx(CEILING)
 
 
+def test_no_request_asks_for_more_than_the_ceiling_even_if_the_device_was_slow_since_it_was_checked():
+    pace = Pace()
+    clip = pace.longest(3)
+    pace.check(clip, 3)
+    pace.learn(decoded(30.0, seconds=9.0))
+    assert pace.seconds(clip, 3) == CEILING
+
+
 def test_a_clip_beyond_it_is_refused_in_one_sentence_that_says_what_to_do():
     pace = Pace()
     pace.check(pace.longest(3), 3)

@@ -266,6 +266,8 @@ def test_merging_asks_for_an_adapter_and_a_new_folder(checkpoint, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(CheckpointError, match="exists already"):
         checkpoints.write_merged(checkpoint, "rl", tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        checkpoints.write_merged(checkpoint, "rl", tmp_path / "mine.txt" / "x")
 
 
 # ----------------------------------------------------------------------------------------------------- counts

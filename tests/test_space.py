@@ -97,13 +97,24 @@ def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(fron
         assert "consolidated.safetensors" not in files  # the same weights in Mistral's own layout
 
 
-def test_preloading_fetches_what_loading_asks_for(front_matter):
-    """So that a start needs no download: every file is one that `checkpoints.fetch` takes."""
-    from evoxtral import checkpoints
+def test_preloading_fetches_what_loading_asks_for_and_nothing_more(front_matter):
+    """So that a start needs no download. The Hub's base has no processor_config.json."""
+    from evoxtral import checkpoints, lora
 
-    for entry in front_matter["preload_from_hub"]:
-        for file in entry.split(" ")[1].split(","):
-            assert any(fnmatch(file, pattern) for pattern in checkpoints.FILES), file
+    adapter = {lora.CONFIG_FILE, lora.WEIGHTS_FILE}
+    base = {*checkpoints.FILES} - adapter - {"processor_config.json"}
+    for entry, patterns in zip(front_matter["preload_from_hub"], (base, adapter, adapter), strict=True):
+        files = entry.split(" ")[1].split(",")
+        assert all(any(fnmatch(file, pattern) for pattern in patterns) for file in files)
+        assert all(any(fnmatch(file, pattern) for file in files) for pattern in patterns)
+
+
+def test_visitors_may_wait_in_a_queue_of_a_stated_length():
+    """Without one, Gradio lets a single visitor wait on ZeroGPU."""
+    from evoxtral.ui import page
+    from evoxtral.ui.model import Model
+
+    assert page.build(Model("tiny"), ROOT / "examples")._queue.max_size == page.QUEUE > 1
 
 
 # --- app.py and what it runs -------------------------------------------------------------------------------

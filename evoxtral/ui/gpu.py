@@ -26,7 +26,7 @@ class Pace:
 
     def seconds(self, clip: float, variants: int) -> float:
         """To ask for, for a clip (seconds) by so many variants."""
-        return max(FLOOR, START + SPARE * max(clip, WINDOW) * variants / self.speed)
+        return min(CEILING, max(FLOOR, START + SPARE * max(clip, WINDOW) * variants / self.speed))
 
     def longest(self, variants: int) -> float:
         """The longest clip (seconds) that fits CEILING."""
