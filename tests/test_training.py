@@ -252,10 +252,19 @@ def test_on_full_windows_training_computes_what_the_model_itself_does(clips, pro
     assert torch.allclose(ours, theirs, atol=1e-3)
 
 
-def test_an_epoch_holds_every_clip_once(clips):
-    for arguments in ({"size": 4}, {"size": 900, "by_frames": True}):
-        batches = dataset.batches(clips, seed=1, **arguments)
-        assert sorted(i for batch in batches for i in batch) == list(range(len(clips)))
+@pytest.mark.parametrize(("batches", "size"), [(dataset.batches, 4), (dataset.batches_of_frames, 900)])
+def test_an_epoch_holds_every_clip_once(clips, batches, size):
+    assert sorted(i for batch in batches(clips, size, seed=1) for i in batch) == list(range(len(clips)))
+
+
+def test_batches_of_frames_come_in_few_shapes(tmp_path):
+    """So that a CPU compiles few products: clips of one rounded length always make batches of one size."""
+    lengths = np.random.default_rng(0).integers(60, 500, 1000)
+    made = [dataset.Clip(str(i), "", "plain", "open", "", False, 0, n / 50, int(n)) for i, n in enumerate(lengths)]
+    batches = dataset.batches_of_frames(dataset.Clips(tmp_path, made, [], []), 3000, seed=1)
+    shapes = {(len(batch), -(-max(lengths[i] for i in batch) // dataset.FRAMES)) for batch in batches}
+    assert len(shapes) <= len({-(-n // dataset.FRAMES) for n in lengths}) + 1  # the rest of an epoch may be smaller
+    assert all(size * length * dataset.FRAMES <= 3000 for size, length in shapes)
 
 
 @pytest.mark.parametrize("listening", [0.0, 0.5])

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -30,6 +30,7 @@ from training.scripts import Slices, Sources
 log = logging.getLogger(__name__)
 
 SHARD = 500  # clips
+FRAMES, TOKENS = 64, 32  # what batches are rounded up to, in mel frames and text ids: few shapes occur
 HELD_OUT = frozenset({"f4", "Annie", "m3", "edward", "max"})  # voice variants that training never hears
 ACCENTS = {"en-us": 0.4, "en": 0.2, "en-gb-x-rp": 0.2, "en-gb-scotland": 0.2}
 VARIANTS = speech.FEMALE + speech.MALE
@@ -249,7 +250,7 @@ class Batch:
 class Collator:
     """The one place where clips become tensors.
 
-    Frames are rounded up to 32 and texts to 16, so that few shapes occur; the loss is on the text and its end only.
+    The loss is on the text and its end only.
     """
 
     def __init__(self, clips: Clips, prompt: Prompt) -> None:
@@ -281,7 +282,7 @@ class Collator:
         if rng:
             mels = [vary(mel, rng, window) for mel in mels]
         longest = max(map(len, mels))
-        frames = window if full_window else min(window, -(-longest // 32) * 32)
+        frames = window if full_window else min(window, -(-longest // FRAMES) * FRAMES)
         out = np.empty((len(indices), frames, 128), np.float32)
         for row, mel in zip(out, mels, strict=True):
             mel = mel[:frames].astype(np.float32)
@@ -299,7 +300,7 @@ class Collator:
     def targets(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Text ids (B, T) and labels (B, T + 1) with the end of sequence."""
         rows = [self.prompt.encode(text) for text in texts]
-        length = -(-max(len(row) for row in rows) // 16) * 16
+        length = -(-max(len(row) for row in rows) // TOKENS) * TOKENS
         text = torch.full((len(rows), length), self.prompt.eos_id)
         labels = torch.full((len(rows), length + 1), IGNORE)
         for i, row in enumerate(rows):
@@ -308,26 +309,40 @@ class Collator:
         return text, labels
 
 
-def batches(
-    clips: Clips, size: int, seed: int, indices: list[int] | None = None, by_frames: bool = False
-) -> list[list[int]]:
-    """One epoch in batches of `size` clips, or of about `size` mel frames; like lengths together, order shuffled.
+def batches(clips: Clips, size: int, seed: int, indices: Sequence[int] | None = None) -> list[list[int]]:
+    """One epoch in batches of `size` clips; like lengths together, order shuffled. indices: the clips, None for all."""
+    rng = random.Random(seed)
+    order = list(range(len(clips)) if indices is None else indices)
+    rng.shuffle(order)
+    pool = 40 * size  # sorted among themselves: never the same neighbours
+    out: list[list[int]] = []
+    for start in range(0, len(order), pool):
+        alike = sorted(order[start : start + pool], key=lambda i: clips.clips[i].frames)
+        out += [alike[i : i + size] for i in range(0, len(alike), size)]
+    rng.shuffle(out)
+    return out
 
-    indices: the clips to use, None for all.
+
+def batches_of_frames(clips: Clips, frames: int, seed: int, indices: Sequence[int] | None = None) -> list[list[int]]:
+    """One epoch in batches of about `frames` mel frames; like lengths together, order shuffled.
+
+    Clips whose length rounds to the same multiple of FRAMES always make batches of the same size: a CPU compiles its
+    products anew for every shape, which costs more than a step. What does not fill a batch goes to the next length.
     """
     rng = random.Random(seed)
     order = list(range(len(clips)) if indices is None else indices)
     rng.shuffle(order)
-    pool = 40 * max(1, size // 250 if by_frames else size)  # sorted among themselves: never the same neighbours
+    alike: dict[int, list[int]] = {}
+    for index in order:
+        alike.setdefault(-(-clips.clips[index].frames // FRAMES), []).append(index)
     out: list[list[int]] = []
-    for start in range(0, len(order), pool):
-        batch: list[int] = []
-        for index in sorted(order[start : start + pool], key=lambda i: clips.clips[i].frames):
-            filled = (len(batch) + 1) * clips.clips[index].frames > size if by_frames else len(batch) == size
-            if batch and filled:
-                out.append(batch)
-                batch = []
-            batch.append(index)
-        out.append(batch)
+    rest: list[int] = []
+    for length in sorted(alike):
+        waiting = rest + alike[length]
+        size = max(1, frames // (length * FRAMES))
+        whole = len(waiting) // size * size
+        out += [waiting[i : i + size] for i in range(0, whole, size)]
+        rest = waiting[whole:]
+    out += [rest] if rest else []
     rng.shuffle(out)
     return out

@@ -1,9 +1,9 @@
 """The scale base from nothing: what Voxtral-Mini is to the adapters.
 
 It learns three tasks on the same clips. Asked to transcribe, it writes plain text: no tags, no capitals. Asked in words
-how something was said, it lists the tags and the stressed words in order; asked to, it writes the stressed words of a
-plain transcript in capitals. The last two are what lets an adapter find delivery in the audio, and spell a rare word
-under stress: a text model that was never asked about them does not look.
+how something was said, it lists the tags and the stressed words in order; asked in words for all of it, it writes both
+together. The last two are what lets an adapter find delivery in the audio, and spell a rare word under stress or behind
+a sound: a text model that was never asked about them does not look.
 """
 
 import logging
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 QUESTION = "How is it said?"
 NOTHING = "plain"  # the answer where there is neither tag nor stress
-CAPITALS = "What is said? Stressed words in capitals."
+BOTH = "What is said, and how?"
 STRESSED = "^"  # stands before a stressed word among the phonemes
 TUNE = "|"  # stands before the mark that ends a clause among the phonemes: each has its own melody
 _CLAUSE = re.compile(r"([^.,!?]*)([.,!?]?)[.,!?]*")
@@ -53,7 +53,7 @@ class PretrainConfig:
     learning_rate: float = 1.5e-3
     warmup: int = 150
     weight_decay: float = 0.05
-    capitals: float = 0.6  # share of the run that asks for capitals too; after it, plain transcripts alone
+    both: float = 0.8  # share of the run that asks every other time for words and tags together; then for words alone
     text_dropout: float = 0.5  # of text inputs, falls to 0: a text model that can guess does not listen
     phoneme_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
     token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
@@ -116,23 +116,22 @@ class Pretraining:
         self.collate = Collator(clips, prompt)
         self.prompt = prompt
         self.transcribe = prompt.transcription_ids("en")
-        self.describe, self.capitals = prompt.chat_ids(QUESTION), prompt.chat_ids(CAPITALS)
+        self.describe, self.both = prompt.chat_ids(QUESTION), prompt.chat_ids(BOTH)
         self.short = [i for i, clip in enumerate(clips.clips) if clip.frames < config.short_frames]
         self._batches: dict[tuple[int, int], list[list[int]]] = {}
 
-    def _batch(self, number: int) -> list[int]:
-        """The clips of one process's step; every epoch is shuffled anew from the seed.
+    def _batch(self, step: int) -> list[int]:
+        """The clips of a step, over all processes; every epoch is shuffled anew from the seed.
 
         Each part of the run begins with short clips: encoder, then text model, learn there what follows what in sound.
         """
-        processes = loop.world()[1]
-        early = int(self.config.steps * self.config.short_share) * processes
-        second = int(self.config.steps * self.config.listening) * processes
-        begun = [start for start in sorted({0, second}) if start <= number]  # the parts of the run, up to this one
-        if number < begun[-1] + early:
-            pool, place = self.short, number - begun[-1] + early * (len(begun) - 1)
+        early = int(self.config.steps * self.config.short_share)
+        second = int(self.config.steps * self.config.listening)
+        begun = [start for start in sorted({0, second}) if start <= step]  # the parts of the run, up to this one
+        if step < begun[-1] + early:
+            pool, place = self.short, step - begun[-1] + early * (len(begun) - 1)
         else:
-            pool, place = range(len(self.clips)), number - early * len(begun)
+            pool, place = range(len(self.clips)), step - early * len(begun)
         epoch = 0
         while place >= len(made := self._epoch(pool, epoch)):
             place -= len(made)
@@ -142,8 +141,8 @@ class Pretraining:
     def _epoch(self, pool: Sequence[int], epoch: int) -> list[list[int]]:
         key = (len(pool), epoch)
         if key not in self._batches:
-            seed = self.config.seed + epoch
-            self._batches[key] = dataset.batches(self.clips, self.config.frames, seed, list(pool), by_frames=True)
+            frames = self.config.frames * loop.world()[1]
+            self._batches[key] = dataset.batches_of_frames(self.clips, frames, self.config.seed + epoch, pool)
         return self._batches[key]
 
     def _heard(self, indices: Iterable[int]) -> list[list[str]]:
@@ -155,12 +154,16 @@ class Pretraining:
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
         config, base = self.config, self.base
         progress = step / config.steps
-        rng = random.Random(f"{config.seed}/{step}/{loop.world()[0]}")
         rank, processes = loop.world()
-        indices = self._batch(step * processes + rank)
+        rng = random.Random(f"{config.seed}/{step}/{rank}")
+        batch = self._batch(step)
+        indices = batch[rank::processes] or batch[:1]  # the last of an epoch may be smaller than the processes are many
+        # Windows are always full in use; mostly cropped ones are enough until late in the run. One decision for all
+        # processes, and as many clips as fit the frames of a step: none waits for another.
+        full_window = random.Random(f"{config.seed}/{step}").random() < (0.05 if progress < 0.8 else 0.4)
+        if full_window:
+            indices = indices[: max(1, config.frames // self.prompt.window_frames)]
         clips = [self.clips.clips[i] for i in indices]
-        # Windows are always full in use; mostly cropped ones are enough until late in the run.
-        full_window = rng.random() < (0.05 if progress < 0.8 else 0.4)
         mels = self.collate.mels(indices, full_window, np.random.default_rng(rng.getrandbits(32)))
         # The text model costs twice what the encoder does and can learn little before the encoder hears phonemes: in
         # the first part of the run it takes part in every fourth step only.
@@ -176,11 +179,10 @@ class Pretraining:
             parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, targets)
             if not listening or step % 4 == 1:
                 drop = config.text_dropout * max(0.0, 1 - (progress / 0.92) ** 3) * (rng.random() < 0.7)
-                if listening or step % 4 != 1 or progress >= config.capitals:
-                    parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
+                if progress < config.both and (step // 4 if listening else step) % 2:
+                    parts["both"] = self._text(audio, self.both, [clip.text for clip in clips], drop)
                 else:
-                    texts = [tags.without_tags(c.text).strip() for c in clips]
-                    parts["capitals"] = self._text(audio, self.capitals, texts, drop)
+                    parts["transcribe"] = self._text(audio, self.transcribe, [tags.plain(c.text) for c in clips], drop)
             if step % (8 if listening else 4) == 3:
                 parts["describe"] = self._text(audio, self.describe, [how_it_is_said(c.text) for c in clips], 0.0)
             if step % 8 == 1:
