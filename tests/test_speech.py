@@ -1,5 +1,6 @@
 """The embedded voice: what is written is what sounds, and its times are true."""
 
+import librosa
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -83,6 +84,41 @@ def test_a_word_in_capitals_is_stressed_and_not_spelt():
     longer = stressed.words[3].end - stressed.words[3].start
     assert longer > 1.2 * (plain.words[3].end - plain.words[3].start)
     assert longer < 1.0  # spelling takes longer than a second
+
+
+@pytest.mark.parametrize("delivery", ["", "[whispers] ", "[sad] ", "[angry] "])
+def test_an_exclamation_grows_towards_its_end_however_it_is_said(delivery):
+    def growth(mark: str) -> float:
+        found = speak(f"{delivery}We can go home on Sunday{mark}")
+        start, middle, end = found.words[0].start, found.words[3].start, found.words[-1].end
+        return level(found.wave, middle, end) / level(found.wave, start, middle)
+
+    assert growth("!") > 1.2 * growth(".")
+
+
+def last(wave: np.ndarray, words: tuple, duration: float = 0.2) -> np.ndarray:
+    """The last stretch of speech, in seconds."""
+    end = int(words[-1].end * SAMPLE_RATE)
+    return wave[end - int(duration * SAMPLE_RATE) : end].astype(float)
+
+
+@pytest.mark.parametrize("delivery", ["", "[calm] ", "[sad] "])
+def test_a_question_ends_on_a_higher_note(delivery):
+    def pitch(mark: str) -> float:
+        found = speak(f"{delivery}Did we ever go home on Sunday{mark}", "en-us+m3")
+        return float(np.median(librosa.yin(last(found.wave, found.words), fmin=50, fmax=400, sr=SAMPLE_RATE)))
+
+    assert pitch("?") > 1.1 * pitch(".")
+
+
+def test_a_whispered_question_ends_brighter():
+    """A whisper has no note: its whole sound slides up."""
+
+    def centre(mark: str) -> float:
+        found = speak(f"[whispers] Did we ever go home on Sunday{mark}")
+        return float(librosa.feature.spectral_centroid(y=last(found.wave, found.words), sr=SAMPLE_RATE).mean())
+
+    assert centre("?") > 1.03 * centre(".")
 
 
 def test_a_delivery_ends_with_its_sentence():

@@ -30,6 +30,7 @@ PAUSES = {
 STAMMERS = "stammers"
 SPOKEN_TAGS = (*effects.SOUNDS, *effects.DELIVERIES, STAMMERS, *PAUSES)
 _SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"')\]]*$")  # an ellipsis trails off, it does not end the sentence
+_LAST_MARK = re.compile(r"([!?])[\"')\]]*$")
 _FIRST_SYLLABLE = re.compile(r"[^\Waeiou]*[aeiou]", re.IGNORECASE)
 
 
@@ -188,8 +189,10 @@ class _Recording:
             self._stammer(phrase.words[0], voice, prosody)
             self.tags.append(Timed(STAMMERS, start, self.now))
         wave, starts = self._say(phrase.words, voice, prosody)
-        for delivery in deliveries:
-            wave, positions = delivery.colour(wave, self.rng)
+        mark = _LAST_MARK.search(phrase.words[-1])
+        melody = [effects.MELODIES[mark[1]]] if mark else []
+        for colour in (*melody, *(delivery.colour for delivery in deliveries)):
+            wave, positions = colour(wave, self.rng)
             if positions is not None:
                 starts = np.searchsorted(positions, starts)
         times = [self.now + float(s) / SAMPLE_RATE for s in starts]
