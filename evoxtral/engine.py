@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 
@@ -31,8 +32,12 @@ from evoxtral.transcript import Cue, Token, Transcript
 log = logging.getLogger(__name__)
 
 ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
+FREE = 0.8  # of what a CUDA device has left beside the weights, at most
 MOST_ROWS = 96  # more of them only make a batch wait longer for its slowest row
-SHOW_EVERY = 0.05  # s between two growing transcripts
+SHOW_EVERY = 0.05  # s between two growing transcripts, at first
+# The longer a clip takes, the longer its text is to draw, and the less is new in it: whoever looks on gets a fifth of
+# the time at most, and not more than LOOKS looks while the time doubles.
+DRAWING_SHARE, LOOKS = 1 / 5, 50
 # Bytes of weight files: up to SMALL a CPU computes in float32, where little is gained otherwise and every machine
 # writes the same; from LARGE on in bfloat16, which needs half the memory; between them in the faster one.
 SMALL, LARGE = 1e8, 2e9
@@ -46,7 +51,7 @@ KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, wa
 class Engine:
     """One base in memory, and its adapters. Threads may share it: they take turns every few tokens.
 
-    checkpoint, variants, window_seconds (longest segment), device, dtype, prompt: to be read.
+    checkpoint, variants, window_seconds (longest segment), device, dtype, prompt, rows: to be read.
     """
 
     def __init__(
@@ -68,13 +73,23 @@ class Engine:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or _default_dtype(self.device, folder)
         self.prompt = Prompt(folder, config)
-        self.rows = rows or _rows_that_fit(ROOM[self.device.type], config, self.prompt, self.dtype)
+        self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
         with _freed_memory_returned():
             self._load(folder)
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
         log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
+
+    @cached_property
+    def rows(self) -> int:
+        """The most rows decoded together. Known when it is first asked for: on ZeroGPU no device is there before."""
+        if self._rows:
+            return self._rows
+        room = ROOM[self.device.type]
+        if self.device.type == "cuda":
+            room = min(room, FREE * torch.cuda.mem_get_info(self.device)[0])
+        return _rows_that_fit(room, self._config, self.prompt, self.dtype)
 
     def _load(self, folder: Path) -> None:
         """Weights from the files to where the model runs, layer by layer: the base is in memory once."""
@@ -112,19 +127,19 @@ class Engine:
         wave = audio.load(source, max_seconds)
         segments = audio.segments(wave, self.window_seconds)
         columns = {name: _Column(audio.duration(wave)) for name in names}
-        shown = time.perf_counter()
+        clock = _Clock()
         at_once = max(1, self.rows // len(names))
         for first in range(0, len(segments), at_once):
             part = segments[first : first + at_once]
             waves = [_stretch(wave, segment) for segment in part]
             for column in columns.values():
-                column.begin(part)
+                column.begin(part, clock.seconds)
             for rows in self._decode(waves, names, language, decoding, keys=range(first, first + len(part))):
                 for column, block in zip(columns.values(), _blocks(rows, len(names)), strict=True):
-                    column.see(block)
-                if time.perf_counter() - shown >= SHOW_EVERY:
-                    yield {name: c.transcript(self.prompt, done=False) for name, c in columns.items()}
-                    shown = time.perf_counter()
+                    column.see(block, clock.seconds)
+                if clock.look_is_due:
+                    with clock.stopped():
+                        yield {name: c.transcript(self.prompt, done=False) for name, c in columns.items()}
             for column in columns.values():
                 column.settle(self.prompt)
         yield {name: c.transcript(self.prompt, done=True) for name, c in columns.items()}
@@ -233,14 +248,14 @@ class Engine:
         ids = self.prompt.transcription_ids(language)
         mels = self.prompt.log_mel(waves, self.device.type)
         length = cache_length(len(ids), budgets, self.device)
-        with self._lock, torch.inference_mode():
+        with _memory_named(), self._lock, torch.inference_mode():
             prompts = self._prompts(ids, mels, names)
             _return_freed_memory()  # the encoder's, before the cache is made
             session = self._session((names, len(budgets), length))
             with self._mix.using(names):
                 batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
         while not batch.done:
-            with self._lock, self._mix.using(names):
+            with _memory_named(), self._lock, self._mix.using(names):
                 batch.advance()
             yield batch.rows
         with self._lock:
@@ -295,6 +310,32 @@ class Engine:
         return [name if self._mix.touches(name, *parts) else lora.BASE for name in names]
 
 
+class _Clock:
+    """The time that decoding takes, without that of whoever looks on; and when they may look."""
+
+    def __init__(self) -> None:
+        self._begun = self._looked = time.perf_counter()
+        self._last_look = 0.0  # s it took
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begun
+
+    @property
+    def look_is_due(self) -> bool:
+        pause = max(SHOW_EVERY, self._last_look * (1 / DRAWING_SHARE - 1), self.seconds / LOOKS)
+        return time.perf_counter() - self._looked >= pause
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """For the time of a look."""
+        begun = time.perf_counter()
+        yield
+        self._looked = time.perf_counter()
+        self._last_look = self._looked - begun
+        self._begun += self._last_look
+
+
 class _Column:
     """One variant's transcript while it grows."""
 
@@ -304,14 +345,14 @@ class _Column:
         self._segments: Sequence[audio.Segment] = ()
         self._rows: Sequence[Row] = ()
 
-    def begin(self, segments: Sequence[audio.Segment]) -> None:
+    def begin(self, segments: Sequence[audio.Segment], now: float) -> None:
         self._segments, self._rows = segments, ()
-        self._started, self._running = time.perf_counter() - self.seconds, True
+        self._started, self._running = now - self.seconds, True
 
-    def see(self, rows: Sequence[Row]) -> None:
+    def see(self, rows: Sequence[Row], now: float) -> None:
         self._rows = rows
         if self._running:
-            self.seconds = time.perf_counter() - self._started
+            self.seconds = now - self._started
             self._running = not all(row.done for row in rows)
 
     def settle(self, prompt: Prompt) -> None:
@@ -396,6 +437,17 @@ class _FeedForward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([self.layers(some) for some in x.split(_POSITIONS, dim=1)], dim=1)
+
+
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """A device that is full is the visitor's to know of."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EvoxtralError(
+            "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
+        ) from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@ by PEFT.
 """
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -94,6 +95,25 @@ def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
     compared = engine.compare(clip)
     assert {v: t.text for v, t in looks[-1].items()} == {v: t.text for v, t in compared.items()}
     assert len(compared["sft"].cues) == 2 and compared["sft"].duration == pytest.approx(14.0)
+
+
+def test_whoever_looks_on_slowly_sees_less_and_is_not_counted_as_decoding(engine):
+    clip, began, slept = (SAMPLE_RATE, tone(14.0)), time.perf_counter(), 0.0
+    for look in engine.stream(clip):
+        time.sleep(0.3)
+        slept += 0.3
+    took = time.perf_counter() - began
+    assert look["rl"].seconds <= took - slept + 0.31  # the last look is after the end
+    assert slept < 0.31 + 0.4 * took, "a look comes after four times as long as the last one took, the first one at once"
+
+
+def test_a_device_that_is_full_is_told_in_a_sentence(engine, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(engine, "_prompts", full)
+    with pytest.raises(EvoxtralError, match="no memory left for this clip: try a shorter one"):
+        engine.compare((SAMPLE_RATE, tone(2.0)))
 
 
 def test_silence_never_reaches_the_model(engine):
