@@ -104,9 +104,14 @@ def emphasised(text: str) -> list[str]:
     return [word.lower() for word in EMPHASIS.findall(without_tags(text))]
 
 
+def unstressed(text: str) -> str:
+    """Text with emphasis lower-cased, character by character; for text without tags."""
+    return EMPHASIS.sub(lambda word: word.group().lower(), text)
+
+
 def plain(text: str) -> str:
     """What was said, not how: tags and the white space after them removed, emphasis lower-cased, trimmed."""
-    return EMPHASIS.sub(lambda word: word.group().lower(), without_tags(text)).strip()
+    return unstressed(without_tags(text)).strip()
 
 
 def category(name: str) -> str:

@@ -8,11 +8,11 @@ import html
 import json
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
-from evoxtral.tags import Tag, category, parse, plain
+from evoxtral.tags import CATEGORIES, Tag, category, parse, plain, unstressed
 
 # Hiding a tag must not leave a gap before these: "Well [laughs], yes" becomes "Well, yes".
 _CLOSING_PUNCTUATION = tuple(",.;:!?…)")
@@ -117,7 +117,15 @@ class Transcript:
                 start = _close_gap(text, kept, start)
                 gap = False
             kept.extend(range(start, position))
-        return self if len(kept) == len(text) else self._keeping(frozenset(kept))
+        if len(kept) == len(text):
+            return self
+        places = frozenset(kept)
+        return self._rewritten([character if i in places else "" for i, character in enumerate(text)])
+
+    def words_alone(self) -> "Transcript":
+        """The same without any tag, and with stressed words written as others are: what was said, not how."""
+        spoken = self.without(hidden_categories=CATEGORIES)
+        return spoken._rewritten(unstressed(spoken.text))
 
     def as_dict(self) -> dict:
         """The JSON shape of the command line, the API and the exports."""
@@ -155,15 +163,14 @@ class Transcript:
     def _spoken_cues(self) -> Iterator[Cue]:
         return (cue for cue in self.cues if cue.text)
 
-    def _keeping(self, places: Collection[int]) -> "Transcript":
-        """The same, with only the characters at these offsets of `text`."""
-        text = self.text
+    def _rewritten(self, characters: Sequence[str]) -> "Transcript":
+        """The same, with each character of `text` replaced; by nothing, where it is to go."""
         starts, ends, _ = self._placed_tokens()
-        spans = map(range, starts, ends)
+        spans = map(slice, starts, ends)
         cues = []
         for cue in self._spoken_cues():
-            left = [token._replace(text="".join(text[i] for i in next(spans) if i in places)) for token in cue.tokens]
-            cues.append(replace(cue, tokens=tuple(token for token in left if token.text)))
+            tokens = [token._replace(text="".join(characters[next(spans)])) for token in cue.tokens]
+            cues.append(replace(cue, tokens=tuple(token for token in tokens if token.text)))
         return replace(self, cues=tuple(cues))
 
     def _placed_tokens(self) -> tuple[list[int], list[int], list[float | None]]:

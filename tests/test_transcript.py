@@ -140,6 +140,19 @@ def test_hiding_nothing_changes_nothing_and_hiding_all_leaves_no_tag(cues):
     )
 
 
+def test_the_words_alone_are_the_plain_text_and_keep_their_tokens_probabilities():
+    alone = NERVOUS.words_alone()
+    assert alone.text == "So well, yes no"
+    assert [token.probability for token in alone.cues[-1].tokens] == [0.2]
+
+
+@given(CUES)
+def test_the_words_alone_are_said_and_not_how(cues):
+    alone = transcript(*cues).words_alone()
+    assert not alone.tags and not tags.emphasised(alone.text)
+    assert "".join(alone.text.split()) == "".join(transcript(*cues).plain.split())
+
+
 def test_json_has_the_shape_that_programs_rely_on():
     assert json.loads(NERVOUS.to_json()) == {
         "text": "[nervous] So well [laughs], yes [sighs] NO",

@@ -1,6 +1,7 @@
 """Transcripts on the screen: what is shown and marked, and that nothing a model writes becomes markup."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -62,9 +63,9 @@ def column(made: Transcript, variant: str = "rl", stem: str = "transcript") -> C
     return Column(variant, view.heading(variant), made, made, stem)
 
 
-def clip(**transcripts: Transcript) -> list[Column]:
-    """The columns of one clip, by variant."""
-    return [column(made, variant) for variant, made in transcripts.items()]
+def clip(said: str = "", **transcripts: Transcript) -> list[Column]:
+    """The columns of one clip, by variant. said: its reference."""
+    return [replace(column(made, variant), reference=said) for variant, made in transcripts.items()]
 
 
 def sure(text: str, probability: float | None) -> dict[int, float | None]:
@@ -258,12 +259,19 @@ def test_words_that_not_all_variants_have_are_marked_in_each():
 
 
 def test_case_and_punctuation_are_no_disagreement():
-    marks = view.between({"base": "So, we NEVER go.", "rl": "so we never... go"})
+    marks = view.between({"base": "So, we never go.", "rl": "so We never... go"})
     assert not marks["base"].differs and not marks["rl"].differs
 
 
 def test_a_variant_without_tags_disagrees_with_no_tag():
     assert differing(view.cards(clip(base=transcript("well yes"), sft=transcript("[sad] well yes")))) == 0
+
+
+def test_a_word_stressed_otherwise_is_a_difference_but_to_a_variant_that_never_says_how():
+    texts = {"base": "so we never go", "sft": "so we NEVER go", "rl": "[sad] so we never GO"}
+    assert [len(marks.differs) for marks in view.between(texts).values()] == [0, 2, 3]
+    assert view.agreed_share(texts) == 1.0, "it is the same word"
+    assert len(view.against("so WE never go", "so we NEVER go").differs) == 2
 
 
 def test_a_tag_in_another_place_is_a_difference():
@@ -288,7 +296,7 @@ def test_agreement_is_said_in_one_line():
 
 
 def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
-    html = view.cards(clip(rl=transcript("I was here [laughs]")), reference="I was there [sighs]")
+    html = view.cards(clip("I was there [sighs]", rl=transcript("I was here [laughs]")))
     page = Page(html)
     assert len(page.of_class("ev-differs")) == 2
     assert len(page.of_class("ev-missing")) == 2
@@ -296,6 +304,25 @@ def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
 
 
 def test_a_missing_end_of_the_reference_is_marked_at_the_end():
-    html = view.cards(clip(rl=transcript("I was")), reference="I was there")
+    html = view.cards(clip("I was there", rl=transcript("I was")))
     assert shown_text(html) == "I was there"
     assert len(Page(html).of_class("ev-missing")) == 1
+
+
+def test_what_is_hidden_is_not_missed_in_the_reference_either():
+    said, written = "[sad] I was THERE [sighs]", transcript("[sad] I was THERE")
+    columns = clip(said, rl=written)
+    for shown in (Filter(frozenset({"emotion"})), Filter(words_alone=True)):
+        page = Page(view.cards(columns, shown))
+        assert not page.of_class("ev-missing") and not page.of_class("ev-differs")
+
+
+def test_without_tags_the_words_stand_alone():
+    html = view.cards(clip(rl=transcript("[sad] I was THERE [sighs], yes")), Filter(words_alone=True))
+    assert shown_text(html) == "I was there, yes"
+
+
+def test_different_clips_are_not_compared():
+    columns = [view.Column(name, view.heading(name), transcript(name), transcript(name), clip=name) for name in "ab"]
+    assert differing(view.cards(columns)) == 0
+    assert view.agreement(columns) == "These are different clips: their words are not compared."

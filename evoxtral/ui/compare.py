@@ -67,8 +67,12 @@ element.addEventListener("change", () => trigger("write", draft()));
 watch("value", () => { follow?.(); follow = null; });
 """
 
-# The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the last input.
-STAMPED = 'async (...given) => [...given.slice(0, -1), new Date().toLocaleString("sv")]'
+# The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the last input; and where the columns are below
+# the screen, they come into view.
+STAMPED = """async (...given) => {
+  if (innerWidth < 900) document.querySelector("#status").scrollIntoView({behavior: "smooth"});
+  return [...given.slice(0, -1), new Date().toLocaleString("sv")];
+}"""
 
 # Whether a full queue is why nothing was decoded. Gradio says so in a note that knows nothing of the clip: the status
 # line has a better sentence, and one is enough.
@@ -115,15 +119,19 @@ class Shown:
             if self.variant in result.written
         }
 
-    def columns(self) -> list[view.Column]:
-        return [self._column(key, *place) for key, place in self.places().items()]
+    def columns(self, reference: str = "") -> list[view.Column]:
+        """reference: what was really said, in place of what each result has for it."""
+        return [self._column(key, *place, reference) for key, place in self.places().items()]
 
-    def _column(self, key: str, result: Result, variant: str) -> view.Column:
+    def _column(self, key: str, result: Result, variant: str, reference: str) -> view.Column:
         heading = view.heading(variant)
         if len(self.results) > 1:
             heading = view.Heading(result.file, f"{heading.title} · {result.model} · {result.time}")
         written, stem = result.written[variant], f"{view.file_stem(result.file)}.{variant}"
-        return view.Column(key, heading, result.transcripts[variant], written, stem, result.id)
+        clip = f"{result.file} {written.duration}"
+        own = result.reference if len(self.results) > 1 else ""  # that of a single result stands in its box
+        said = (reference or own).strip()[: view.MOST_CHARACTERS]
+        return view.Column(key, heading, result.transcripts[variant], written, stem, result.id, clip, said)
 
     def replaced(self, result: Result) -> "Shown":
         """With a newer state of one of the results."""
@@ -196,9 +204,11 @@ class Decoder:
 
     def read(self, clip: str, variants: Sequence[str] | None = None) -> np.ndarray:
         """The wave of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
-        anything. Raises AudioError."""
+        anything. Raises EvoxtralError for an unknown variant, AudioError for the clip."""
         if not Path(clip).is_file():
             raise AudioError(CLEANED)
+        if variants:
+            self.model.engine().ordered(variants)
         wave = audio.load(clip)
         if ZERO_GPU:
             self.pace.check(audio.duration(wave), self._count(variants))
@@ -220,15 +230,14 @@ def scores(text: str, reference: str) -> dict[str, str]:
 
 
 def draw(on_screen: Shown, shown: view.Filter, reference: str) -> str:
-    """The columns as shown now."""
-    reference = reference.strip()[: view.MOST_CHARACTERS]
-    columns = on_screen.columns()
+    """The columns as shown now; scores are of all tags that are likely enough, hidden or not."""
+    columns = on_screen.columns(reference)
     scored = {
-        column.key: scores(shown.of(column.transcript).text, reference)
+        column.key: scores(shown.likely(column.transcript).text, column.reference)
         for column in columns
-        if reference and column.transcript.done
+        if column.reference and column.transcript.done
     }
-    return view.cards(columns, shown, reference, scored, on_screen.editing)
+    return view.cards(columns, shown, scored, on_screen.editing)
 
 
 def about_clip(clip: str | None, decoder: Decoder) -> str:
@@ -296,9 +305,9 @@ class CompareTab:
                 show_label=False,
                 container=False,
                 elem_id="language",
-                min_width=120,
+                min_width=190,
             )
-            self.go = gr.Button("Compare", variant="primary", elem_id="go", min_width=120)
+            self.go = gr.Button("Compare", variant="primary", elem_id="go", min_width=110)
         self.reference.render()
 
     def _lay_out_output(self) -> None:
@@ -335,6 +344,9 @@ class CompareTab:
         }
         self._redraw = {"fn": redraw, "inputs": [self.on_screen, *how_shown], "outputs": drawn, **QUIETLY}
         self.clip.change(lambda clip: about_clip(clip, self.decoder), self.clip, self.about, **QUIETLY)
+        # A visitor who begins anew has read what was wrong with the last clip.
+        anew = [self.clip.clear, self.clip.upload, self.clip.start_recording]
+        gr.on(anew, lambda there: gr.skip() if there else view.status(READY), self.on_screen, self.status, **QUIETLY)
         self.decode_after(self.go.click)
         # An example that is clicked while another is decoded comes next: its clip and reference are there already.
         self.decode_after(self.examples.load_input_event.then, trigger_mode="always_last")
@@ -443,7 +455,8 @@ def redraw(on_screen: Shown | None, tags_on: bool, categories: list[str], confid
         return gr.skip(), gr.skip()
     shown = _filter(tags_on, categories, confidence)
     sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), shown)}".strip()
-    return view.verdict(sentence, scored=bool(reference.strip())), draw(on_screen, shown, reference)
+    scored = any(column.reference for column in on_screen.columns(reference))
+    return view.verdict(sentence, scored), draw(on_screen, shown, reference)
 
 
 def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
@@ -491,4 +504,4 @@ def write(draft: gr.EventData, on_screen: Shown | None) -> list[dict]:
 
 def _filter(tags_on: bool, categories: list[str], confidence: float) -> view.Filter:
     """From the page's own units: confidence in percent."""
-    return view.Filter(frozenset(categories if tags_on else ()), confidence / 100)
+    return view.Filter(frozenset(categories), confidence / 100, words_alone=not tags_on)

@@ -1,8 +1,9 @@
 """Where tagged texts differ: between variants, and from a reference.
 
-Words are compared lower-cased and without the punctuation around them, so a comma is no disagreement; tags
-by their name and by their place between the words. Two texts at a time are aligned so that as much as possible
-matches; rapidfuzz does that in milliseconds for half an hour of speech, and for any text that a visitor pastes.
+Words are compared lower-cased and without the punctuation around them, so a comma is no disagreement, and by
+whether they are stressed; tags by their name and by their place between the words. Two texts at a time are aligned
+so that as much as possible matches; rapidfuzz does that in milliseconds for half an hour of speech, and for any text
+that a visitor pastes.
 """
 
 import re
@@ -19,12 +20,21 @@ _AROUND_A_WORD = re.compile(r"^\W+|\W+$")
 
 @dataclass(frozen=True)
 class Item:
-    """A word or a tag as written, where it starts in its text (characters), and what it is compared by."""
+    """A word or a tag as written, where it starts in its text (characters), and what it is aligned by."""
 
     text: str
     start: int
     key: str
     is_tag: bool
+
+    @property
+    def stressed(self) -> bool:
+        return not self.is_tag and bool(tags.EMPHASIS.search(self.text))
+
+    @property
+    def tells_how(self) -> bool:
+        """Whether it says how something was said, and not only what."""
+        return self.is_tag or self.stressed
 
 
 @dataclass(frozen=True)
@@ -80,27 +90,35 @@ def stayed(before: str, after: str) -> dict[int, int]:
     return {new[same.b + i].start: old[same.a + i].start for same in _align(old, new) for i in range(same.size)}
 
 
-def between(texts: Mapping[str, str]) -> dict[str, Marks]:
-    """For each of two or more variants, its words and tags that some other variant does not have.
+def _otherwise_stressed(mine: tuple[Item, ...], other: tuple[Item, ...]) -> set[int]:
+    """Starts of the words of `mine` that `other` has too, stressed where they are not here or the other way round."""
+    pairs = ((mine[b.a + i], other[b.b + i]) for b in _align(mine, other) for i in range(b.size))
+    return {here.start for here, there in pairs if here.stressed != there.stressed}
 
-    A variant that writes no tags at all says nothing about tags, so it disagrees with none.
+
+def between(texts: Mapping[str, str]) -> dict[str, Marks]:
+    """For each of two or more variants, its words and tags that some other variant does not have, or not so stressed.
+
+    A variant that writes neither tags nor stress says nothing about them, so it disagrees with none.
     """
     itemised = {name: items(text) for name, text in texts.items()}
+    silent = {name for name, mine in itemised.items() if not any(item.tells_how for item in mine)}
     marks = {}
     for name, mine in itemised.items():
         differs: set[int] = set()
         for other_name, other in itemised.items():
             if other_name != name:
-                tagless = not any(item.is_tag for item in other)
                 matched = _matched(mine, other)
-                differs |= {i.start for i in mine if i.start not in matched and not (i.is_tag and tagless)}
+                differs |= {i.start for i in mine if i.start not in matched and not (i.is_tag and other_name in silent)}
+                if not {name, other_name} & silent:
+                    differs |= _otherwise_stressed(mine, other)
         marks[name] = Marks(frozenset(differs))
     return marks
 
 
 def agreed_share(texts: Mapping[str, str]) -> float:
     """Share of words, 0 to 1, that every variant has: of the variant where it is smallest."""
-    marks = between(texts)
+    marks = between({name: tags.unstressed(text) for name, text in texts.items()})
     shares = []
     for name, text in texts.items():
         words = [item for item in items(text) if not item.is_tag]
@@ -124,9 +142,9 @@ def tag_change(before: str, after: str, texts: Mapping[str, str]) -> Change:
 
 
 def against(reference: str, text: str) -> Marks:
-    """What in `text` the reference does not have, and what of the reference is missing in it."""
+    """What in `text` the reference does not have, or not so stressed, and what of the reference is missing in it."""
     wanted, written = items(reference), items(text)
-    differs: set[int] = set()
+    differs = _otherwise_stressed(written, wanted)
     missing: dict[int, tuple[Item, ...]] = {}
     seen = heard = 0  # of the reference and of the text, up to here
     for same in _align(wanted, written):

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 
 from evoxtral import tags
-from evoxtral.transcript import Cue, Transcript
+from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui.diff import WORD, Change, Item, Marks, against, agreed_share, between, tag_change
 
 NO_MARKS = Marks()
@@ -21,13 +21,27 @@ MOST_CHARACTERS = 20_000  # of a text that a visitor pastes or changes: half an 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which tags are shown: those of `categories` that are at least `min_probability` likely."""
+    """Which tags are shown: those of `categories` that are at least `min_probability` likely.
+
+    words_alone: none at all, and no stress either.
+    """
 
     categories: frozenset[str] = frozenset(tags.CATEGORIES)
     min_probability: float = 0.0
+    words_alone: bool = False
 
     def of(self, transcript: Transcript) -> Transcript:
+        if self.words_alone:
+            return transcript.words_alone()
         return transcript.without(self.min_probability, frozenset(tags.CATEGORIES) - self.categories)
+
+    def of_text(self, text: str) -> str:
+        """What of a text that a person wrote has its like in what is shown."""
+        return self.of(Transcript((Cue(0.0, 0.0, (Token(text, None),)),), 0.0, 0.0)).text
+
+    def likely(self, transcript: Transcript) -> Transcript:
+        """All tags that are likely enough, whether their category is shown or not."""
+        return transcript.without(self.min_probability)
 
 
 EVERYTHING = Filter()
@@ -58,7 +72,8 @@ class Column:
 
     key: tells it from the others.  transcript: as it is shown and exported, None before the first clip.
     written: as the model wrote it, the same unless a person changed it.  stem: what its downloads are called
-    before `.srt`.  result: which result it is of, for the page's script.
+    before `.srt`.  result: which result it is of, for the page's script.  clip: tells what was heard from other clips.
+    reference: what was really said, if it is known.
     """
 
     key: str
@@ -67,6 +82,8 @@ class Column:
     written: Transcript | None = None
     stem: str = "transcript"
     result: str = ""
+    clip: str = ""
+    reference: str = ""
 
 
 def percent(share: float) -> str:
@@ -320,22 +337,15 @@ def card(
 def cards(
     columns: Sequence[Column],
     shown: Filter = EVERYTHING,
-    reference: str = "",
     scores: Mapping[str, Mapping[str, str]] | None = None,
     editing: str = "",
 ) -> Markup:
     """All columns, side by side.
 
-    Differences are marked once every text is complete: against the reference if there is one, else between
-    the columns.  scores: key → name → figure.  editing: key of the column whose text is being changed.
+    Differences are marked once every text is complete: against the reference where there is one, else between the
+    columns of one clip.  scores: key → name → figure.  editing: key of the column whose text is being changed.
     """
-    texts = {column.key: shown.of(column.transcript).text for column in columns}
-    marks: Mapping[str, Marks] = {}
-    if all(column.transcript.done for column in columns):
-        if reference:
-            marks = {key: against(reference, text) for key, text in texts.items()}
-        elif len(texts) > 1:
-            marks = between(texts)
+    marks = _marks(columns, shown) if all(column.transcript.done for column in columns) else {}
     return _side_by_side(
         card(
             column,
@@ -346,6 +356,21 @@ def cards(
         )
         for column in columns
     )
+
+
+def _marks(columns: Sequence[Column], shown: Filter) -> dict[str, Marks]:
+    """What to point out in each column, by its key."""
+    marks: dict[str, Marks] = {}
+    compared: dict[str, dict[str, str]] = {}  # clip → key → text
+    for column in columns:
+        text = shown.of(column.transcript).text
+        if column.reference:
+            marks[column.key] = against(shown.of_text(column.reference), text)
+        else:
+            compared.setdefault(column.clip, {})[column.key] = text
+    for texts in compared.values():
+        marks |= between(texts)
+    return marks
 
 
 def empty_cards() -> Markup:
@@ -369,12 +394,14 @@ def _change(before: str, after: str, change: Change) -> str:
 
 
 def agreement(columns: Sequence[Column], shown: Filter = EVERYTHING) -> str:
-    """ "All three agree on 93 % of words; RL adds 2 tags against SFT"."""
+    """ "All three agree on 93 % of words; RL adds 2 tags against SFT"; nothing of the kind between different clips."""
     texts = {column.key: shown.of(column.transcript).text for column in columns}
     if not any(texts.values()):
         return "No speech was found in this clip."
     if len(texts) < 2:
         return ""
+    if len({column.clip for column in columns}) > 1:
+        return "These are different clips: their words are not compared."
     everyone = {2: "Both", 3: "All three"}.get(len(texts), f"All {len(texts)}")
     sentence = f"{everyone} agree on {percent(agreed_share(texts))} of words"
     tagged = [column for column in columns if tags.names(texts[column.key])]
