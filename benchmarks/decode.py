@@ -350,7 +350,10 @@ def tables(records: list[dict]) -> str:
     groups: dict[tuple, dict[str, dict]] = {}
     for entry in records:
         groups.setdefault(_what(entry)[:4], {})[entry["part"]] = entry
-    return "".join(f"{_section(parts)}\n\n" for parts in groups.values())
+    sections = [_section(parts) for parts in groups.values()]
+    if not any(entry["device"] == "cuda" for entry in records):
+        sections.insert(0, "**Nothing was measured on a CUDA device yet**: the code is there, and the command.")
+    return "".join(f"{section}\n\n" for section in sections)
 
 
 def _section(parts: Mapping[str, dict]) -> str:
@@ -363,11 +366,9 @@ def _section(parts: Mapping[str, dict]) -> str:
         "",
         f"{where['cores']} cores ({where['threads']} threads), {where['memory_gb']} GB, "
         f"torch {where['torch']}; {' and '.join(dates)}, commit {', '.join(commits)}.",
-        "",
-        "| what | measured | goal |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for part, entry in parts.items() for row in _rows(part, entry)),
     ]
+    if found := [f"| {' | '.join(row)} |" for part, entry in parts.items() for row in _rows(part, entry)]:
+        lines += ["", "| what | measured | goal |", "|---|---|---|", *found]
     if "table" in parts:
         rows = parts["table"]["rows"]
         seconds_ = {(row["variants"], row["windows"]): row["seconds"] for row in rows}

@@ -24,8 +24,8 @@ def decode():
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> list[dict]:
     results = tmp_path_factory.mktemp("results") / "results.json"
-    asked = "--shape tiny --parts tokens,clip --tokens 12 --repeats 1 --windows 1 --device cpu".split()
-    command = [sys.executable, str(SCRIPT), *asked, "--results", str(results)]
+    asked = "--shape tiny --parts tokens,clip,batch,start,table --tokens 12 --repeats 1 --windows 2 --device cpu"
+    command = [sys.executable, str(SCRIPT), *asked.split(), "--results", str(results)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return json.loads(results.read_text())
@@ -37,23 +37,31 @@ def test_both_ways_write_the_same_tokens(records):
 
 
 def test_a_record_says_what_was_measured_where_and_when(records, decode):
-    assert [entry["part"] for entry in records] == ["clip", "tokens"]
+    assert [entry["part"] for entry in records] == ["batch", "clip", "start", "table", "tokens"]
     for entry in records:
         assert entry["shape"] == "tiny" and entry["dtype"] == "float32" and entry["tokens"] == 12
         assert entry["machine"]["name"] and entry["machine"]["cores"] and entry["commit"] and entry["date"]
-    clip = records[0]
+    clip = records[1]
     assert clip["speed_up"] == pytest.approx(clip["reference_s"] / clip["ours_s"])
 
 
 def test_a_newer_record_takes_the_place_of_the_older_one(records, decode, tmp_path):
     file = tmp_path / "results.json"
-    for entry in (*records, {**records[0], "ours_s": 1.0}, {**records[0], "shape": "250m"}):
+    batch, clip, *_ = records
+    for entry in (batch, clip, {**clip, "ours_s": 1.0}, {**clip, "shape": "250m"}):
         decode.keep(entry, file)
     kept = json.loads(file.read_text())
     assert [(entry["shape"], entry["part"]) for entry in kept] == [
-        ("250m", "clip"), ("tiny", "clip"), ("tiny", "tokens")
+        ("250m", "clip"), ("tiny", "batch"), ("tiny", "clip")
     ]  # fmt: skip
-    assert kept[1]["ours_s"] == 1.0
+    assert kept[2]["ours_s"] == 1.0
+
+
+def test_the_table_has_every_number_of_windows_by_every_number_of_variants(records, decode):
+    (table,) = (entry for entry in records if entry["part"] == "table")
+    cells = [(row["windows"], row["variants"]) for row in table["rows"]]
+    assert sorted(cells) == [(windows, variants) for windows in (1, 2) for variants in decode.COUNTS]
+    assert all(row["seconds"] > 0 for row in table["rows"])
 
 
 def test_the_published_sizes_are_the_published_models(decode):
