@@ -193,5 +193,6 @@ class Session:
                 self._step()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Other threads may ask for memory meanwhile: log-mels are computed outside the lock.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._graph_logits = self._step()

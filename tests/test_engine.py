@@ -4,6 +4,7 @@ by PEFT.
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -196,16 +197,25 @@ def test_threads_get_the_same_transcripts_as_one_after_the_other(engine):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_a_captured_step_writes_what_the_cpu_writes(engine, checkpoint):
-    on_cuda = Engine(checkpoint, device="cuda", dtype=torch.float32)
-    for seed, names in enumerate([None, ("rl",), None, ("base", "rl")]):  # sessions are reused and replaced
-        waves = [tone(3.0, seed), tone(8.0, seed + 1)]
-        for ours, expected in zip(
-            on_cuda.batch(waves, names, decoding=TO_THE_END),
-            engine.batch(waves, names, decoding=TO_THE_END),
-            strict=True,
-        ):
-            assert {v: t[0].text for v, t in ours.items()} == {v: t[0].text for v, t in expected.items()}
+def test_a_captured_step_writes_what_the_cpu_writes_while_others_ask_for_memory(engine, checkpoint):
+    def more_and_more() -> None:
+        blocks = []
+        while not done.is_set() and len(blocks) < 1000:
+            blocks.append(torch.empty(2**21, device="cuda"))  # kept, so that the next ones need cudaMalloc
+            on_cuda.prompt.log_mel([tone(1.0)], "cuda")
+
+    on_cuda, done = Engine(checkpoint, device="cuda", dtype=torch.float32), threading.Event()
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(more_and_more)
+        try:
+            for seed, names in enumerate([None, ("rl",), None, ("base", "rl")]):  # sessions are reused and replaced
+                waves = [tone(3.0, seed), tone(8.0, seed + 1)]
+                ours = on_cuda.batch(waves, names, decoding=TO_THE_END)
+                for mine, expected in zip(ours, engine.batch(waves, names, decoding=TO_THE_END), strict=True):
+                    assert {v: t[0].text for v, t in mine.items()} == {v: t[0].text for v, t in expected.items()}
+        finally:
+            done.set()
+        other.result()
 
 
 def test_a_budget_that_ends_the_text_is_reported_as_a_cut(engine):
