@@ -5,22 +5,22 @@ A checkpoint is a base and any number of adapters. Each is a folder or a Hub id,
 `owner/name@revision`.
 """
 
-import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral import lora
-from evoxtral.errors import CheckpointError
+from evoxtral.errors import CheckpointError, reading
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,9 @@ FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "tekken.json", "model*.safetensors", "model.safetensors.index.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE,
 )  # fmt: skip
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
+_NEITHER = "{} is neither a folder nor a Hub id (owner/name or owner/name@revision)."
+_GATED = "{0} is gated: accept its terms at https://huggingface.co/{0}, then log in (`hf auth login` or HF_TOKEN)."
 _VARIANT = re.compile(r"[\w-]+")
 _TAKEN = (lora.BASE, "all")  # "all" asks for every variant
 _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
@@ -60,19 +62,25 @@ class Checkpoint:
 
 
 def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Checkpoint:
-    """Find a checkpoint: "auto", "tiny", "mini-3b", a folder with base/ and adapters, or the Hub id of a base.
+    """Find a checkpoint: "auto", "tiny", "mini-3b", a folder, or the Hub id of a base.
 
-    "auto" is EVOXTRAL_MODEL where that is set; else mini-3b where there is a CUDA device (or ZeroGPU) and its
-    weights can be had, and tiny elsewhere. EVOXTRAL_SFT and EVOXTRAL_RL replace those adapters, and
-    EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. Raises CheckpointError.
+    A folder is a base, or holds base/ and adapters. "auto" is EVOXTRAL_MODEL where that is set; else mini-3b where
+    there is a CUDA device (or ZeroGPU) and its weights can be had, and tiny elsewhere. EVOXTRAL_SFT and EVOXTRAL_RL
+    replace those adapters, and EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. Raises CheckpointError.
     """
     reason = "asked for"
+    replaced, added = _named_adapters(environ)
     if name == "auto" and environ.get("EVOXTRAL_MODEL", "auto") != "auto":
         name, reason = environ["EVOXTRAL_MODEL"], "EVOXTRAL_MODEL names it"
     elif name == "auto":
-        name, reason = _best_here(environ)
+        name, reason = _best_here(environ, {**MINI_ADAPTERS, **replaced, **added})
+        if name == TINY:  # nobody's choice: what was set for the other base must not keep this one from starting
+            unused = [f"EVOXTRAL_{variant.upper()}" for variant in replaced]
+            unused += [f"EVOXTRAL_ADAPTERS' {variant}" for variant, reference in added.items() if _on_hub(reference)]
+            reason += "".join(f"; {adapter} is for {MINI} and is not used here" for adapter in unused)
+            replaced, added = {}, {variant: folder for variant, folder in added.items() if not _on_hub(folder)}
     base, adapters = _parts(name)
-    adapters = {**adapters, **_named_adapters(environ)}
+    adapters = {**adapters, **replaced, **added}
     checkpoint = Checkpoint(name, base, adapters, reason)
     log.info("model %s (%s): base %s, adapters %s", name, reason, base, dict(adapters))
     return checkpoint
@@ -90,17 +98,24 @@ def _parts(name: str) -> tuple[str, dict[str, str]]:
         known = [variant for variant in ADAPTER_ORDER if variant in found]
         others = sorted(found.keys() - {*known})
         return str(folder / "base"), {variant: found[variant] for variant in (*known, *others)}
-    if not folder.exists() and _HUB_ID.fullmatch(name):
+    if (folder / "config.json").is_file() or _on_hub(name):
         return name, {}
     raise CheckpointError(
-        f"There is no model {name!r}: use {TINY}, {MINI}, a folder with base/ and adapters, or a Hub id."
+        f"There is no model {name!r}: use {TINY}, {MINI}, a folder with config.json or with base/ and adapters, "
+        "or a Hub id."
     )
 
 
-def _named_adapters(environ: Mapping[str, str]) -> dict[str, str]:
-    """The adapters that the environment names."""
+def _on_hub(reference: str) -> bool:
+    """Whether a reference is a Hub id, and no file or folder here."""
+    return _HUB_ID.fullmatch(reference) is not None and not Path(reference).exists()
+
+
+def _named_adapters(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The adapters that the environment names: in place of the published ones, and beside them."""
     variables = {variant: f"EVOXTRAL_{variant.upper()}" for variant in ADAPTER_ORDER}
-    named = {variant: environ[name] for variant, name in variables.items() if environ.get(name)}
+    replaced = {variant: environ[name] for variant, name in variables.items() if environ.get(name)}
+    added = {}
     for entry in filter(None, map(str.strip, environ.get("EVOXTRAL_ADAPTERS", "").split(","))):
         variant, equals, reference = entry.partition("=")
         if not equals or not reference or not _VARIANT.fullmatch(variant) or variant in _TAKEN:
@@ -108,46 +123,66 @@ def _named_adapters(environ: Mapping[str, str]) -> dict[str, str]:
                 f"EVOXTRAL_ADAPTERS has {entry!r}: write name=folder or name=owner/name, with commas between, "
                 f"and no name that is taken ({', '.join(_TAKEN)})."
             )
-        named[variant] = reference
-    return named
+        added[variant] = reference
+    return replaced, added
 
 
-def _best_here(environ: Mapping[str, str]) -> tuple[str, str]:
+def _best_here(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple[str, str]:
     if not torch.cuda.is_available() and not environ.get("SPACES_ZERO_GPU"):
         return TINY, f"no CUDA device here; to hear people, choose a GPU or set EVOXTRAL_MODEL={MINI}"
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HTTPError
 
-    try:
-        folder = Path(snapshot_download(MINI_BASE, allow_patterns=FILES, local_files_only=True))
-        if all(file.is_file() for file in _weight_files(folder)):  # a download may have been interrupted
-            return MINI, "a CUDA device is here, and its weights are on this machine"
-    except LocalEntryNotFoundError:
-        pass
-    log.info("%s is not on this machine", MINI_BASE)
+    absent = [reference for reference in (MINI_BASE, *adapters.values()) if not _is_here(reference)]
+    if not absent:
+        return MINI, "a CUDA device is here, and its weights are on this machine"
+    log.info("not whole on this machine: %s", ", ".join(absent))
     try:
         HfApi().model_info(MINI_BASE, timeout=_HUB_TIMEOUT)
         return MINI, "a CUDA device is here, and the Hub has its weights"
+    except GatedRepoError:
+        return TINY, _GATED.format(MINI_BASE).rstrip(".")
     except (HTTPError, ConnectionError) as error:
-        return TINY, f"{MINI} is not on this machine, and the Hub cannot be reached ({type(error).__name__})"
+        return TINY, f"not all of {MINI} is on this machine, and the Hub does not give it ({type(error).__name__})"
+
+
+def _is_here(reference: str) -> bool:
+    """Whether all of the published base or of an adapter is on this machine; a download may have broken off."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if Path(reference).is_dir():
+        return True
+    repo, _, revision = reference.partition("@")
+    try:
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=FILES, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return False
+    if repo == MINI_BASE:
+        needed = [folder / "config.json", folder / "tekken.json", folder / "preprocessor_config.json"]
+        needed += _weight_files(folder)
+    else:
+        needed = [folder / lora.CONFIG_FILE, folder / lora.WEIGHTS_FILE]
+    return all(file.is_file() for file in needed)
 
 
 # ------------------------------------------------------------------------------------------------------ fetch
 
 
-def fetch(reference: str) -> Path:
+def fetch(reference: str, files: tuple[str, ...] = FILES) -> Path:
     """The folder of a base or an adapter; a Hub id is downloaded, with progress. Raises CheckpointError."""
     if Path(reference).is_dir():
         return Path(reference)
     if not _HUB_ID.fullmatch(reference):
-        raise CheckpointError(f"{reference} is neither a folder nor a Hub id (owner/name or owner/name@revision).")
-    return Path(_download(reference, FILES))
+        raise CheckpointError(_NEITHER.format(reference))
+    return Path(_download(reference, files))
 
 
 def _download(reference: str, files: tuple[str, ...]) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         HTTPError,  # of whichever HTTP library the client uses
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -158,11 +193,10 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
     try:
         _check_disk(repo, revision, files)
         return snapshot_download(repo, revision=revision or None, allow_patterns=files)
+    except HFValidationError as error:
+        raise CheckpointError(_NEITHER.format(reference)) from error
     except GatedRepoError as error:
-        raise CheckpointError(
-            f"{repo} is gated: accept its terms at https://huggingface.co/{repo}, "
-            "then log in (`hf auth login` or HF_TOKEN)."
-        ) from error
+        raise CheckpointError(_GATED.format(repo)) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
             f"{repo} is not on the Hub, or it is private and you are not logged in (HF_TOKEN)."
@@ -171,7 +205,8 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
         raise CheckpointError(f"{repo} has no revision {revision or 'main'!r}.") from error
     except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
         raise CheckpointError(
-            f"{reference} is not on this machine and the Hub cannot be reached: check the network, or use --model tiny."
+            f"{reference} is not on this machine and the Hub cannot be reached: check the network, or choose the "
+            f"model {TINY}."
         ) from error
     except OSError as error:
         raise CheckpointError(f"{reference} could not be stored on this machine: {error.strerror or error}.") from error
@@ -202,15 +237,14 @@ def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
 
 def load_config(folder: Path) -> VoxtralConfig:
     """The configuration of a base folder. Raises CheckpointError."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is no model: it has no config.json.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'} is not readable JSON; download it again.") from error
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is no model: it has no config.json.")
+    kind = lora.read_json(file).get("model_type")
     if kind != "voxtral":
         raise CheckpointError(f"{folder} holds a model of type {kind!r}; Evoxtral runs Voxtral models.")
-    return VoxtralConfig.from_pretrained(folder)
+    with reading(file, StrictDataclassError):
+        return VoxtralConfig.from_pretrained(folder)
 
 
 def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
@@ -220,17 +254,22 @@ def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGenerati
     # Tensors come from the files one by one.
     files = [_opened(file) for file in _weight_files(folder)]
     tensors = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118  no mapping
-    try:
+    with reading(f"config.json or the weights in {folder}", RuntimeError, SafetensorError):
         model, info = VoxtralForConditionalGeneration.from_pretrained(
-            None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"The weights in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(key) for key in info["mismatched_keys"])})
+    wrong = sorted({*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if wrong:
         raise CheckpointError(f"The weights in {folder} do not fit its config.json: {lora.first_of(wrong)}.")
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        with reading(generation):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
 
 
@@ -239,20 +278,15 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted({*names})]
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is not a readable index of weights; download it again.") from error
+    with reading(index):
+        return [folder / name for name in sorted({*lora.read_json(index)["weight_map"].values()})]
 
 
 def _opened(file: Path) -> safe_open:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: the model was not downloaded or copied whole; do so again.")
-    try:
+    with reading(file, SafetensorError):
         return safe_open(file, framework="pt", backend="pread")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); download it again.") from error
 
 
 def published_config() -> VoxtralConfig:
@@ -271,21 +305,25 @@ def published_config() -> VoxtralConfig:
     return VoxtralConfig(audio_token_id=24, projector_hidden_act="gelu", audio_config=audio, text_config=text)
 
 
-def parameter_counts(checkpoint: Checkpoint, recipe: lora.LoraRecipe | None = None) -> tuple[int, int]:
-    """(total, trainable) parameters of a base with the recipe's LoRA on it, LoRA included in the total, as
-    PEFT counts.
+def _skeleton(base: str) -> VoxtralForConditionalGeneration:
+    """A base on the meta device: needs its configuration only, and for the published base not even that."""
+    published = base.partition("@")[0] == MINI_BASE
+    config = published_config() if published else load_config(fetch(base, ("config.json",)))
+    with reading(f"config.json of {base}", RuntimeError), torch.device("meta"):
+        return VoxtralForConditionalGeneration(config)
 
-    Counted on the meta device: needs the configuration only, and for the published base not even that.
+
+def parameter_counts(checkpoint: Checkpoint) -> tuple[int, int]:
+    """(total, trainable) parameters of a base with LoRA on it, LoRA included in the total, as PEFT counts.
+
+    The LoRA is that of the last adapter. Where there is none, and in place of the published ones, which are not
+    downloaded for this, it is the recipe's. Raises CheckpointError, also for an adapter that does not fit.
     """
-    if checkpoint.base.partition("@")[0] == MINI_BASE:
-        config = published_config()
-    elif Path(checkpoint.base).is_dir():
-        config = load_config(Path(checkpoint.base))
-    else:
-        config = load_config(Path(_download(checkpoint.base, ("config.json",))))
-    with torch.device("meta"):
-        model = VoxtralForConditionalGeneration(config)
-    trainable = (recipe or lora.LoraRecipe()).parameters(model)
+    model = _skeleton(checkpoint.base)
+    trainable = recipe = lora.LoraRecipe().parameters(model)
+    for variant, reference in checkpoint.adapters.items():
+        published = reference in MINI_ADAPTERS.values()
+        trainable = recipe if published else lora.read(fetch(reference), model, variant).parameters
     return sum(parameter.numel() for parameter in model.parameters()) + trainable, trainable
 
 
@@ -302,16 +340,21 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists already: name a new folder.")
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)  # before anything is downloaded or loaded
-    source = fetch(checkpoint.base)
-    model = load_base(source, load_config(source).dtype or torch.bfloat16)
-    lora.merge(model, lora.read(fetch(checkpoint.adapters[variant]), model, variant))
-    with _writing(folder):
-        model.save_pretrained(folder)
-        for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):
-            if (source / name).is_file():
-                shutil.copyfile(source / name, folder / name)
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)  # new or empty before, so all in it is ours
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        # The adapter before the base: what is wrong with it is known before gigabytes are downloaded.
+        adapter = lora.read(fetch(checkpoint.adapters[variant]), _skeleton(checkpoint.base), variant)
+        source = fetch(checkpoint.base)
+        model = load_base(source, load_config(source).dtype or torch.bfloat16)
+        lora.merge(model, adapter)
+        with _writing(folder):
+            model.save_pretrained(folder)
+            for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, folder / name)
+        undo.pop_all()
 
 
 @contextmanager

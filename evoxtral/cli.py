@@ -124,8 +124,9 @@ def _transcribe(args: argparse.Namespace) -> int:
     return code
 
 
-def _variants(asked: str, checkpoint: "Checkpoint") -> tuple[str, ...]:
-    """The variants to run; known before any weights are loaded."""
+def _variants(asked: str | None, checkpoint: "Checkpoint") -> tuple[str, ...]:
+    """The variants to run, the last one where none is asked for; known before any weights are loaded."""
+    asked = asked or checkpoint.variants[-1]
     if asked not in (*checkpoint.variants, "all"):
         known = ", ".join(checkpoint.variants)
         raise UsageError(f"{checkpoint.name} has no variant {asked!r}; choose one of {known}, or all.")
@@ -287,7 +288,7 @@ def _info(args: argparse.Namespace) -> int:
 
 def _add_merge(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("merge", help="write a model with its adapter merged in, for other engines")
-    parser.add_argument("--variant", default="rl", help="sft or rl (default: rl)")
+    parser.add_argument("--variant", help="the adapter (default: the model's last, as a rule rl)")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="a new folder")
     _add_model(parser)
     parser.set_defaults(command=_merge)
@@ -298,8 +299,9 @@ def _merge(args: argparse.Namespace) -> int:
 
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
-    checkpoints.write_merged(checkpoint, args.variant, Path(args.output))
-    log.info("%s: %s with %s merged in", args.output, checkpoint.name, args.variant)
+    variant = args.variant or checkpoint.variants[-1]
+    checkpoints.write_merged(checkpoint, variant, Path(args.output))
+    log.info("%s: %s with %s merged in", args.output, checkpoint.name, variant)
     return OK
 
 
@@ -330,7 +332,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _add_request(parser: Parser) -> None:
     """What the transcribing commands ask the model."""
-    parser.add_argument("--variant", default="rl", help="base, sft, rl or all (default: rl)")
+    parser.add_argument("--variant", help="base, sft, rl … or all (default: the model's last, as a rule rl)")
     parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
     _add_model(parser)
 
@@ -340,7 +342,7 @@ def _language(args: argparse.Namespace) -> str | None:
 
 
 def _add_model(parser: Parser) -> None:
-    help = "tiny, mini-3b, or a folder with base/, sft/, rl/ (default: what this machine can run)"
+    help = "tiny, mini-3b, a base's folder, or one with base/, sft/, rl/ (default: what this machine can run)"
     parser.add_argument("--model", default="auto", metavar="tiny|mini-3b|FOLDER", help=help)
 
 

@@ -1,5 +1,15 @@
 """Errors a person can act on: each message is one sentence that says what was wrong and what to do."""
 
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What readers raise when a file is not there, damaged, or holds something else than it should.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError,
+)  # fmt: skip
+
 
 class EvoxtralError(Exception):
     """Base of every error that is meant to be shown to the person who caused it."""
@@ -19,3 +29,16 @@ class SpeechError(EvoxtralError):
 
 class RecipeError(EvoxtralError):
     """A training recipe, stage or run folder that cannot be used as asked."""
+
+
+@contextmanager
+def reading(file: str | Path, *also: type[Exception]) -> Iterator[None]:
+    """While a file of a model is read: what is wrong with it becomes a CheckpointError that names it.
+
+    also: the reader's own errors.
+    """
+    try:
+        yield
+    except (*_UNREADABLE, *also) as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …").rstrip(".")
+        raise CheckpointError(f"{file} cannot be used ({reason}): repair it, or download it again.") from error

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from evoxtral.errors import CheckpointError
+from evoxtral.errors import CheckpointError, reading
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -39,6 +39,7 @@ _MUST_BE_UNSET = (
     "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters", "rank_pattern",
     "alpha_pattern", "layer_replication", "megatron_config", "fan_in_fan_out", "alora_invocation_tokens",
 )  # fmt: skip
+_NEEDED = {"r": int, "lora_alpha": (int, float), "target_modules": (str, list)}
 # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) rewrite W itself, and the adapter fits that W alone.
 _INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 _NAMED = 3  # how many keys an error names
@@ -70,6 +71,10 @@ class Adapter:
 
     name: str
     weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(repr=False)
+
+    @property
+    def parameters(self) -> int:
+        return sum(a.numel() + b.numel() for a, b in self.weights.values())
 
 
 def targeted(model: nn.Module, targets: str | Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
@@ -106,40 +111,57 @@ def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype | N
 
     folder: holds adapter_config.json and adapter_model.safetensors. Names of transformers 4 and 5 are both
     understood.  dtype: None for that of the file. Raises CheckpointError, and the first names, when a file is
-    missing, a setting is not supported, a tensor has no place, a slot stays empty, or a rank or a shape is wrong.
+    missing or damaged, a setting is not supported, a tensor has no place, a slot stays empty, a rank or a shape is
+    wrong, or a number is not finite.
     """
     config = _read_config(Path(folder), name)
     sides = _sides(_read_tensors(Path(folder), name), name)
-    slots = dict(targeted(model, config["target_modules"]))
+    with reading(Path(folder) / CONFIG_FILE, re.error):
+        slots = dict(targeted(model, config["target_modules"]))
     strangers = sorted(path for path in sides if path not in slots)
     if strangers:
         raise CheckpointError(
             f"Adapter {name!r} was made for another base ({_base_of(config)}): "
             f"{len(strangers)} of its layers have no place in this one ({first_of(strangers)})."
         )
+    for path, pair in sides.items():
+        _check_shapes(name, path, pair, slots[path], config)
     empty = sorted(f"{path}.lora_{s}" for path in slots for s in "AB" if s not in sides.get(path, {}))
     if empty:
         raise CheckpointError(
-            f"Adapter {name!r} is incomplete: {len(empty)} of its {2 * len(slots)} tensors are missing "
-            f"({first_of(empty)}); download or save it again."
+            f"Adapter {name!r} is incomplete, or was made for another base ({_base_of(config)}): "
+            f"{len(empty)} of its {2 * len(slots)} tensors are missing here ({first_of(empty)}); "
+            "download or save it again, or use it with its own base."
         )
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     weights = {}
-    for path, module in slots.items():
-        _check_shapes(name, path, sides[path], module, config)
+    for path in slots:
         pair = sides.pop(path)
         weights[path] = pair["A"].to(dtype), (pair["B"] * scale).to(dtype)
+        for side, matrix in zip("AB", weights[path], strict=True):
+            if not matrix.isfinite().all():
+                raise CheckpointError(
+                    f"Adapter {name!r} holds numbers that are not finite ({path}.lora_{side}): its training went "
+                    "wrong; use an earlier state of it."
+                )
     return Adapter(name, weights)
 
 
+def read_json(file: Path) -> dict:
+    """The object that a JSON file holds. Raises CheckpointError."""
+    with reading(file):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("no JSON object")
+        return content
+
+
 def _read_config(folder: Path, name: str) -> dict:
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is no adapter: it has no {CONFIG_FILE}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} is not readable JSON; download it again.") from error
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{folder} is no adapter: it has no {CONFIG_FILE}.")
+    config = read_json(file)
     if config.get("peft_type", "LORA") != "LORA":
         raise CheckpointError(f"Adapter {name!r} is of type {config['peft_type']}; only LoRA adapters can be used.")
     unsupported = [key for key in _MUST_BE_UNSET if config.get(key)]
@@ -152,20 +174,18 @@ def _read_config(folder: Path, name: str) -> dict:
             f"Adapter {name!r} uses {', '.join(unsupported)}, which cannot be applied to mixed batches; "
             "train it as plain LoRA, or merge it into its base."
         )
-    missing = [key for key in ("r", "lora_alpha", "target_modules") if not config.get(key)]
-    if missing:
-        raise CheckpointError(f"Adapter {name!r} does not say its {', '.join(missing)} in {CONFIG_FILE}.")
+    unusable = [key for key, kind in _NEEDED.items() if not config.get(key) or not isinstance(config[key], kind)]
+    if unusable:
+        raise CheckpointError(f"Adapter {name!r} has no usable {', '.join(unusable)} in {file}; save it again.")
     return config
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise CheckpointError(f"Adapter {name!r} has no weights: {path} is missing.")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"Adapter {name!r} is damaged: {path} cannot be read; download it again.") from error
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise CheckpointError(f"Adapter {name!r} has no weights: {file} is missing.")
+    with reading(file, SafetensorError):
+        return load_file(file)
 
 
 def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -187,19 +207,20 @@ def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str
     return sides
 
 
-def _check_shapes(name: str, path: str, sides: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping) -> None:
-    a, b = tuple(sides["A"].shape), tuple(sides["B"].shape)
+def _check_shapes(name: str, path: str, pair: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping) -> None:
     rank = config["r"]
-    if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
-        raise CheckpointError(
-            f"Adapter {name!r} says rank {rank}, but {path} holds A {a} and B {b}; "
-            "its two files do not belong together."
-        )
-    if (a[1], b[0]) != (module.in_features, module.out_features):
-        raise CheckpointError(
-            f"Adapter {name!r} was made for another base ({_base_of(config)}): "
-            f"{path} maps {a[1]} to {b[0]} there and {module.in_features} to {module.out_features} here."
-        )
+    for side, fits in {"A": (rank, module.in_features), "B": (module.out_features, rank)}.items():
+        shape = tuple(pair[side].shape) if side in pair else fits
+        if (shape[:1] if side == "A" else shape[-1:]) != (rank,):
+            raise CheckpointError(
+                f"Adapter {name!r} says rank {rank}, but its {path}.lora_{side} is {shape}; "
+                "its two files do not belong together."
+            )
+        if shape != fits:
+            raise CheckpointError(
+                f"Adapter {name!r} was made for another base ({_base_of(config)}): "
+                f"its {path}.lora_{side} is {shape} there and {fits} here."
+            )
 
 
 def _base_of(config: Mapping) -> str:

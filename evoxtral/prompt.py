@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import VoxtralConfig, VoxtralProcessor
+from mistral_common.exceptions import MistralCommonException
+from transformers import VoxtralConfig, VoxtralProcessor, WhisperFeatureExtractor
+from transformers.tokenization_mistral_common import MistralCommonBackend
 
 from evoxtral.audio import SAMPLE_RATE, wav_bytes
-from evoxtral.errors import CheckpointError, EvoxtralError
+from evoxtral.errors import CheckpointError, EvoxtralError, reading
 
 FRAMES_PER_POSITION = 2  # mel frames; the encoder's second convolution has stride 2
 PCM_STEPS = 32768  # levels of 16-bit audio on each side of zero
@@ -46,12 +48,14 @@ class Prompt:
         self.hop = self.processor.feature_extractor.hop_length
         self.window_samples = self.window_frames * self.hop
         self.window_seconds = self.window_samples / SAMPLE_RATE
-        self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
         self.audio_id = config.audio_token_id
         self._tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
         self.eos_id = self._tekken.eos_id
         self._transcription_ids: dict[str | None, list[int]] = {}  # by language; building one takes ~0.1 s
-        if self.transcription_ids(None).count(self.audio_id) != self.audio_tokens:
+        with reading(f"config.json or tekken.json in {folder}", MistralCommonException):
+            self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
+            fits = self.transcription_ids(None).count(self.audio_id) == self.audio_tokens
+        if not fits:
             raise CheckpointError(
                 f"The processor in {folder} does not fit its model, whose window, {self.window_seconds:g} s, "
                 f"is {self.audio_tokens} audio tokens; use the processor files that came with the weights."
@@ -122,21 +126,29 @@ class Prompt:
 def load_processor(folder: str | Path, window_frames: int) -> VoxtralProcessor:
     """Voxtral's processor for windows of `window_frames` mel frames.
 
-    The processor assumes windows of 30 s, and takes others only through `audio_kwargs`, which are not among
-    the
+    The processor assumes windows of 30 s, and takes others only through `audio_kwargs`, which are not among the
     files it saves and which it ignores there: they have to be set after every load. Raises CheckpointError.
     """
-    if not (Path(folder) / "tekken.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no tekken.json: a model folder needs the processor's files beside its weights."
-        )
-    processor = VoxtralProcessor.from_pretrained(folder)
+    with reading(_file_of(folder, "tekken.json"), MistralCommonException):
+        tokenizer = MistralCommonBackend.from_pretrained(folder)
+    with reading(_file_of(folder, "processor_config.json", "preprocessor_config.json")):
+        processor = VoxtralProcessor(WhisperFeatureExtractor.from_pretrained(folder), tokenizer)
     processor.audio_kwargs = {
         **processor.audio_kwargs,
         "pad_to_multiple_of": window_frames * processor.feature_extractor.hop_length,
         "max_source_positions": window_frames,
     }
     return processor
+
+
+def _file_of(folder: str | Path, *names: str) -> Path:
+    """The first of some files that is there."""
+    for file in (Path(folder) / name for name in names):
+        if file.is_file():
+            return file
+    raise CheckpointError(
+        f"{folder} has no {' or '.join(names)}: a model folder needs the processor's files beside its weights."
+    )
 
 
 def _without_language(pieces: list[str]) -> list[str]:

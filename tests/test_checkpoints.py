@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import checkpoints
+from evoxtral import checkpoints, lora
 from evoxtral.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, fetch, load_base, load_config, resolve
 from evoxtral.errors import CheckpointError
 
@@ -44,7 +44,11 @@ def test_a_hub_id_is_a_base_alone_and_a_revision_stays_with_it():
     assert resolve("me/my-voxtral@v2", environ={}) == Checkpoint("me/my-voxtral@v2", "me/my-voxtral@v2")
 
 
-@pytest.mark.parametrize("name", ["large", "no/such/folder", "", "tiny "])
+def test_a_folder_with_a_configuration_is_a_base_alone(checkpoint):
+    assert resolve(checkpoint.base, environ={}) == Checkpoint(checkpoint.base, checkpoint.base)
+
+
+@pytest.mark.parametrize("name", ["large", "no/such/folder", "./nofolder", "/nofolder", "../no", "", "tiny "])
 def test_an_unknown_name_says_what_is_known(name):
     with pytest.raises(CheckpointError, match="no model .* use tiny, mini-3b, a folder"):
         resolve(name, environ={})
@@ -57,29 +61,54 @@ def test_a_machine_without_cuda_gets_tiny_and_the_reason(monkeypatch):
     assert chosen.name == "tiny" and "no CUDA device" in chosen.reason
 
 
-@pytest.mark.parametrize(
-    ("cached", "hub", "name"),  # cached: how many of the two files of weights, None if nothing at all
-    [(2, False, "mini-3b"), (1, False, "tiny"), (1, True, "mini-3b"), (None, True, "mini-3b"), (None, False, "tiny")],
-)
-def test_a_gpu_gets_mini_where_its_weights_can_be_had(monkeypatch, tmp_path, cached, hub, name):
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A ZeroGPU's environment: `files` of the base and its adapters are cached, and the Hub raises an error or not."""
+    shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+    class Gpu:
+        files = {"config.json", "tekken.json", "preprocessor_config.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE, *shards}
+        environ = {"SPACES_ZERO_GPU": "true"}
+        error: Exception | None = None
+
     def snapshot(*arguments, local_files_only, **settings):
-        if cached is None:
+        if not Gpu.files:
             raise LocalEntryNotFoundError("not here")
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {s: s for s in shards}}))
+        for name in Gpu.files:
+            (tmp_path / name).touch()
         return str(tmp_path)
 
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    for number in range(1, 1 + (cached or 0)):
-        (tmp_path / f"model-{number:05}-of-00002.safetensors").touch()
-
     def info(*arguments, **settings):
-        if not hub:
-            raise ConnectionError("no network")
+        if Gpu.error:
+            raise Gpu.error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
     monkeypatch.setattr(checkpoints, "_parts", lambda name: ("base", {}))
-    assert resolve("auto", environ={"SPACES_ZERO_GPU": "true"}).name == name
+    return Gpu
+
+
+def test_a_gpu_gets_mini_without_the_hub_where_all_of_it_is_cached(gpu):
+    gpu.error = ConnectionError("no network")
+    assert resolve("auto", gpu.environ).name == "mini-3b"
+
+
+@pytest.mark.parametrize(
+    "absent", ["all", "model-00002-of-00002.safetensors", "tekken.json", "preprocessor_config.json", lora.WEIGHTS_FILE]
+)
+def test_where_something_is_not_cached_it_depends_on_the_hub(gpu, absent):
+    gpu.files = set() if absent == "all" else gpu.files - {absent}
+    assert resolve("auto", gpu.environ).name == "mini-3b"
+    gpu.error = ConnectionError("no network")
+    chosen = resolve("auto", gpu.environ)
+    assert chosen.name == "tiny" and "the Hub does not give it (ConnectionError)" in chosen.reason
+
+
+def test_a_gated_base_is_said_to_be_gated(gpu):
+    gpu.files, gpu.error = set(), GatedRepoError("gated", response=response(403))
+    chosen = resolve("auto", gpu.environ)
+    assert chosen.name == "tiny" and "is gated: accept its terms" in chosen.reason
 
 
 def test_the_environment_chooses_model_and_adapters():
@@ -94,6 +123,20 @@ def test_the_environment_chooses_model_and_adapters():
         "sft": "me/sft@v1", "rl": MINI_ADAPTERS["rl"], "mine": "me/my-lora", "my-2nd": "/some folder"
     }  # fmt: skip
     assert resolve("me/base", environ).base == "me/base", "a name that is asked for wins over EVOXTRAL_MODEL"
+
+
+def test_adapters_of_mini_are_not_put_onto_a_tiny_that_nobody_asked_for(monkeypatch, tmp_path):
+    """So that the copy of a Space starts on a CPU. A folder is taken at its owner's word."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(checkpoints, "_parts", lambda name: ("base", {"sft": "its own"}))
+    environ = {"EVOXTRAL_SFT": "me/my-3b-lora", "EVOXTRAL_ADAPTERS": f"mine=me/other,here={tmp_path},gone=./gone"}
+    chosen = resolve("auto", environ)
+    assert chosen.adapters == {"sft": "its own", "here": str(tmp_path), "gone": "./gone"}
+    assert "; EVOXTRAL_SFT is for mini-3b and is not used here" in chosen.reason
+    assert "; EVOXTRAL_ADAPTERS' mine is for mini-3b and is not used here" in chosen.reason
+    for asked in (resolve("tiny", environ), resolve("auto", {**environ, "EVOXTRAL_MODEL": "tiny"})):
+        assert (asked.adapters["sft"], asked.adapters["mine"]) == ("me/my-3b-lora", "me/other")
+        assert "not used" not in asked.reason
 
 
 @pytest.mark.parametrize("adapters", ["me/my-lora", "=me/my-lora", "mine=", "base=me/x", "all=me/x", "a b=c"])
@@ -154,8 +197,12 @@ def test_a_revision_is_pinned_and_a_folder_is_used_as_it_is(monkeypatch, tmp_pat
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     assert fetch("me/model@abc") == tmp_path and set(asked) == {("me/model", "abc")}
     assert fetch(str(tmp_path)) == tmp_path and len(asked) == 2
+
+
+@pytest.mark.parametrize("reference", ["/no/such/folder", "./nofolder", "me/my--model", "me/model.git"])
+def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(reference):
     with pytest.raises(CheckpointError, match="neither a folder nor a Hub id"):
-        fetch("/no/such/folder")
+        fetch(reference)
 
 
 # ------------------------------------------------------------------------------------------------------- load
@@ -175,16 +222,41 @@ def test_a_base_that_is_not_whole_or_not_voxtral_is_refused(tmp_path):
     write(model_type="whisper")
     with pytest.raises(CheckpointError, match="of type 'whisper'"):
         load_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not readable JSON"):
-        load_config(tmp_path)
     write()
+    (tmp_path / "generation_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json cannot be used"):
+        load_base(tmp_path, torch.float32)
     (tmp_path / "model.safetensors").write_bytes(b"half a download")
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be used .*: repair it, or download it again"):
         load_base(tmp_path, torch.float32)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing: the model was not downloaded"):
         load_base(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", "5", '{"model_type": "voxtral", "dtype": "float99"}']
+    + [
+        json.dumps({"model_type": "voxtral", "text_config": text})
+        for text in (5, {"model_type": "llama", "num_hidden_layers": "2"}, {"model_type": "llama", "hidden_size": 7})
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be used \(\w+: [^\n]+\): repair it"):
+        load_config(tmp_path)
+
+
+def test_a_configuration_that_no_model_can_be_built_from_is_named(checkpoint, tmp_path):
+    shutil.copytree(checkpoint.base, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "no such function"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json or the weights .* cannot be used"):
+        load_base(tmp_path, torch.float32)
+    with pytest.raises(CheckpointError, match=r"config\.json of .* cannot be used"):
+        checkpoints.parameter_counts(Checkpoint("mine", str(tmp_path)))
 
 
 def test_a_base_in_several_files_is_whole_or_the_missing_file_is_named(checkpoint, tmp_path):
@@ -197,7 +269,7 @@ def test_a_base_in_several_files_is_whole_or_the_missing_file_is_named(checkpoin
     with pytest.raises(CheckpointError, match=f"{first.name} is missing"):
         load_base(tmp_path, torch.float32)
     (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="not a readable index"):
+    with pytest.raises(CheckpointError, match=r"index\.json cannot be used"):
         load_base(tmp_path, torch.float32)
 
 

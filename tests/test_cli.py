@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import tone
+from conftest import save_adapter, tone
 
 from evoxtral import audio, cli
 from evoxtral.metrics import METRICS
@@ -249,6 +249,12 @@ def test_rl_is_the_variant_unless_another_is_asked_for(run, model, clip, engine)
     assert run("transcribe", clip, "--model", model)[1] == engine.transcribe(clip, "rl").text + "\n"
 
 
+def test_a_merged_folder_is_a_model_and_its_only_variant_is_what_it_runs(run, model, clip, engine):
+    assert run("merge", "--model", model, "-o", "merged")[:2] == (0, "")
+    assert run("transcribe", clip, "--model", "merged")[:2] == (0, engine.transcribe(clip, "rl").text + "\n")
+    assert_one_sentence(*run("-q", "merge", "--model", "merged", "-o", "again"), "'base' cannot be merged", "none")
+
+
 def test_several_texts_have_headings(run, model, clip):
     code, out, _ = run("transcribe", "clip.wav", "--variant", "all", "--model", model)
     headings = [line for line in out.splitlines() if line.startswith("== ")]
@@ -295,6 +301,19 @@ def test_info_counts_the_published_model_without_its_weights(run):
 def test_info_for_people_says_the_share(run):
     _, out, _ = run("info", "--model", "mini-3b")
     assert "4,801,051,648 parameters, 124,780,544 of them trainable (2.5990%)" in out
+
+
+def test_info_counts_the_adapter_that_is_there_and_misses_the_one_that_is_not(run, model, monkeypatch, tmp_path):
+    def trainable() -> int:
+        return json.loads(run("info", "--model", model, "--json")[1])["trainable_parameters"]
+
+    save_adapter(model / "base", tmp_path / "small", seed=1, r=2, lora_alpha=4)
+    of_rl = trainable()
+    monkeypatch.setenv("EVOXTRAL_ADAPTERS", "mine=small")
+    assert trainable() == of_rl / 2
+    for missing in ("./nofolder", "/no/folder", "me/my--model"):
+        monkeypatch.setenv("EVOXTRAL_ADAPTERS", f"mine={missing}")
+        assert_one_sentence(*run("-q", "info", "--model", model), f"{missing} is neither a folder nor a Hub id")
 
 
 def test_merge_writes_a_model_that_transcribes_as_the_variant_does(run, model, clip, engine):

@@ -49,6 +49,15 @@ def one_fewer(tensors: dict) -> dict:
     return {k: t for k, t in tensors.items() if not k.endswith("language_model.layers.1.mlp.up_proj.lora_B.weight")}
 
 
+def one_layer_fewer(tensors: dict) -> dict:
+    return {k: t for k, t in tensors.items() if ".layers.1." not in k}
+
+
+def one_nan(tensors: dict) -> dict:
+    tensors["base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.weight"][0, 0] = torch.nan
+    return tensors
+
+
 def logits(model, engine) -> torch.Tensor:
     ids = torch.tensor([engine.prompt.transcription_ids("en")])
     with torch.no_grad():
@@ -95,8 +104,10 @@ def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_laye
 @pytest.mark.parametrize(
     ("tensors", "settings", "sentence"),
     [
-        (one_fewer, {}, r"incomplete: 1 of its 44 tensors.*language_model\.layers\.1\.mlp\.up_proj\.lora_B"),
-        (lambda t: {}, {}, r"incomplete: 44 of its 44"),
+        (one_fewer, {}, r"incomplete.*: 1 of its 44 tensors.*language_model\.layers\.1\.mlp\.up_proj\.lora_B"),
+        (lambda t: {}, {}, r"incomplete.*: 44 of its 44"),
+        (one_layer_fewer, {}, r"incomplete, or was made for another base \(.*base\): 20 of its 44.*with its own base"),
+        (one_nan, {}, r"not finite \(model\.language_model\.layers\.0\.mlp\.up_proj\.lora_A\)"),
         (
             lambda t: {
                 **t,
@@ -113,7 +124,7 @@ def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_laye
         (
             lambda t: {k: v[:2] if "lora_A" in k else v for k, v in t.items()},
             {},
-            r"says rank 4, but .* holds A \(2, ",
+            r"says rank 4, but its .*\.lora_A is \(2, ",
         ),
         (
             lambda t: {**t, **{k: v.clone() for k, v in named_by_transformers_4(t).items()}},
@@ -130,7 +141,10 @@ def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_laye
         ),
         (lambda t: t, {"init_lora_weights": "pissa"}, r"uses init_lora_weights"),
         (lambda t: t, {"peft_type": "IA3"}, r"of type IA3"),
-        (lambda t: t, {"lora_alpha": None}, r"does not say its lora_alpha"),
+        (lambda t: t, {"lora_alpha": None}, r"has no usable lora_alpha in .*adapter_config\.json"),
+        (lambda t: t, {"r": "64", "target_modules": 5}, r"has no usable r, target_modules in"),
+        (lambda t: t, {"target_modules": "("}, r"adapter_config\.json cannot be used \(error: .*\): repair it"),
+        (lambda t: t, {"target_modules": [5]}, r"adapter_config\.json cannot be used \(TypeError"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(model, copy, tensors, settings, sentence):
@@ -141,7 +155,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence(model, copy, tensors, sett
 def test_an_adapter_of_another_base_is_refused_by_the_shape_of_its_layers(checkpoint, model, tmp_path):
     save_base(tmp_path / "wide", hidden=64)
     save_adapter(tmp_path / "wide", tmp_path / "sft", seed=1)
-    with pytest.raises(CheckpointError, match=r"another base \(.*wide\).* 64 to 64 there and 48 to 64 here"):
+    weights = tmp_path / "sft" / lora.WEIGHTS_FILE
+    save_file(one_layer_fewer(load_file(weights)), weights)  # what is missing does not hide what does not fit
+    with pytest.raises(CheckpointError, match=r"another base \(.*wide\): its .* is \(64, 4\) there and \(48, 4\) here"):
         lora.read(tmp_path / "sft", model, "sft")
 
 
@@ -150,14 +166,15 @@ def test_missing_and_damaged_files_are_named(checkpoint, model, copy, tmp_path):
         lora.read(tmp_path, model, "sft")
     folder = copy()
     (folder / lora.WEIGHTS_FILE).write_bytes(b"half a download")
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors cannot be used"):
         lora.read(folder, model, "sft")
     (folder / lora.WEIGHTS_FILE).unlink()
     with pytest.raises(CheckpointError, match="has no weights"):
         lora.read(folder, model, "sft")
-    (folder / lora.CONFIG_FILE).write_text("{")
-    with pytest.raises(CheckpointError, match="not readable JSON"):
-        lora.read(folder, model, "sft")
+    for content in ("{", "[]", "[" * 99_999, "\0"):
+        (folder / lora.CONFIG_FILE).write_text(content)
+        with pytest.raises(CheckpointError, match=r"adapter_config\.json cannot be used .*: repair it"):
+            lora.read(folder, model, "sft")
 
 
 # ------------------------------------------------------------------------------------------------ computed
@@ -270,6 +287,26 @@ def test_merging_asks_for_an_adapter_and_a_new_folder(checkpoint, tmp_path):
         checkpoints.write_merged(checkpoint, "rl", tmp_path / "mine.txt" / "x")
 
 
+def test_a_merge_that_fails_leaves_nothing_and_can_be_tried_again(checkpoint, tmp_path, monkeypatch):
+    def full(*arguments, **settings):
+        (tmp_path / "merged" / "config.json").touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="cannot be written: No space left"):
+        patch.setattr(VoxtralForConditionalGeneration, "save_pretrained", full)
+        checkpoints.write_merged(checkpoint, "rl", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    checkpoints.write_merged(checkpoint, "rl", tmp_path / "merged")
+
+
+def test_a_bad_adapter_is_found_before_the_base_is_loaded(checkpoint, copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "load_base", None)
+    bad = checkpoints.Checkpoint("bad", checkpoint.base, {"sft": str(copy(one_nan))})
+    with pytest.raises(CheckpointError, match="not finite"):
+        checkpoints.write_merged(bad, "sft", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
 # ----------------------------------------------------------------------------------------------------- counts
 
 
@@ -282,4 +319,4 @@ def test_counts_equal_those_of_peft(checkpoint):
     base = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     adapted = PeftModel.from_pretrained(base, checkpoint.adapters["rl"], is_trainable=True)
     trainable, total = adapted.get_nb_trainable_parameters()
-    assert checkpoints.parameter_counts(checkpoint, RECIPE) == (total, trainable)
+    assert checkpoints.parameter_counts(checkpoint) == (total, trainable)

@@ -134,3 +134,28 @@ def test_the_published_vocabulary_gives_the_published_prompt(tmp_path):
 def test_missing_processor_files_are_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"no tekken\.json"):
         Prompt(tmp_path, tiny_config())
+    config = folder_with_window(tmp_path, 10, 160, 4)
+    (tmp_path / "processor_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no processor_config\.json or preprocessor_config\.json"):
+        Prompt(tmp_path, config)
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "processor_config.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 5, "feature_extractor": 5}'])
+def test_damaged_processor_files_are_named(tmp_path, name, content):
+    config = folder_with_window(tmp_path, 10, 160, 4)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=f"{name} cannot be used .*: repair it, or download it again"):
+        Prompt(tmp_path, config)
+
+
+def test_a_vocabulary_without_audio_and_a_model_without_a_window_are_refused(tmp_path):
+    config = folder_with_window(tmp_path, 10, 160, 4)
+    tekken = json.loads((tmp_path / "tekken.json").read_text(encoding="utf-8"))
+    (tmp_path / "tekken.json").write_text(json.dumps({**tekken, "audio": None}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tekken\.json .*cannot be used"):
+        Prompt(tmp_path, config)
+    config = folder_with_window(tmp_path, 10, 160, 4)
+    config.audio_config.max_source_positions = 0
+    with pytest.raises(CheckpointError, match=r"config\.json .*cannot be used"):
+        Prompt(tmp_path, config)

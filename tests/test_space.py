@@ -26,7 +26,6 @@ COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 # Packages that no line of ours imports, and why they are listed all the same.
 NEEDED_BY_OTHERS = {
-    "mistral-common": "transformers builds Voxtral's tokenizer and prompts with it",
     "peft": "training/ makes the adapters with it, on the Space's own machine too",
     "python-multipart": "fastapi reads uploads with it",
     "librosa": "at hand for looking at pitch and spectra of clips; no path of the app needs it",
