@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from evoxtral import audio
+from evoxtral import audio, metrics
 from evoxtral.errors import RecipeError
 from evoxtral.prompt import Prompt
 from evoxtral.speech.espeak import Espeak
@@ -321,6 +321,14 @@ def sampled(rewards: list[float], name: str = "a") -> Sampled:
 
 def test_the_best_of_a_clip_is_its_highest_reward_and_the_first_of_equals():
     assert sampled([0.2, 0.9, 0.9]).best == 1
+
+
+def test_among_equal_rewards_the_stress_decides_which_the_reward_does_not_see():
+    texts = ["I never said that.", "I NEVER said that.", "I NEVER said THAT."]
+    attempts = Sampled("a", "I NEVER said that.", texts, [metrics.reward(t, "I NEVER said that.") for t in texts])
+    assert set(attempts.rewards) == {1.0} and attempts.best == 1
+    flat = Sampled("b", attempts.reference, texts[:1], attempts.rewards[:1])
+    assert raft.curate([attempts, flat], 0.5) == [attempts]
 
 
 def test_the_lowest_tenth_is_dropped():

@@ -41,8 +41,12 @@ class Sampled:
 
     @property
     def best(self) -> int:
-        """Index of the highest reward; the first of equals."""
-        return max(range(len(self.rewards)), key=self.rewards.__getitem__)
+        """Index of the highest merit; the first of equals."""
+        return max(range(len(self.rewards)), key=self.merit)
+
+    def merit(self, index: int) -> tuple[float, float]:
+        """What attempts are ranked by: the reward, and among equals the F1 of stressed words, which it does not see."""
+        return self.rewards[index], metrics.count(self.texts[index], self.reference).emphasis.f1
 
 
 def sample(engine: Engine, variant: str, clips: Clips, config: RaftConfig, path: Path) -> list[Sampled]:
@@ -72,12 +76,12 @@ def read(path: Path) -> list[Sampled]:
 
 
 def curate(samples: Iterable[Sampled], drop: float) -> list[Sampled]:
-    """The clips to learn from, in their order: all but the lowest `drop` by best reward.
+    """The clips to learn from, in their order: all but the lowest `drop` by the merit of their best attempt.
 
-    The threshold is a reward, and rewards at the threshold are kept: when many tie at the top, a strict cut would throw
+    The threshold is a merit, and clips at the threshold are kept: when many tie at the top, a strict cut would throw
     out everything.
     """
     samples = list(samples)
-    bests = sorted(s.rewards[s.best] for s in samples)
-    threshold = bests[int(drop * len(bests))]
-    return [s for s in samples if s.rewards[s.best] >= threshold]
+    bests = [s.merit(s.best) for s in samples]
+    threshold = sorted(bests)[int(drop * len(bests))]
+    return [s for s, merit in zip(samples, bests, strict=True) if merit >= threshold]
