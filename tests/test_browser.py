@@ -185,13 +185,32 @@ def test_a_script_is_spoken_and_transcribed_with_itself_as_the_reference(visit):
     page.locator("#script textarea").fill("We waited for the train. ")
     page.locator('.ev-palette [data-insert="[sighs] "]').click()
     expect(page.locator("#script textarea")).to_have_value("We waited for the train. [sighs] ")
-    page.get_by_role("button", name="Speak", exact=True).click()
+    speak, send = page.get_by_role("button", name="Speak", exact=True), page.locator("#send")
+    expect(send).to_be_disabled()
+    speak.click()
     expect(page.locator(".ev-timeline .ev-tag")).to_have_count(1, timeout=PATIENCE)
+    expect(send).to_contain_class("primary", timeout=PATIENCE)  # what comes next
+    expect(speak).not_to_contain_class("primary")
     photograph(page, "speak")
     page.locator("#send").click()
     finish(page)
     assert page.locator("#reference textarea").input_value().startswith("We waited for the train.")
     expect(column(page, "rl").locator(".ev-scores")).to_contain_text("Tag F1")
+
+
+def test_on_a_phone_the_timeline_is_as_wide_as_the_waveform_and_no_label_is_cut(visit):
+    page = visit(390, 844)
+    page.get_by_role("tab", name="Speak").click()
+    page.locator("#script textarea").fill("[whispers] We waited for it. [clears throat] So. [short pause] Never.")
+    page.get_by_role("button", name="Speak", exact=True).click()
+    expect(page.locator(".ev-timeline .ev-tag")).to_have_count(3, timeout=PATIENCE)
+    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
+    assert page.locator(".ev-lanes :is(.ev-tag, small)").evaluate_all(cut) == []
+    axis, wave = page.locator(".ev-lanes").bounding_box(), page.locator("#spoken #waveform").bounding_box()
+    assert (axis["x"], axis["width"]) == pytest.approx((wave["x"], wave["width"]), abs=2)
+    kind, tag = (page.locator(f".ev-palette {part}").first.bounding_box() for part in (".ev-kind", ".ev-tag"))
+    assert tag["y"] >= kind["y"] + kind["height"] and overflow(page)[0] == 0
+    photograph(page, "phone-speak")
 
 
 # ------------------------------------------------------------------------------------- failures
@@ -527,6 +546,31 @@ def test_the_history_is_cleared_after_asking(visit):
     page.reload()
     page.get_by_role("tab", name="History").click()
     expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
+
+
+def test_results_can_be_shown_and_deleted_once_they_are_chosen(visit):
+    page = visit()
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
+    page.get_by_role("tab", name="Compare").click()
+    for number in (0, 1):
+        page.locator("#examples .gallery-item").nth(number).click()
+        page.wait_for_function("count => kept.all().length === count", arg=number + 1, timeout=PATIENCE)
+    open_history(page, 2)
+    show, delete = page.locator("#show-again"), page.locator("#delete-chosen")
+    expect(show).to_be_disabled()
+    expect(delete).to_be_disabled()
+    page.locator("#results label").filter(has_text="bedtime").locator("input").check()
+    expect(show).to_be_enabled(timeout=PATIENCE)
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    delete.click()
+    open_history(page, 2)
+    page.once("dialog", lambda dialog: dialog.accept())
+    delete.click()
+    open_history(page, 1)
+    expect(page.locator("#results")).to_contain_text("confession")
+    expect(show).to_be_disabled(timeout=PATIENCE)
+    expect(delete).to_be_disabled()
 
 
 def test_two_tabs_write_the_same_history_and_what_one_deletes_stays_deleted(visit):

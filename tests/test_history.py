@@ -277,9 +277,8 @@ def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
     assert [column.transcript.text for column in on_screen.columns()] == ["[sad] It is over.", "[laughs] So."]
 
 
-def test_nothing_chosen_is_said():
-    with pytest.raises(gr.Error, match="tick at least one"):
-        history_tab.chosen_results(browser(result()), [], "rl")
+def test_what_another_tab_has_just_deleted_leaves_everything_as_it_is():
+    assert history_tab.chosen_results(browser(result()), ["gone"], "rl") == (gr.skip(),) * 3
 
 
 def test_downloads_are_of_what_is_chosen_or_of_everything():

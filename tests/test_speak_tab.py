@@ -1,5 +1,7 @@
 """The Speak tab: what is spoken, what is left out, and where each tag sounds."""
 
+import re
+from itertools import groupby
 from pathlib import Path
 
 import gradio as gr
@@ -27,9 +29,51 @@ def test_what_is_spoken_is_shown_with_the_time_of_each_tag_and_kept_as_the_refer
     assert "Spoken" in status
 
 
+def spoken(seconds: float, *sounds: tuple[str, float, float]) -> speech.Speech:
+    """Speech of one word; each sound is a tag, its start and its end in seconds."""
+    wave = np.zeros(round(seconds * audio.SAMPLE_RATE), np.float32)
+    word = speech.Timed("So", 0.0, seconds)
+    return speech.Speech(wave, (word,), tuple(speech.Timed(*sound) for sound in sounds), ())
+
+
+def test_a_tag_that_sounds_twice_has_one_lane_with_its_times_in_words_and_a_bar_for_each():
+    html = speak_tab.timeline(spoken(8.0, ("laughs", 0.5, 1.0), ("sighs", 2.0, 3.0), ("laughs", 4.0, 6.0)))
+    assert html.count("<li") == 2 and html.count("<i ") == 3
+    assert '<span class="ev-tag">laughs</span> <small>0.5–1.0, 4.0–6.0</small>' in html
+    assert "--ev-from:0.5000;--ev-to:0.7500" in html
+
+
+def test_the_axis_has_round_seconds_and_ends_with_the_clip():
+    html = speak_tab.timeline(spoken(6.3, ("laughs", 0.5, 1.0)))
+    ticks = re.findall(r'ev-tick-x" style="--ev-across:([\d.]+)">([\d.]+)', html)
+    assert [name for _, name in ticks] == ["0", "1", "2", "3", "4", "5", "6"]
+    assert float(ticks[-1][0]) == pytest.approx(6 / 6.3, abs=1e-4)
+
+
+def test_a_tag_in_the_second_half_is_labelled_to_the_left_where_there_is_room():
+    assert "ev-late" not in speak_tab.timeline(spoken(8.0, ("laughs", 3.0, 4.5)))
+    assert "ev-late" in speak_tab.timeline(spoken(8.0, ("laughs", 3.9, 4.5)))
+
+
+def test_without_tags_there_is_a_sentence_and_no_axis():
+    html = speak_tab.timeline(spoken(1.5))
+    assert "1 word, 0 tags, 1.5 s." in html and "ev-lanes" not in html
+
+
 def test_a_tag_without_a_sound_is_named_as_text():
     status, *_ = speak_tab.perform("[<b>levitates</b>] hello", speech.DEFAULT_VOICE, 0)
     assert "[&lt;b&gt;levitates&lt;/b&gt;]" in status
+
+
+def test_a_script_of_nothing_but_tags_without_a_sound_is_refused_with_their_names():
+    with pytest.raises(SpeechError, match=r"nothing to speak: .* no sound for \[burps\], \[zorp\]\."):
+        speak_tab.say("[burps] [Zorp] [burps]", speech.DEFAULT_VOICE, 0)
+    assert speak_tab.say("[burps] [laughs]", speech.DEFAULT_VOICE, 0).skipped == ("[burps]",)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.0])
+def test_whatever_stands_in_the_box_for_the_variation_can_be_spoken(seed):
+    assert "Spoken" in speak_tab.perform("So.", speech.DEFAULT_VOICE, seed)[0]
 
 
 def test_a_script_that_is_empty_or_too_long_is_refused_in_one_sentence():
@@ -45,8 +89,12 @@ def test_every_script_on_offer_can_be_spoken_whole():
         assert speak_tab.another(script)[0] != script
 
 
-def test_every_voice_has_a_name_of_its_own():
-    assert len({speak_tab.voice_name(voice) for voice in speech.VOICES}) == len(speech.VOICES)
+def test_every_voice_has_a_name_of_its_own_and_stands_with_its_like():
+    names = [speak_tab.voice_name(voice) for voice in speech.VOICES]
+    assert len(set(names)) == len(names) and names[:2] == ["American, woman 1", "American, woman 2"]
+    assert speak_tab.voice_name(speech.DEFAULT_VOICE) == "American, woman 3"
+    kinds = [name.rsplit(" ", 1)[0] for name in names]
+    assert [kind for kind, _ in groupby(kinds)] == list(dict.fromkeys(kinds))
 
 
 def test_what_elevenlabs_speaks_is_a_clip_like_any_other_and_the_key_is_nowhere_in_it(server):  # noqa: F811

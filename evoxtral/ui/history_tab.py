@@ -10,14 +10,19 @@ from evoxtral.ui import history, view
 from evoxtral.ui.compare import QUIETLY, CompareTab, Shown
 from evoxtral.ui.history import Result
 
-EMPTY = "Nothing yet. Whatever Compare writes is listed here, to be shown again, compared and exported together."
+EMPTY = (
+    "Nothing yet. Transcribe a clip in Compare: what it gives is listed here, "
+    "to be shown again, compared and exported together."
+)
 LIMITS = (
     f"Texts only, no audio, and only in this browser. The newest {history.MOST_RESULTS} results have room, "
     f"or {history.MOST_CHARACTERS // 1_000_000} MB of them: the oldest go first."
 )
-NONE_CHOSEN = "Nothing is chosen: tick at least one result of the list first."
 LONGEST_NAME = 40  # characters, in the status line
-CLEAR = '() => { confirm("Forget every result in this list?") && kept.clear(); }'
+DELETE = 'chosen => { confirm("Delete the chosen results?") && kept.forget(chosen); }'
+CLEAR = '() => { confirm("Forget every result in this list?") && kept.forget(); }'
+# Whether the buttons for what is chosen can work.
+USABLE = 'chosen => Array(2).fill({interactive: chosen.length > 0, __type__: "update"})'
 UNKEPT = "This browser does not store results for this page: they stay until it is closed or reloaded, so export them."
 CHANGING = """document.addEventListener("kept", () => {
   element.querySelector("div").hidden = kept.isWhole();
@@ -48,9 +53,11 @@ class HistoryTab:
                 self.chosen = gr.CheckboxGroup([], label="Results, newest first", elem_id="results")
             with gr.Column(scale=1, min_width=280):
                 self.variant = gr.Dropdown([], label="Where several are compared, show of each", elem_id="which")
-                self.show = gr.Button("Show in Compare", variant="primary", elem_id="show-again")
+                self.show = gr.Button("Show in Compare", variant="primary", elem_id="show-again", interactive=False)
                 self.downloads = gr.HTML(elem_id="downloads", apply_default_css=False)
-                self.clear = gr.Button("Clear history", elem_id="clear-history")
+                with gr.Row():
+                    self.delete = gr.Button("Delete chosen", elem_id="delete-chosen", min_width=120, interactive=False)
+                    self.clear = gr.Button("Clear history", elem_id="clear-history", min_width=120)
         self.kept = gr.JSON(visible=False)
         self._connect(compare, tabs, [tab.select, notice.change])
 
@@ -62,7 +69,9 @@ class HistoryTab:
         relisted = gr.on(changed, listed, [*known, self.variant], lists, trigger_mode="always_last", **recalled)
         relisted.then(**files)
         self.chosen.change(**files)
+        self.chosen.change(None, self.chosen, [self.show, self.delete], js=USABLE, **QUIETLY)
         compare.show_after(self.show.click, tabs, fn=chosen_results, inputs=[*known, self.variant], js=RECALLED)
+        self.delete.click(None, self.chosen, js=DELETE, **QUIETLY)
         self.clear.click(None, js=CLEAR, **QUIETLY)
 
 
@@ -114,8 +123,8 @@ def downloads(kept: object, chosen: list[str]) -> Markup:
 def chosen_results(kept: object, chosen: list[str], variant: str) -> tuple:
     """What is to be on screen, its reference, and the open tab."""
     results = _picked(kept, chosen)
-    if not results:
-        raise gr.Error(NONE_CHOSEN, print_exception=False)
+    if not results:  # another tab has just deleted them, and the list is about to show it
+        return gr.skip(), gr.skip(), gr.skip()
     references = {result.reference for result in results}
     note = f"Earlier: {results[0].file[:LONGEST_NAME]}." if len(results) == 1 else "Earlier results."
     reference = references.pop() if len(references) == 1 else ""

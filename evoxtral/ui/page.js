@@ -82,8 +82,8 @@ const kept = (() => {
       }
       if (changes?.length) told();
     },
-    clear() {
-      [...texts().keys()].forEach(remove);
+    forget(ids = [...texts().keys()]) {
+      ids.forEach(remove);
       told();
     },
   };

@@ -2,7 +2,7 @@
 
 import random
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -11,22 +11,27 @@ from markupsafe import Markup
 
 from evoxtral import audio, speech, tags
 from evoxtral.errors import EvoxtralError, SpeechError
-from evoxtral.speech import Speech, elevenlabs
+from evoxtral.speech import Speech, Timed, elevenlabs
 from evoxtral.ui import theme, view
+from evoxtral.ui.charts import Axis
 from evoxtral.ui.compare import QUIETLY, CompareTab
 from evoxtral.ui.endpoints import endpoint
 
 MOST_CHARACTERS = 2_000  # of a script: about two minutes of speech
 HINT = "Write a script, or let one surprise you; a tag goes in where the cursor stands."
-NOTHING_SPOKEN = "Nothing has been spoken yet: press Speak first."
 ASKING = "ElevenLabs is speaking: this can take a minute…"
 KEY_INFO = "Your key goes to ElevenLabs with each request, through this server, and is kept nowhere but in this page."
-ACCENTS = {
-    "en-us": "American",
-    "en": "British",
-    "en-gb-x-rp": "Received Pronunciation",
-    "en-gb-scotland": "Scottish",
-}
+ACCENTS = {"en-us": "American", "en": "British", "en-gb-x-rp": "British (RP)", "en-gb-scotland": "Scottish"}
+VOICE_INFO = f"{len(speech.VOICES)} of them: type to find one."
+SEED_INFO = "Of pace and pitch: any number."
+TOLD = Markup('<div class="ev-timeline"><p>{}</p>{}</div>')
+LANES = Markup('<div class="ev-lanes"><ol style="--ev-across:{:.4f}">{}</ol><div aria-hidden="true">{}</div></div>')
+# The next step is the primary button: Speak while the script is new, then the one that sends on what is spoken.
+# The browser sees to it, as a script changes with every key.
+WRITTEN = '() => [{variant: "primary", __type__: "update"}, {variant: "secondary", __type__: "update"}]'
+HEARD = """() => [
+  {variant: "secondary", __type__: "update"}, {variant: "primary", interactive: true, __type__: "update"}
+]"""
 
 SCRIPTS = (
     "[stammers] I see your point, but consider the garden. [clears throat] We need sixteen more plates on Friday.",
@@ -56,29 +61,47 @@ def palette() -> Markup:
             for name in names
         )
         if names:
-            rows.append(Markup('<p><span class="ev-kind">{}</span>{}</p>').format(category, buttons))
+            rows.append(Markup('<p><span class="ev-kind">{}</span>{}</p>').format(category.capitalize(), buttons))
     return Markup('<div class="ev-palette" role="group" aria-label="Insert a tag">{}</div>').format(
         Markup("").join(rows)
     )
 
 
 def timeline(spoken: Speech) -> Markup:
-    """Where each word and tag sounds: tags as marks over a line of words, on one axis of seconds."""
+    """How much was spoken, and where each tag sounds, if there are any."""
     length = audio.duration(spoken.wave)
-    marks = Markup("").join(
-        Markup('<span class="ev-tag ev-{}" style="--ev-from:{:.4f};--ev-to:{:.4f}" title="{}">{}</span>').format(
-            tags.category(tag.text),
-            tag.start / length,
-            tag.end / length,
-            f"{tag.text}: {tag.start:.1f}–{tag.end:.1f} s",
-            tag.text,
-        )
-        for tag in spoken.tags
+    told = f"{view.counted(len(spoken.words), 'word')}, {view.counted(len(spoken.tags), 'tag')}, {length:.1f} s"
+    if not spoken.tags:
+        return TOLD.format(f"{told}.", "")
+    return TOLD.format(f"{told}: where each tag sounds, in seconds", _lanes(spoken.tags, length))
+
+
+def _lanes(sounds: Sequence[Timed], length: float) -> Markup:
+    """A lane for each tag that sounds, on an axis of `length` seconds."""
+    lanes: dict[str, list[Timed]] = {}
+    for sound in sounds:
+        lanes.setdefault(sound.text, []).append(sound)
+    ticks = [(second, name) for second, name in Axis.around("seconds", (0, length)).ticks if second <= length]
+    return LANES.format(
+        ticks[1][0] / length,
+        Markup("").join(_lane(name, lane, length) for name, lane in lanes.items()),
+        Markup("").join(
+            Markup('<span class="ev-tick-x" style="--ev-across:{:.4f}">{}</span>').format(second / length, name)
+            for second, name in ticks
+        ),
     )
-    return Markup('<div class="ev-timeline"><p>{}</p><div>{}</div></div>').format(
-        f"{view.counted(len(spoken.words), 'word')}, {view.counted(len(spoken.tags), 'tag')}, {length:.1f} s:"
-        " where each tag sounds",
-        marks,
+
+
+def _lane(name: str, sounds: Sequence[Timed], length: float) -> Markup:
+    """A tag with its times, and a bar for each; what sounds late is labelled at its end, where there is room."""
+    places = [f"--ev-from:{sound.start / length:.4f};--ev-to:{sound.end / length:.4f}" for sound in sounds]
+    return Markup('<li class="ev-{}{}" style="{}"><span class="ev-tag">{}</span> <small>{}</small>{}</li>').format(
+        tags.category(name),
+        " ev-late" if sounds[0].start + sounds[0].end > length else "",
+        places[0],
+        name,
+        ", ".join(f"{sound.start:.1f}–{sound.end:.1f}" for sound in sounds),
+        Markup("").join(Markup('<i style="{}"></i>').format(place) for place in places),
     )
 
 
@@ -91,7 +114,13 @@ def bounded(script: str) -> str:
 
 def say(script: str, voice: str, seed: float) -> Speech:
     """Speak a script of bounded length. Raises SpeechError."""
-    return speech.speak(bounded(script), voice, int(seed))
+    names = tags.names(bounded(script))
+    if names and not tags.plain(script) and not any(map(speech.spoken_as, names)):
+        unknown = _listed(f"[{name}]" for name in names)
+        raise SpeechError(
+            f"There is nothing to speak: the voice has no sound for {unknown}. Write words, or a tag such as [laughs]."
+        )
+    return speech.speak(script, voice, abs(int(seed or 0)))  # the box may be empty
 
 
 def perform(script: str, voice: str, seed: float) -> tuple:
@@ -113,9 +142,7 @@ def perform_there(script: str, key: str, voice: str, api: str = elevenlabs.API) 
     except EvoxtralError as error:
         yield view.alarm(str(error)), gr.skip(), gr.skip(), gr.skip()
         return
-    told = Markup('<div class="ev-timeline"><p>{}</p></div>').format(
-        f"{length:.1f} s. Where each tag sounds is known for the embedded voice only."
-    )
+    told = TOLD.format(f"{length:.1f} s. Where each tag sounds is known for the embedded voice only.", "")
     with tempfile.TemporaryDirectory() as folder:  # Gradio takes its own copy while we wait at the yield
         clip = Path(folder) / "elevenlabs.mp3"
         clip.write_bytes(recording)
@@ -174,7 +201,9 @@ class SpeakTab:
                 )
                 self.timeline = gr.HTML(elem_id="timeline", apply_default_css=False)
                 self.spoken = gr.State()  # the script of the clip; the one in the box may have changed since
-                self.send = gr.Button("Transcribe it, with the script as the reference", elem_id="send")
+                self.send = gr.Button(
+                    "Transcribe it, with the script as the reference", elem_id="send", interactive=False
+                )
         self._connect(compare, tabs)
 
     def _lay_out_script(self) -> None:
@@ -192,9 +221,10 @@ class SpeakTab:
                 [(voice_name(voice), voice) for voice in speech.VOICES],
                 value=speech.DEFAULT_VOICE,
                 label="Voice",
+                info=VOICE_INFO,
                 scale=2,
             )
-            self.seed = gr.Number(0, label="Speaker", precision=0, minimum=0, min_width=80)
+            self.seed = gr.Number(0, label="Variation", info=SEED_INFO, precision=0, min_width=80)
         with gr.Row():
             self.another = gr.Button("Surprise me", elem_id="another", min_width=120)
             self.back = gr.Button("Bring mine back", elem_id="back", min_width=120, visible=False)
@@ -235,6 +265,8 @@ class SpeakTab:
             api_visibility="private",
             concurrency_limit=8,  # others wait for a network, not for this machine
         )
+        self.script.change(None, None, [self.speak, self.send], js=WRITTEN, **QUIETLY)
+        self.clip.change(None, None, [self.speak, self.send], js=HEARD, **QUIETLY)
         sent = self.send.click(
             hand_over, [self.clip, self.spoken], [self.status, tabs, compare.clip, compare.reference], **QUIETLY
         )
@@ -243,10 +275,8 @@ class SpeakTab:
         endpoint(speak, spoken, gr.Audio(label="Speech", visible=False))
 
 
-def hand_over(clip: str | None, script: str) -> tuple:
+def hand_over(clip: str, script: str) -> tuple:
     """Status, the open tab, and the Compare tab's clip and reference."""
-    if clip is None:
-        raise gr.Error(NOTHING_SPOKEN, print_exception=False)
     return view.status(HINT), gr.Tabs(selected="compare"), clip, script
 
 
@@ -256,6 +286,7 @@ def take_over(say: gr.EventData, script: str) -> tuple:
 
 
 def voice_name(voice: str) -> str:
-    """ "en-us+f3" → "American · f3"."""
+    """ "en-us+f3" → "American, woman 3"."""
     language, variant = voice.split("+")
-    return f"{ACCENTS[language]} · {variant}"
+    sex, speakers = ("woman", speech.FEMALE) if variant in speech.FEMALE else ("man", speech.MALE)
+    return f"{ACCENTS[language]}, {sex} {speakers.index(variant) + 1}"
