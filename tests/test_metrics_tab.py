@@ -3,13 +3,15 @@
 import html
 import json
 import re
+from dataclasses import replace
+from urllib.parse import unquote
 
 import pytest
 
 from evoxtral import metrics
 from evoxtral.errors import EvoxtralError
 from evoxtral.metrics import METRICS
-from evoxtral.ui import charts, metrics_tab, report
+from evoxtral.ui import charts, metrics_tab, report, theme
 from evoxtral.ui.charts import Axis, Series
 from evoxtral.ui.metrics_tab import RESULTS
 from evoxtral.ui.report import Results
@@ -108,17 +110,33 @@ def test_the_published_table_has_every_metric_of_every_variant(published):
         assert all(f"{100 * share:.1f}" in shown for share in system.scores.values())
 
 
-def test_the_best_of_a_row_is_marked_and_a_tie_is_not(measured):
-    shown = report.table(measured, "measured")
-    assert re.findall(r"<td><b>(.*?)</b>", shown) == ["91.0", "35.7"]  # Tag F1, and WER on ordinary sentences
-    assert "<b>91.0</b><small>89.0–93.0</small>" in shown
+def bold(results: Results) -> list[str]:
+    return re.findall(r"<td><b>(.*?)</b>", report.table(results, "here"))
+
+
+def test_a_best_figure_is_marked_only_where_its_lead_over_the_next_best_is_known_to_be_no_noise(published, tmp_path):
+    assert bold(published) == []  # nothing is known
+    for lead, clear in (([0.005, 0.02], ["91.0"]), ([-0.005, 0.025], [])):
+        step = {"value": 0.01, "low": lead[0], "high": lead[1], "p": 0.1}
+        assert bold(written(tmp_path, MEASURED | {"differences": {"rl - sft": {"tag_f1": step}}})) == clear
+    assert bold(written(tmp_path, MEASURED | {"differences": {}})) == []  # intervals meet: 88 to 92, and 89 to 93
+    variants = json.loads(json.dumps(MEASURED["variants"]))
+    variants["sft"]["intervals"]["tag_f1"] = [0.87, 0.88]
+    assert bold(written(tmp_path, MEASURED | {"differences": {}, "variants": variants})) == ["91.0"]
+
+
+def test_a_table_says_how_it_is_read(published, measured):
+    assert "Small: 95 % intervals. Bold: better than the next best" in report.table(measured, "measured")
+    assert "<b>" not in report.table(published, "published") and "Bold" not in report.table(published, "published")
+    assert "Without intervals" in report.table(published, "published")
 
 
 def test_a_difference_has_its_interval_or_is_called_noise(measured):
     shown = report.table(measured, "measured")
     assert "RL − SFT" in shown and "SFT − Base" not in shown  # only the step that is in question
-    assert "<td>+1.0<small>within noise</small></td>" in shown
-    assert "<td>−2.0<small>−3.0 to −1.0</small></td>" in shown
+    assert '<td>+1.0<small class="ev-verdict">within noise</small></td>' in shown
+    assert '<td>−2.0<small class="ev-verdict">−3.0 to −1.0</small></td>' in shown
+    assert "<td>91.0<small>89.0–93.0</small></td>" in shown
 
 
 def test_rows_are_there_where_they_were_measured(published, measured):
@@ -127,13 +145,25 @@ def test_rows_are_there_where_they_were_measured(published, measured):
         assert label not in report.table(published, "published")
 
 
-def test_every_metric_opens_its_definition(published, measured):
+def test_every_metric_opens_its_definition_in_a_row_below_its_own(published, measured):
     page = report.results_page(published, measured)
     opened = re.findall(r'popovertarget="(.*?)"', page)
     assert len(opened) == len(set(opened)) > len(METRICS)
     assert sorted(opened) == sorted(re.findall(r'popover id="(.*?)"', page))
+    heard = re.findall(r'popover id=".*?" class="ev-unseen">(.*?)</span>', page)
+    seen = re.findall(r'</tr><tr class="ev-definition" aria-hidden="true"><td colspan="[45]">(.*?)</td></tr>', page)
+    assert heard == seen and len(seen) == len(opened)
     for metric in METRICS:
         assert metric.definition.replace("'", "&#39;") in page
+
+
+def test_the_jump_list_leads_to_cards_that_are_there(published, measured, detailed):
+    for results in (None, measured, detailed):
+        page = report.results_page(published, results)
+        targets, cards = re.findall(r'href="#(.*?)"', page), re.findall(r'class="ev-card" id="(.*?)"', page)
+        assert len(set(cards)) == len(cards) and len(set(targets)) == len(targets) and set(targets) <= set(cards)
+        assert ("Over the confidence threshold</a>" in page) == (results is detailed)
+    assert page.index("</nav>") < page.index("ev-card")
 
 
 def test_every_figure_has_its_origin_and_what_is_not_known_of_it_is_said(published, measured):
@@ -149,6 +179,12 @@ def test_each_metric_has_a_bar_for_each_variant_and_a_whisker_where_its_interval
     assert report.metric_chart(published).count('class="ev-bar"') == 3 * len(METRICS)
     assert "Without intervals" in report.metric_chart(published)
     assert report.metric_chart(measured).count('class="ev-whisker"') == 2
+
+
+def test_an_error_rate_above_one_fills_its_bar_and_says_its_figure():
+    drawn = charts.bar(1.95, Series("Score", 2), "195.0", (0.5, 5.85))
+    assert "--ev-value:1.0000;--ev-reach:1.0000" in drawn and "--ev-from:0.5000;--ev-to:1.0000" in drawn
+    assert "195.0" in drawn
 
 
 def test_the_tag_chart_has_a_bar_for_each_variant_that_writes_the_tag_and_its_support(measured):
@@ -177,7 +213,8 @@ def test_the_confidence_chart_marks_what_the_page_shows_by_default(detailed):
     shown = report.confidence_chart(detailed)
     assert re.findall(r'class="ev-ring".*?title="(.*?)"', shown) == ["SFT, every tag shown", "RL, every tag shown"]
     assert "RL: every tag shown, 70.0\u00a0% of 96 tags are right and 95.0\u00a0% are found." in shown
-    assert "F1 is highest (86.9\u00a0%, here 80.6\u00a0%) with tags that are at least 90\u00a0% sure" in shown
+    assert "F1 rises from 80.6\u00a0% to 86.9\u00a0% with only those that are at least 90\u00a0% sure" in shown
+    assert "Hiding the less sure ones makes F1 (84.7\u00a0%) no higher." in shown  # SFT
 
 
 def test_a_chart_without_data_is_left_out(published, measured, detailed):
@@ -215,10 +252,18 @@ def test_the_tab_says_what_the_numbers_hide_from_the_numbers_themselves(publishe
     assert "11 of the 50 published clips have no tags" in words and "a Tag F1 of 22\u00a0%" in words
     assert "ignores where a tag stands" in words
     assert "Over all words together, RL's measured 4.5\u00a0% is 3.9\u00a0%." in words
-    assert "With 50 clips and 130 tags, the published gain of RL over SFT (2.2 points of Tag F1)" in words
-    assert "on the 400 clips measured here the same difference is known to ±1.5" in words
-    assert "which 50 clips would make ±4.2" in words
     assert "measured" not in report.caveats(published, None).split("The two tables")[0]
+
+
+def test_the_published_gain_is_called_chance_on_published_evidence_only(published, measured):
+    words = "2.2 points of Tag F1, is as much as 1.1 of 50 clips give"
+    chance = "F1 rose for 8 tags and fell for 3, and chance alone is as uneven 23\u00a0% of the time"  # 2 × 232 / 2¹¹
+    for results in (None, measured):
+        assert words in report.caveats(published, results) and chance in report.caveats(published, results)
+    everywhere = {tag: f1 + 0.1 for tag, f1 in published.systems["sft"].tag_f1.items()}
+    better = replace(published.systems["rl"], tag_f1=everywhere)
+    steady = report.caveats(replace(published, systems={**published.systems, "rl": better}), measured)
+    assert words in steady and "chance" not in steady and "is not known" in steady
 
 
 # ------------------------------------------------------------------------------------- training
@@ -243,6 +288,36 @@ def test_the_committed_curves_add_up():
             assert steps == sorted(set(steps)) and steps[-1] <= stage["steps"]
 
 
+def test_a_curve_of_one_point_is_told_once():
+    stage = {"steps": 840, "seconds": 60, "series": {"loss": [[600, 0.5]], "wer": [[600, 0.0355]]}}
+    shown = report.stage_chart(stage)
+    assert "WER on validation clips: 3.5\u00a0% at step 600." in shown and "training clips 0.50." in shown
+    shown = report.stage_chart(stage | {"series": {"loss": [[20, 1.5], [600, 0.5]], "wer": [[1, 0.2], [600, 0.1]]}})
+    assert "20.0\u00a0% at step 1, 10.0\u00a0% at step 600." in shown and "training clips 1.50 to 0.50." in shown
+
+
+def test_why_a_loss_may_look_small_is_said_only_where_there_are_several():
+    several = {"transcribe": [[20, 0.5]], "phonemes": [[20, 2.0]], "describe": [[20, 0.1]]}
+    for series, said in (({"loss": [[20, 0.5]]}, False), (several, True)):
+        assert ("at a quarter of its loss" in report.stage_chart({"steps": 9, "seconds": 9, "series": series})) == said
+
+
+@pytest.mark.parametrize(
+    ("sampled", "ticks", "left_out"),
+    [
+        ([10, *[0] * 11, 90, *[0] * 6, 900], "1 0.9 0.8 0.7 0.6", "10 samples with less than 0.6"),
+        ([20, *[0] * 18, 80], "1 0.9 0.8 0.7 0.6 0.5 0.4 0.3 0.2 0.1 0", None),
+        ([*[0] * 19, 100], "1 0.9 0.8", None),
+    ],
+)
+def test_the_chart_of_rewards_starts_where_they_are(sampled, ticks, left_out):
+    histogram = {"sampled": sampled, "curated": [*[0] * 19, 50]}
+    shown = report.rewards_chart(TRAINING["raft"] | {"histogram": histogram})
+    assert re.findall(r'class="ev-tick-x".*?>(.*?)</span>', shown) == ticks.split()
+    assert f"Not drawn: {left_out}." in shown if left_out else "Not drawn" not in shown
+    assert shown.count("<rect") == 2 * 2 * (len(ticks.split()) - 1)  # two series, and two parts from tick to tick
+
+
 # ------------------------------------------------------------------------------------- score your own
 
 
@@ -252,22 +327,42 @@ def upload(tmp_path, *pairs: tuple[str, str], name: str = "mine.jsonl") -> str:
     return str(tmp_path / name)
 
 
+def downloads(shown: str) -> dict[str, str]:
+    """Name of each file that a report carries → what is in it."""
+    links = re.findall(r'<a download="(.*?)" href="data:.*?,(.*?)"', shown)
+    return {name: unquote(content) for name, content in links}
+
+
 def test_a_file_of_pairs_gives_the_report_of_the_command_line_on_screen_and_to_download(tmp_path):
     pairs = [("[sighs] so it is", "[sighs] so it IS [laughs]"), ("a b", "a b")]
     status, shown = metrics_tab.score(upload(tmp_path, *pairs))
     assert "2 pairs scored." in status
-    assert "mine.jsonl · n = 2" in shown
+    assert "<h2>Scores of mine.jsonl</h2>" in shown and "n = 2" in shown
     assert "WER over all words" in shown and "<small>" in shown and 'title="laughs"' in shown
-    assert 'download="mine.scores.json"' in shown
+    assert json.loads(downloads(shown)["mine.scores.json"]) == metrics.summary(metrics.score(pairs))
     assert metrics_tab.score_file(upload(tmp_path, *pairs)) == metrics.summary(metrics.score(pairs))
+
+
+def test_the_report_on_a_file_has_a_bar_for_each_metric_and_each_tag_and_no_key_for_its_one_score(tmp_path):
+    _, shown = metrics_tab.score(upload(tmp_path, ("[sighs] so it is", "[sighs] so it IS")))
+    assert shown.count('class="ev-bar"') == len(METRICS) + 1 and 'class="ev-key"' not in shown
+
+
+def test_the_report_to_download_is_the_one_on_the_page_and_needs_nothing_else(tmp_path):
+    _, shown = metrics_tab.score(upload(tmp_path, ("[sighs] so it is", "[sighs] so it IS"), name=f"{HOSTILE}.jsonl"))
+    (page,) = (content for name, content in downloads(shown).items() if name.endswith(".scores.html"))
+    assert page.startswith("<!doctype html>") and "<title>Scores of &lt;img" in page and "<img" not in page
+    assert shown.partition('<div class="ev-report">')[2] in page
+    assert theme.css() in page and theme.variables("dark") in page.partition("prefers-color-scheme: dark")[2]
+    assert not re.search(r"<script|<link|@import|url\(\"?(?!\"?data:)", page)
 
 
 def test_a_file_without_any_tag_is_scored_and_has_no_empty_chart(tmp_path):
     _, shown = metrics_tab.score(upload(tmp_path, ("a b", "a c")))
-    assert "50.0" in shown and "per tag" not in shown
+    assert "50.0" in shown and "Per metric" in shown and "Per tag" not in shown
 
 
-def test_a_wrong_line_is_named_and_the_report_before_stays(tmp_path):
+def test_a_wrong_line_is_named_and_the_report_before_stays_under_its_own_files_name(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prediction": "a", "reference": "a"}\n{"prediction": "b"}\n')
     status, shown = metrics_tab.score(str(tmp_path / "bad.jsonl"))
     assert 'bad.jsonl, line 2 has no "reference"' in html.unescape(status) and 'role="alert"' in status

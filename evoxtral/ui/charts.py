@@ -163,8 +163,11 @@ def _frame(summary: str, x: Axis, y: Axis, drawn: list[Markup], over: list[Marku
 
 
 def bar(value: float, series: Series, figure: str, ends: tuple[float, float] | None = None) -> Markup:
-    """A bar from 0 to a share of 1, with its figure behind it. ends: of its interval."""
-    whisker = Markup("") if ends is None or ends[0] == ends[1] else _whisker(*ends)
+    """A bar from 0 to a share of 1, with its figure behind it. ends: of its interval.
+
+    An error rate may be above 1: what is drawn ends there, the figure does not.
+    """
+    whisker = Markup("") if ends is None or ends[0] == ends[1] else _whisker(*(min(end, 1) for end in ends))
     return Markup(
         '<div class="ev-bar" style="--ev-colour:var(--ev-series-{});--ev-value:{:.4f};--ev-reach:{:.4f}"><i></i>{}'
         '<span>{}</span><span class="ev-unseen">{}</span></div>'

@@ -10,10 +10,11 @@ from markupsafe import Markup
 
 from evoxtral import tags
 from evoxtral.metrics import METRICS, CurvePoint
-from evoxtral.ui import view
+from evoxtral.ui import theme, view
 from evoxtral.ui.charts import Axis, Mark, Series, bar, change, histogram, key, plot
 
 WITHOUT_INTERVALS = "Without intervals: they need what each clip gave."
+HIDDEN = "What these numbers hide"
 ENOUGH = 30  # clips; the bootstrap of fewer promises too much
 MOST_TAGS = 40  # in a chart; a visitor's file may have any number
 
@@ -141,6 +142,16 @@ class Results:
         colour = max(0, 2 - (len(names) - 1 - names.index(name)))
         return Series(view.heading(name).title, colour, dashed=colour < 2)
 
+    def apart(self, one: str, other: str, row: str) -> bool:
+        """Whether two variants differ by more than the noise, as far as is known: by their paired difference, else
+        by intervals that do not meet, which asks for more.
+        """
+        for pair in (f"{one} - {other}", f"{other} - {one}"):
+            if found := self.differences.get(pair, {}).get(row):
+                return found.clear
+        ends = [self.systems[name].intervals.get(row) for name in (one, other)]
+        return all(ends) and max(low for low, _ in ends) > min(high for _, high in ends)
+
     @property
     def tagging(self) -> list[str]:
         """The variants that get any tag right; the only one in any case."""
@@ -194,8 +205,14 @@ def _pair_title(pair: str) -> str:
 
 
 def card(title: str, *parts: str) -> Markup:
-    """A section of the page with its heading."""
-    return Markup('<section class="ev-card"><h2>{}</h2>{}</section>').format(title, Markup("").join(parts))
+    """A section of the page with its heading, which is its address too."""
+    return Markup('<section class="ev-card" id="{}"><h2>{}</h2>{}</section>').format(
+        _address(title), title, Markup("").join(parts)
+    )
+
+
+def _address(title: str) -> str:
+    return f"ev-{view.safe(title).lower()}"
 
 
 def note(sentence: str) -> Markup:
@@ -206,11 +223,10 @@ def note(sentence: str) -> Markup:
 
 
 def _best(results: Results, row: Row) -> str | None:
-    """The variant with the best figure; None where figures tie or only one is known."""
-    known = {name: system.scores[row.name] for name, system in results.systems.items() if row.name in system.scores}
-    best = (max if row.higher_is_better else min)(known.values(), default=None)
-    names = [name for name, value in known.items() if value == best]
-    return names[0] if len(names) == 1 < len(known) else None
+    """The variant that is better than the next best by more than the noise."""
+    known = [name for name, system in results.systems.items() if row.name in system.scores]
+    best = sorted(known, key=lambda name: results.systems[name].scores[row.name], reverse=row.higher_is_better)[:2]
+    return best[0] if len(best) == 2 and results.apart(*best, row.name) else None
 
 
 def _cell(system: System, row: Row, best: bool) -> Markup:
@@ -226,24 +242,34 @@ def _cell(system: System, row: Row, best: bool) -> Markup:
 def _difference(found: Change | None) -> Markup:
     if found is None:
         return Markup("<td>–</td>")
-    verdict = f"{_signed(found.low)} to {_signed(found.high)}" if found.clear else "within noise"
-    return Markup("<td>{}<small>{}</small></td>").format(_signed(found.value), verdict)
+    verdict = _range(found) if found.clear else "within noise"
+    return Markup('<td>{}<small class="ev-verdict">{}</small></td>').format(_signed(found.value), verdict)
 
 
-def _metric(row: Row, where: str) -> Markup:
-    """A metric's name that opens its definition, and which way is better."""
+def _range(found: Change) -> str:
+    return f"{_signed(found.low)} to {_signed(found.high)}"
+
+
+def _row(row: Row, where: str, cells: Sequence[Markup]) -> Markup:
+    """A metric's name that opens its definition, which way is better, and its figures.
+
+    A popover opens and closes by itself, but lies over the page: it is for those who hear the page, and while it is
+    open, a row of its own shows the same words in place.
+    """
     arrow, hint = ("↑", "higher is better") if row.higher_is_better else ("↓", "lower is better")
     return Markup(
-        '<button type="button" class="ev-define" popovertarget="{id}">{label}</button>'
-        '\u00a0<span title="{hint}">{arrow}</span>'
-        '<span popover id="{id}" class="ev-definition"><b>{label}</b> {definition} {Hint}.</span>'
+        '<tr><th scope="row"><button type="button" class="ev-define" popovertarget="{id}">{label}'
+        '<span aria-hidden="true" title="{hint}">\u00a0{arrow}</span></button>'
+        '<span popover id="{id}" class="ev-unseen">{definition}</span></th>{cells}</tr>'
+        '<tr class="ev-definition" aria-hidden="true"><td colspan="{columns}">{definition}</td></tr>'
     ).format(
         id=f"ev-{where}-{row.name}",
         label=row.label,
         hint=hint,
-        Hint=hint.capitalize(),
         arrow=arrow,
-        definition=row.definition,
+        definition=f"{row.definition} {hint.capitalize()}.",
+        cells=Markup("").join(cells),
+        columns=1 + len(cells),
     )
 
 
@@ -252,7 +278,7 @@ def _shown_rows(results: Results) -> list[Row]:
 
 
 def table(results: Results, where: str) -> Markup:
-    """Metrics by variants, in percent; the best of a row is bold; small: 95 % intervals.
+    """Metrics by variants, in percent; small: 95 % intervals; bold: the best of a row, where it stands out of them.
 
     The last column is the paired difference of the last two variants, where it was measured. where: on the page,
     for ids.
@@ -265,10 +291,22 @@ def table(results: Results, where: str) -> Markup:
         best = _best(results, row)
         cells = [_cell(system, row, name == best) for name, system in results.systems.items()]
         cells += [_difference(found.get(row.name)) for found in last.values()]
-        rows.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(_metric(row, where), Markup("").join(cells)))
+        rows.append(_row(row, where, cells))
     return Markup(
-        '<table class="ev-table"><thead><tr><th scope="col">%</th>{}</tr></thead><tbody>{}</tbody></table>'
-    ).format(head, Markup("").join(rows))
+        '<table class="ev-table"><thead><tr><th scope="col">%</th>{}</tr></thead><tbody>{}</tbody></table>{}'
+    ).format(head, Markup("").join(rows), note(_reading(results)))
+
+
+def _reading(results: Results) -> str:
+    """How a table is to be read."""
+    if not _with_intervals(results):
+        return WITHOUT_INTERVALS
+    best = " Bold: better than the next best by more than the noise." if len(results.systems) > 1 else ""
+    return f"Small: 95 % intervals.{best}"
+
+
+def _with_intervals(results: Results) -> bool:
+    return any(system.intervals for system in results.systems.values())
 
 
 def _chart_table(heads: Iterable[str], rows: Iterable[Markup]) -> Markup:
@@ -281,6 +319,11 @@ def _chart_table(heads: Iterable[str], rows: Iterable[Markup]) -> Markup:
 def _chart_row(head: str, *cells: str | int) -> Markup:
     data = Markup("").join(Markup("<td>{}</td>").format(cell) for cell in cells)
     return Markup('<tr><th scope="row">{}</th>{}</tr>').format(head, data)
+
+
+def _key(results: Results, names: Sequence[str]) -> Markup:
+    """The colours of variants; a file's only score needs none."""
+    return key(map(results.series, names)) if len(results.systems) > 1 else Markup("")
 
 
 def _tag(name: str) -> Markup:
@@ -305,9 +348,8 @@ def metric_chart(results: Results) -> Markup:
             if row.name in system.scores
         )
         rows.append(_chart_row(row.label, Markup("").join(bars)))
-    known = any(system.intervals for system in results.systems.values())
-    hint = "Whiskers: 95 % bootstrap intervals over clips." if known else WITHOUT_INTERVALS
-    return key(map(results.series, results.systems)) + _chart_table(("Metric", "%"), rows) + note(hint)
+    hint = "Whiskers: 95 % bootstrap intervals over clips." if _with_intervals(results) else WITHOUT_INTERVALS
+    return _key(results, list(results.systems)) + _chart_table(("Metric", "%"), rows) + note(hint)
 
 
 def tag_chart(results: Results) -> Markup:
@@ -328,7 +370,7 @@ def tag_chart(results: Results) -> Markup:
         rows.append(_chart_row(_tag(tag), Markup("").join(bars), support[tag]))
     more = len(support) - len(rows)
     rest = note(f"{view.counted(more, 'rarer tag')} left out here.") if more > 0 else Markup("")
-    return key(map(results.series, shown)) + _chart_table(("Tag", "F1, %", "Support"), rows) + rest
+    return _key(results, shown) + _chart_table(("Tag", "F1, %", "Support"), rows) + rest
 
 
 def change_chart(results: Results) -> Markup | None:
@@ -372,11 +414,16 @@ def _figures(value: float, found: Change | None) -> tuple[Markup, Markup]:
     if found is None:
         return Markup("{}").format(_signed(value)), Markup("")
     figure = Markup("<b>{}</b>" if found.clear else "{}").format(_signed(value))
-    return figure, Markup("<small>{} to {}</small>").format(_signed(found.low), _signed(found.high))
+    return figure, Markup("<small>{}</small>").format(_range(found))
 
 
-def confidence_chart(results: Results) -> Markup:
-    """Precision over recall as the threshold on a tag's probability falls; ringed: the page's default."""
+def confidence_chart(results: Results) -> Markup | None:
+    """Precision over recall as the threshold on a tag's probability falls; ringed: the page's default.
+
+    None where it was not measured.
+    """
+    if not results.confidence:
+        return None
     lines, marks, words = [], [], []
     for name, points in results.confidence.items():
         series = results.series(name)
@@ -386,9 +433,7 @@ def confidence_chart(results: Results) -> Markup:
         marks.append(Mark(100 * usual.recall, 100 * usual.precision, f"{series.name}, every tag shown", series))
         words.append(
             f"{series.name}: every tag shown, {_percent(usual.precision)} of {usual.kept:,} tags are right and"
-            f" {_percent(usual.recall)} are found. F1 is highest ({_percent(best.f1)}, here {_percent(usual.f1)})"
-            f" with tags that are at least {view.percent(best.threshold)} sure: {_percent(best.precision)} right,"
-            f" {_percent(best.recall)} found."
+            f" {_percent(usual.recall)} are found. {_better(usual, best)}"
         )
     precisions = [y for _, points in lines for _, y in points]
     picture = plot(
@@ -406,25 +451,40 @@ def confidence_chart(results: Results) -> Markup:
     )
 
 
+def _better(usual: CurvePoint, best: CurvePoint) -> str:
+    if _points(best.f1) == _points(usual.f1):
+        return f"Hiding the less sure ones makes F1 ({_percent(usual.f1)}) no higher."
+    return (
+        f"F1 rises from {_percent(usual.f1)} to {_percent(best.f1)} with only those that are at least"
+        f" {view.percent(best.threshold)} sure: {_percent(best.precision)} right, {_percent(best.recall)} found."
+    )
+
+
+CHARTS = {
+    "per metric": metric_chart,
+    "over the confidence threshold": confidence_chart,
+    "per tag": tag_chart,
+    "what RL changed": change_chart,
+}
+
+
 # ------------------------------------------------------------------------------------- words
 
 
 def caveats(published: Results, measured: Results | None) -> Markup:
     """What the published figures hide, in plain words."""
     clips, n = published.clips, published.origin["n"]
-    gain = published.systems["rl"].scores["tag_f1"] - published.systems["sft"].scores["tag_f1"]
     sentences = (
         f"{clips['untagged']} of the {n} published clips have no tags, and give a system that never writes one full"
         f" marks: that alone is a Tag F1 of {view.percent(clips['untagged'] / n)}.",
         "Tag F1 ignores where a tag stands: only its name and how often it comes count.",
         f"WER is a mean over clips: short clips weigh as much as long ones.{_over_all_words(measured)}",
-        f"With {n} clips and {clips['tags']} tags, the published gain of RL over SFT ({_points(gain)} points of Tag F1)"
-        f" lies inside the noise{_noise(gain, n, measured)}.",
+        _noise(published),
         "The two tables cannot be compared with each other: the published one is Voxtral Mini 3B on speech by"
         " ElevenLabs, the measured one is the scale model on this project's embedded voice.",
     )
     points = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)
-    return card("What these numbers hide", Markup("<ul>{}</ul>").format(points))
+    return card(HIDDEN, Markup("<ul>{}</ul>").format(points))
 
 
 def _over_all_words(measured: Results | None) -> str:
@@ -437,18 +497,27 @@ def _over_all_words(measured: Results | None) -> str:
     return f" Over all words together, {view.heading(name).title}'s measured {mean} is {pooled}."
 
 
-def _noise(gain: float, n: int, measured: Results | None) -> str:
-    """How wide the same difference is here, and would be on so few clips: widths go with the root of n."""
-    found = measured and measured.differences.get("rl - sft", {}).get("tag_f1")
-    if not found:
-        return ""
-    here = (found.high - found.low) / 2
-    there = here * math.sqrt(measured.origin["n"] / n)
-    if there <= gain:
-        return ""
+def _noise(published: Results) -> str:
+    """What the published gain is worth: in clips, and by a sign test over tags, as nothing is known of single clips.
+
+    Tags of the same clip move together, so the test finds too much rather than too little.
+    """
+    n = published.origin["n"]
+    before, after = (published.systems[name] for name in ("sft", "rl"))
+    gain = after.scores["tag_f1"] - before.scores["tag_f1"]
+    changes = [after.tag_f1[tag] - f1 for tag, f1 in before.tag_f1.items() if tag in after.tag_f1]
+    rose, fell = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+    uneven = sum(math.comb(rose + fell, k) for k in range(min(rose, fell) + 1))
+    by_chance = min(1.0, uneven / 2 ** (rose + fell - 1))
+    worth = (
+        f"The published gain of RL over SFT, {_points(gain)} points of Tag F1, is as much as {gain * n:.1f} of {n}"
+        " clips give when all their tags turn from wrong to right"
+    )
+    if by_chance < 0.05:
+        return f"{worth}; how far other clips would move it is not known."
     return (
-        f": on the {measured.origin['n']} clips measured here the same difference is known to ±{_points(here)},"
-        f" which {n} clips would make ±{_points(there)}"
+        f"{worth}. It cannot be told from chance: F1 rose for {view.counted(rose, 'tag')} and fell for {fell}, and"
+        f" chance alone is as uneven {view.percent(by_chance)} of the time."
     )
 
 
@@ -469,26 +538,38 @@ LOSSES = {
     "describe": Series("tags and stress", 0),
 }
 SAMPLED, CURATED = Series("all samples", 0), Series("learned from", 2)
+LEFT_OUT = 0.01  # of rewards, at most, at the lower end of their chart
+LEAST_PARTS = 4  # of that chart
 
 
 def stage_chart(stage: Mapping) -> Markup:
     """The losses of one stage over its steps."""
     lines = [(series, stage["series"][name]) for name, series in LOSSES.items() if name in stage["series"]]
     steps = Axis.around("Step", [0, stage["steps"]])
-    words = [f"{series.name} from {points[0][1]:.2f} to {points[-1][1]:.2f}" for series, points in lines]
+    words = [
+        f"{series.name} {' to '.join(f'{loss:.2f}' for _, loss in _first_and_last(points))}" for series, points in lines
+    ]
     losses = Axis.around("Loss, nats", [value for _, points in lines for _, value in points], ratio=20)
     summary = f"Loss over {stage['steps']:,} steps: {'; '.join(words)}."
     about = f"{stage['steps']:,} steps in {_duration(stage['seconds'])}.{_on_validation(stage['series'].get('wer'))}"
     if len(lines) > 2:
-        about += " Of several losses each has its share of the sum; in steps that it sits out it counts as 0."
+        about += (
+            " Each curve is one task's loss, averaged over all steps: a task that takes part in every fourth step only"
+            " is drawn at a quarter of its loss."
+        )
     return note(about) + key((series for series, _ in lines), lines=True) + plot(summary, steps, losses, lines)
 
 
 def _on_validation(wer: Sequence[tuple[int, float]] | None) -> str:
     if not wer:
         return ""
-    (first, before), (last, after) = wer[0], wer[-1]
-    return f" WER on validation clips: {_percent(before)} at step {first:,}, {_percent(after)} at step {last:,}."
+    found = ", ".join(f"{_percent(rate)} at step {step:,}" for step, rate in _first_and_last(wer))
+    return f" WER on validation clips: {found}."
+
+
+def _first_and_last(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+    """A curve of a single point has one end."""
+    return [*points[:1], *points[1:][-1:]]
 
 
 def _duration(seconds: float) -> str:
@@ -498,21 +579,25 @@ def _duration(seconds: float) -> str:
 
 
 def rewards_chart(raft: Mapping) -> Markup:
-    """How the rewards of RAFT are spread, before and after curation, as shares of each."""
-    bars = [
-        (series, [100 * count / sum(counts) for count in counts])
+    """How the rewards of RAFT are spread, before and after curation, as shares of each; from where they are on."""
+    shares = {
+        series: [count / sum(counts) for count in counts]
         for series, counts in ((SAMPLED, raft["histogram"]["sampled"]), (CURATED, raft["histogram"]["curated"]))
-    ]
+    }
+    parts = len(shares[SAMPLED])
+    start = max(i for i in range(parts - LEAST_PARTS + 1) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
     about = (
         f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f}."
-        f" Learned from: the best of each clip, without the lowest {raft['drop']:.0%} (below"
+        f" Learned from: the best of each clip, without the lowest {view.percent(raft['drop'])} (below"
         f" {raft['threshold']:.2f}): {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}."
     )
-    top = max(height for _, heights in bars for height in heights)
+    if below := sum(raft["histogram"]["sampled"][:start]):
+        about += f" Not drawn: {view.counted(below, 'sample')} with less than {start / parts:g}."
+    bars = [(series, [100 * share for share in found[start:]]) for series, found in shares.items()]
     picture = histogram(
         f"Distribution of rewards. {about}",
-        Axis("Reward", 0, 1, [(tenth / 10, f"{tenth / 10:g}") for tenth in range(0, 11, 2)]),
-        Axis.around("Share, %", [0, top]),
+        Axis("Reward", start / parts, 1, [(i / parts, f"{i / parts:g}") for i in range(parts, start - 1, -2)]),
+        Axis.around("Share, %", [0, *(height for _, heights in bars for height in heights)]),
         bars,
     )
     return note(about) + key(series for series, _ in bars) + picture
@@ -542,37 +627,62 @@ def stacked(*cards: Markup) -> Markup:
 
 def results_page(published: Results, measured: Results | None) -> Markup:
     """Published figures on the left, measured ones on the right, each of the same kind side by side."""
-    hidden = caveats(published, measured)
-    tables = [stacked(card("Published", note(origin(published)), table(published, "published")), hidden)]
-    both = {"Published": published}
+    first = card("Published", note(origin(published)), table(published, "published"))
+    tables, both = [stacked(first, caveats(published, measured))], {"Published": published}
     if measured:
         tables.append(card("Measured", note(origin(measured)), table(measured, "measured")))
         both["Measured"] = measured
     else:
         tables.append(nothing_measured())
-    rows = [tables, [card(f"{title}, per metric", metric_chart(results)) for title, results in both.items()]]
-    if measured and measured.confidence:
-        rows.append([card("Measured, over the confidence threshold", confidence_chart(measured))])
-    rows.append([card(f"{title}, per tag", tag_chart(results)) for title, results in both.items()])
-    changes = {title: change_chart(results) for title, results in both.items()}
-    rows.append([card(f"{title}, what RL changed", chart) for title, chart in changes.items() if chart])
-    return Markup("").join(map(side_by_side, rows))
+    rows, jumps = [tables], {title: title for title in (*both, HIDDEN)}
+    for what, draw in CHARTS.items():
+        drawn = {f"{title}, {what}": chart for title, results in both.items() if (chart := draw(results))}
+        if drawn:
+            rows.append([card(title, chart) for title, chart in drawn.items()])
+            jumps[what[0].upper() + what[1:]] = next(iter(drawn))
+    return _jump_list(jumps) + Markup("").join(map(side_by_side, rows))
+
+
+def _jump_list(jumps: Mapping[str, str]) -> Markup:
+    """Links to cards. jumps: what stands there → title of the card.
+
+    Gradio's page has a base address, from which `#…` alone would load it anew where it was opened with `?…`.
+    """
+    link = Markup('<a href="#{}" onclick="location.hash = this.hash; return false">{}</a>')
+    links = (link.format(_address(title), name) for name, title in jumps.items())
+    return Markup('<nav class="ev-links" aria-label="On this page">{}</nav>').format(Markup("").join(links))
 
 
 def own_report(entry: Mapping, name: str) -> Markup:
-    """The report on a visitor's file. entry: what `metrics.summary` gives."""
-    results = Results({"source": name, "n": entry["n"]}, {"Score": System.of(entry)})
-    content = json.dumps(entry, indent=2, allow_nan=False)
-    link = view.download(
-        f"{view.file_stem(name)}.scores.json",
-        "application/json;charset=utf-8",
-        content,
-        "Download JSON",
-        "Every figure with its interval, as `python -m evoxtral score --json` prints it",
-    )
+    """The report on a visitor's file, to see and to download. entry: what `metrics.summary` gives."""
+    results = Results({"n": entry["n"]}, {"Score": System.of(entry)})
     few = note(f"Intervals from fewer than {ENOUGH} clips are too narrow.") if entry["n"] < ENOUGH else Markup("")
-    exports = Markup('<p class="ev-exports">{}</p>').format(link)
-    cards = [card("Your scores", note(origin(results)), table(results, "own"), few, exports)]
+    charts = [card("Per metric", metric_chart(results))]
     if results.tagging:
-        cards.append(card("Your scores, per tag", tag_chart(results)))
-    return side_by_side(cards)
+        charts.append(card("Per tag", tag_chart(results)))
+    report = side_by_side([card("Scores", note(origin(results)), table(results, "own"), few), stacked(*charts)])
+    title, file = f"Scores of {name}", f"{view.file_stem(name)}.scores"
+    links = (
+        view.download(
+            f"{file}.json",
+            "application/json;charset=utf-8",
+            json.dumps(entry, indent=2, allow_nan=False),
+            "Download JSON",
+            "Every figure with its interval, as `python -m evoxtral score --json` prints it",
+        ),
+        view.download(
+            f"{file}.html", "text/html;charset=utf-8", page(title, report), "Download HTML", "This report as one file"
+        ),
+    )
+    return Markup('<div class="ev-own"><h2>{}</h2><p class="ev-exports">{}</p></div>{}').format(
+        title, Markup("").join(links), report
+    )
+
+
+def page(title: str, content: Markup) -> Markup:
+    """A file of its own, which fetches nothing and is dark where its reader's system is."""
+    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {theme.variables('dark')} }} }}"
+    return Markup(
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<title>{title}</title><style>{style}</style><body class="ev-alone"><h1>{title}</h1>{content}</body></html>'
+    ).format(title=title, style=Markup(theme.css() + dark), content=content)
