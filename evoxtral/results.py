@@ -3,22 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evoxtral.transcript import TagSpan, Transcript
-
-
-@dataclass(frozen=True)
-class VariantResult:
-    """`text` with tags, `plain` without; `seconds` of computing; `cut` where decoding stopped too early."""
-
-    text: str
-    plain: str
-    tags: tuple[TagSpan, ...]
-    seconds: float
-    cut: bool
-
-    @classmethod
-    def of(cls, transcript: Transcript) -> "VariantResult":
-        return cls(transcript.text, transcript.plain, transcript.tags, transcript.seconds, transcript.cut)
+from evoxtral.transcript import Transcript, VariantResult
 
 
 @dataclass(frozen=True)

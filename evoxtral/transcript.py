@@ -32,7 +32,9 @@ class TagSpan:
     name: str
     category: str
     position: int
+    """character offset in `text`"""
     probability: float | None
+    """of the whole tag, 0 to 1; null if a person wrote it"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """The cues' texts, tags in, joined by one space."""
-        return " ".join(cue.text for cue in self._spoken_cues())
+        return " ".join(cue.text for cue in self.spoken_cues())
 
     @property
     def plain(self) -> str:
@@ -127,29 +129,18 @@ class Transcript:
         spoken = self.without(hidden_categories=CATEGORIES)
         return spoken._rewritten(unstressed(spoken.text))
 
-    def as_dict(self) -> dict:
-        """The JSON shape of the command line, the API and the exports."""
-        return {
-            "text": self.text,
-            "plain": self.plain,
-            "tags": [asdict(span) for span in self.tags],
-            "seconds": self.seconds,
-            "cut": self.cut,
-            "edited": self.edited,
-            "cues": [{"start": cue.start, "end": cue.end, "text": cue.text} for cue in self._spoken_cues()],
-        }
-
     def to_txt(self) -> str:
         return self.text
 
     def to_json(self) -> str:
-        return json.dumps(self.as_dict(), ensure_ascii=False, indent=2)
+        """What programs are given, and whether a person changed it."""
+        return json.dumps(asdict(VariantResult.of(self)) | {"edited": self.edited}, ensure_ascii=False, indent=2)
 
     def to_srt(self) -> str:
         """SubRip subtitles, tags in, one per segment."""
         return "".join(
             f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{_one_line(cue.text)}\n\n"
-            for number, cue in enumerate(self._spoken_cues(), start=1)
+            for number, cue in enumerate(self.spoken_cues(), start=1)
         )
 
     def to_vtt(self) -> str:
@@ -157,10 +148,11 @@ class Transcript:
         # Escaping `<`, `&` and `>` also takes care of `-->`, which may not occur in a caption.
         return "WEBVTT\n\n" + "".join(
             f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(_one_line(cue.text), quote=False)}\n\n"
-            for cue in self._spoken_cues()
+            for cue in self.spoken_cues()
         )
 
-    def _spoken_cues(self) -> Iterator[Cue]:
+    def spoken_cues(self) -> Iterator[Cue]:
+        """The segments in which something was written."""
         return (cue for cue in self.cues if cue.text)
 
     def _rewritten(self, characters: Sequence[str]) -> "Transcript":
@@ -168,7 +160,7 @@ class Transcript:
         starts, ends, _ = self._placed_tokens()
         spans = map(slice, starts, ends)
         cues = []
-        for cue in self._spoken_cues():
+        for cue in self.spoken_cues():
             tokens = [token._replace(text="".join(characters[next(spans)])) for token in cue.tokens]
             cues.append(replace(cue, tokens=tuple(token for token in tokens if token.text)))
         return replace(self, cues=tuple(cues))
@@ -179,7 +171,7 @@ class Transcript:
         ends: list[int] = []
         probabilities: list[float | None] = []
         offset = 0
-        for cue in self._spoken_cues():
+        for cue in self.spoken_cues():
             raw = "".join(token.text for token in cue.tokens)
             # White space that `Cue.text` strips takes no room: its tokens shrink to nothing at the ends.
             low, high = offset, offset + len(cue.text)
@@ -191,6 +183,43 @@ class Transcript:
                 probabilities.append(token.probability)
             offset = high + 1  # one space joins two cues
         return starts, ends, probabilities
+
+
+@dataclass(frozen=True)
+class CueResult:
+    """One segment of the audio that has text."""
+
+    start: float
+    """seconds from the start of the clip"""
+    end: float
+    """seconds from the start of the clip"""
+    text: str
+    """with tags"""
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """What programs are given of a transcript, whichever door they come through."""
+
+    __pydantic_config__ = {"use_attribute_docstrings": True}  # they are the descriptions in each door's schema
+
+    text: str
+    """with tags"""
+    plain: str
+    """words only"""
+    tags: tuple[TagSpan, ...]
+    """in order of position"""
+    seconds: float
+    """time spent on it"""
+    cut: bool
+    """whether the text reached its length limit before the audio ended"""
+    cues: tuple[CueResult, ...]
+    """the segments, for subtitles; their texts, joined by one space, are `text`"""
+
+    @classmethod
+    def of(cls, transcript: Transcript) -> "VariantResult":
+        cues = tuple(CueResult(cue.start, cue.end, cue.text) for cue in transcript.spoken_cues())
+        return cls(transcript.text, transcript.plain, transcript.tags, transcript.seconds, transcript.cut, cues)
 
 
 def _product(probabilities: list[float | None]) -> float | None:

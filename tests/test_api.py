@@ -42,7 +42,7 @@ def test_a_recording_gives_the_object_of_the_command_line(client, engine):
     assert list(result["variants"]) == ["base", "sft", "rl"]
     for variant, entry in result["variants"].items():
         expected = engine.transcribe(CLIP, variant)
-        assert set(entry) == {"text", "plain", "tags", "seconds", "cut"}
+        assert set(entry) == {"text", "plain", "tags", "seconds", "cut", "cues"}
         assert (entry["text"], entry["plain"]) == (expected.text, expected.plain)
 
 

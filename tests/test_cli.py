@@ -234,7 +234,7 @@ def test_json_is_a_list_with_one_object_for_every_file(run, model, clip, engine,
     assert list(first["variants"]) == given
     for variant, entry in first["variants"].items():
         expected = engine.transcribe(clip, variant)
-        assert set(entry) == {"text", "plain", "tags", "seconds", "cut"}
+        assert set(entry) == {"text", "plain", "tags", "seconds", "cut", "cues"}
         assert (entry["text"], entry["plain"], entry["cut"]) == (expected.text, expected.plain, expected.cut)
         assert [tag["name"] for tag in entry["tags"]] == [tag.name for tag in expected.tags]
         assert all(set(tag) == {"name", "category", "position", "probability"} for tag in entry["tags"])

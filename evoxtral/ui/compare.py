@@ -13,9 +13,9 @@ import spaces
 
 from evoxtral import audio, metrics, tags
 from evoxtral.errors import AudioError, EvoxtralError
-from evoxtral.transcript import Transcript
+from evoxtral.transcript import Transcript, VariantResult
 from evoxtral.ui import history, theme, view
-from evoxtral.ui.endpoints import SCORES, TRANSCRIPT, TRANSCRIPTS, endpoint, typed
+from evoxtral.ui.endpoints import endpoint, text_input, typed
 from evoxtral.ui.gpu import Pace
 from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model
@@ -360,11 +360,13 @@ class CompareTab:
         self._serve()
 
     def _serve(self) -> None:
-        variant = gr.Textbox("rl", label="Variant", visible=False)
-        prediction = gr.Textbox(label="Prediction", visible=False)
-        endpoint(self.compare, [self.clip, self.language], typed(TRANSCRIPTS), **QUEUEING)
-        endpoint(self.transcribe, [self.clip, variant, self.language], typed(TRANSCRIPT), **QUEUEING)
-        endpoint(score, [prediction, self.reference], typed(SCORES))
+        variant = text_input("Variant", "sft", "rl")
+        prediction = text_input("Prediction", "[sad] I was there.")
+        reference = text_input("Reference", "[sad] I was here. [sighs]")
+        meanings = {metric.name: metric.definition for metric in metrics.METRICS}
+        endpoint(self.compare, [self.clip, self.language], typed(dict[str, VariantResult]), **QUEUEING)
+        endpoint(self.transcribe, [self.clip, variant, self.language], typed(VariantResult), **QUEUEING)
+        endpoint(score, [prediction, reference], typed(metrics.Scores, n="pairs that were scored: 1", **meanings))
 
     def decode_after(self, trigger: Callable, **how: Any) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
@@ -411,9 +413,10 @@ class CompareTab:
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
 
         Returns:
-            For each variant: tagged text, plain text, tags with their probabilities, and seconds spent.
+            For each variant, by name: tagged and plain text, tags with their probabilities, segments with their times.
         """
-        return {name: as_json(transcript) for name, transcript in self.decoder.last(audio, language).items()}
+        written = self.decoder.last(audio, language)
+        return {variant: asdict(VariantResult.of(transcript)) for variant, transcript in written.items()}
 
     def transcribe(self, audio: str, variant: str = "rl", language: str = "en") -> dict:
         """Transcribe a clip with one variant of the model.
@@ -424,9 +427,9 @@ class CompareTab:
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
 
         Returns:
-            Tagged text, plain text, tags with their probabilities, and seconds spent.
+            Tagged and plain text, tags with their probabilities, and segments with their times.
         """
-        return as_json(self.decoder.last(audio, language, (variant,))[variant])
+        return asdict(VariantResult.of(self.decoder.last(audio, language, (variant,))[variant]))
 
 
 def score(prediction: str, reference: str) -> dict:
@@ -437,16 +440,11 @@ def score(prediction: str, reference: str) -> dict:
         reference: The true tagged text.
 
     Returns:
-        Seven scores as fractions of 1.
+        Seven scores as fractions of 1; wer and cer are null if the reference has no words.
     """
     if max(len(prediction), len(reference)) > view.MOST_CHARACTERS:
         raise EvoxtralError(f"A text has more than {view.MOST_CHARACTERS:,} characters: score it in parts.")
     return asdict(metrics.score([(prediction, reference)]).scores)
-
-
-def as_json(transcript: Transcript) -> dict:
-    whole = transcript.as_dict()
-    return {key: whole[key] for key in TRANSCRIPT["properties"]}
 
 
 def redraw(on_screen: Shown | None, tags_on: bool, categories: list[str], confidence: float, reference: str) -> tuple:

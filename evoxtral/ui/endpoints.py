@@ -1,65 +1,67 @@
 """What programs call: named, described endpoints with typed JSON, next to the page's own events."""
 
+import json
 from collections.abc import Callable
 from functools import wraps
-from inspect import getdoc
 from typing import Any
 
 import gradio as gr
+from gradio.mcp import GradioMCPServer
+from gradio.utils import get_function_description
+from pydantic import TypeAdapter
 
 from evoxtral.errors import EvoxtralError
-from evoxtral.metrics import METRICS
-
-TAG = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "category": {"type": "string"},
-        "position": {"type": "integer", "description": "character offset in `text`"},
-        "probability": {"type": "number", "description": "of the whole tag, 0 to 1"},
-    },
-}
-TRANSCRIPT = {
-    "type": "object",
-    "properties": {
-        "text": {"type": "string", "description": "with tags"},
-        "plain": {"type": "string", "description": "words only"},
-        "tags": {"type": "array", "items": TAG},
-        "seconds": {"type": "number", "description": "time spent"},
-        "cut": {"type": "boolean", "description": "the text reached its length limit before the audio ended"},
-    },
-}
-TRANSCRIPTS = {
-    "type": "object",
-    "description": "variant (base, sft, rl) to its transcript",
-    "additionalProperties": TRANSCRIPT,
-}
 
 
-SCORES = {
-    "type": "object",
-    "description": "Evoxtral-Bench as fractions; WER and CER are null without reference words",
-    "properties": {metric.name: {"type": "number", "description": metric.definition} for metric in METRICS},
-}
+def text_input(label: str, example: str, value: str | None = None) -> gr.Textbox:
+    """A text input, never seen; without a `value` to start from, callers have to give one."""
+    box = gr.Textbox(value, label=label, visible=False)
+    box.example_payload = lambda: example  # instead of "Hello!!"
+    return box
 
 
-def typed(schema: dict[str, Any]) -> gr.JSON:
-    """A JSON output, never seen, whose schema the API's documentation shows."""
-    output = gr.JSON(label="Result", visible=False)
+def typed(shape: Any, label: str = "Result", **descriptions: str) -> gr.JSON:
+    """A JSON output, never seen, with the schema of a type; `descriptions` are of its fields."""
+    schema = TypeAdapter(shape).json_schema()
+    for field, description in descriptions.items():
+        schema["properties"][field]["description"] = description
+    output = gr.JSON(label=label, visible=False)
     output.api_info = lambda: schema  # instead of "any valid json"; a subclass makes Gradio write a .pyi file
     return output
 
 
-def endpoint(function: Callable, inputs: list, output: gr.components.Component, **queueing: Any) -> None:
-    """Serve `function` under its own name, described by its docstring; mistakes reach callers as one sentence."""
+def endpoint(function: Callable, inputs: list, *outputs: gr.components.Component, **queueing: Any) -> None:
+    """Serve `function` under its own name, described by its docstring: one line for each parameter and for each
+    output. Mistakes reach callers as one sentence."""
+    _, parameters, returns = get_function_description(function)
+    for component, description in zip((*inputs, *outputs), (*parameters.values(), *returns), strict=True):
+        _describe(component, description)
     gr.Button(visible=False).click(
-        _saying_what_was_wrong(function),
-        inputs,
-        output,
-        api_name=function.__name__,
-        api_description=getdoc(function),
-        **queueing,
+        _saying_what_was_wrong(function), inputs, list(outputs), api_name=function.__name__, **queueing
     )
+
+
+def answer_in_json(server: GradioMCPServer) -> None:
+    """Make the text of the tools' answers JSON: Gradio gives the Python repr of a result."""
+    content_of = server.postprocess_output_data
+
+    def in_json(data: list, root_url: str) -> list:
+        parts = data[0] if isinstance(data[0], tuple) else data  # several outputs may come as one
+        return content_of([_as_text(part) for part in parts], root_url)
+
+    server.postprocess_output_data = in_json
+
+
+def _as_text(part: Any) -> Any:
+    """JSON, unless it is a file: Gradio gives its address."""
+    is_file = isinstance(part, dict) and "meta" in part
+    return part if is_file else json.dumps(part, ensure_ascii=False)
+
+
+def _describe(component: gr.components.Component, description: str) -> None:
+    """In the schema that MCP clients see, and in the API's documentation, which reads a key of its own."""
+    info = component.api_info() | {"description": description, "additional_description": description}
+    component.api_info = lambda: info
 
 
 def _saying_what_was_wrong(function: Callable) -> Callable:

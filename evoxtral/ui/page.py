@@ -10,6 +10,7 @@ from evoxtral import audio
 from evoxtral.errors import CheckpointError
 from evoxtral.ui import history, theme
 from evoxtral.ui.compare import QUIETLY, CompareTab, Example
+from evoxtral.ui.endpoints import answer_in_json
 from evoxtral.ui.history_tab import HistoryTab, unkept_notice
 from evoxtral.ui.metrics_tab import metrics_tab
 from evoxtral.ui.model import Model, description
@@ -75,6 +76,7 @@ def serve(page: gr.Blocks, model: Model) -> None:
         run_history=False,
         prevent_thread_lock=True,
     )
+    answer_in_json(page.mcp_server_obj)
     _load(model)  # everywhere else the page is served first, and the weights follow
     page.block_thread()
 

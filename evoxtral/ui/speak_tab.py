@@ -15,7 +15,7 @@ from evoxtral.speech import Speech, Timed, elevenlabs
 from evoxtral.ui import theme, view
 from evoxtral.ui.charts import Axis
 from evoxtral.ui.compare import QUIETLY, CompareTab
-from evoxtral.ui.endpoints import endpoint
+from evoxtral.ui.endpoints import endpoint, text_input, typed
 
 MOST_CHARACTERS = 2_000  # of a script: about two minutes of speech
 HINT = "Write a script, or let one surprise you; a tag goes in where the cursor stands."
@@ -168,18 +168,20 @@ def _put_away(script: str) -> tuple:
     return script, gr.Button(visible=bool(script.strip()))
 
 
-def speak(script: str, voice: str = speech.DEFAULT_VOICE, seed: float = 0) -> tuple[int, np.ndarray]:
+def speak(script: str, voice: str = speech.DEFAULT_VOICE, seed: float = 0) -> tuple[tuple[int, np.ndarray], list[str]]:
     """Speak a tagged script in the embedded voice.
 
     Args:
-        script: Words and tags, such as "[sighs] I told you. [whispers] It is a SECRET."
-        voice: One of the voices that the page offers.
-        seed: Another number is another speaker of the same voice.
+        script: Words, and tags such as [sighs] and [whispers]; a word in capitals is stressed.
+        voice: An accent of English and a speaker, by espeak-ng's names.
+        seed: A whole number; another one is another pace and pitch of the same voice.
 
     Returns:
         A recording at 16 kHz.
+        The tags, as written, that were left out: the voice has no sound for them.
     """
-    return playable(say(script, voice, seed))
+    spoken = say(script, voice, seed)
+    return playable(spoken), list(spoken.skipped)
 
 
 class SpeakTab:
@@ -272,7 +274,9 @@ class SpeakTab:
         )
         compare.decode_after(sent.success)
         compare.columns.say(take_over, self.script, [tabs, *replaced], **QUIETLY)
-        endpoint(speak, spoken, gr.Audio(label="Speech", visible=False))
+        script = text_input("Script", "[sighs] I told you. [whispers] It is a SECRET.")
+        outputs = gr.Audio(label="Speech", visible=False), typed(list[str], "Skipped tags")
+        endpoint(speak, [script, self.voice, self.seed], *outputs)
 
 
 def hand_over(clip: str, script: str) -> tuple:
