@@ -148,9 +148,11 @@ def test_the_words_alone_are_the_plain_text_and_keep_their_tokens_probabilities(
 
 @given(CUES)
 def test_the_words_alone_are_said_and_not_how(cues):
-    alone = transcript(*cues).words_alone()
+    made = transcript(*cues)
+    alone = made.words_alone()
     assert not alone.tags and not tags.emphasised(alone.text)
-    assert "".join(alone.text.split()) == "".join(transcript(*cues).plain.split())
+    # The white space around a hidden tag may decide whether capitals behind it are a word of their own.
+    assert "".join(alone.text.split()).lower() == "".join(tags.without_tags(made.text).split()).lower()
 
 
 def test_json_has_the_shape_that_programs_rely_on():
