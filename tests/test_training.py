@@ -228,7 +228,7 @@ def test_a_batch_asks_for_the_text_and_its_end_and_nothing_else(clips, prompt):
 def test_a_cropped_batch_ends_with_its_longest_clip(clips, prompt):
     longest = max(clip.frames for clip in clips.clips)
     mels = Collator(clips, prompt).mels(list(range(len(clips))), full_window=False)
-    assert longest <= mels.shape[2] < longest + 32 <= prompt.window_frames + 32
+    assert longest <= mels.shape[2] < longest + dataset.FRAMES <= prompt.window_frames + dataset.FRAMES
 
 
 def test_a_varied_clip_is_nearly_as_long_and_fits_the_window():
