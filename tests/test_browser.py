@@ -305,8 +305,16 @@ def test_a_tag_says_how_sure_the_model_is_when_it_has_the_focus(visit):
     finish(page)
     tag = page.locator("#columns .ev-tag").first
     tag.focus()
-    tip = tag.evaluate("tag => getComputedStyle(tag, '::after').content")
-    assert "sure" in tip and "%" in tip
+    tip = page.locator("#ev-tip")
+    expect(tip).to_be_visible()
+    assert "sure" in tip.inner_text() and "%" in tip.inner_text()
+    box, place = tip.bounding_box(), tag.bounding_box()
+    assert box["y"] + box["height"] <= place["y"], "it stands above its tag"
+    photograph(page, "tip")
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    column(page, "rl").get_by_text("Tag hallucination").hover()
+    expect(tip).to_contain_text("Lower is better")
 
 
 def test_a_transcript_is_copied_and_downloaded_as_it_is(visit):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evoxtral import tags
+from evoxtral import metrics, tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import view
 from evoxtral.ui.view import Column, Filter
@@ -27,7 +27,7 @@ TAGGED_TEXT = st.lists(
     st.sampled_from(["[laughs]", "[ Sad ]", "[nonsense]", "[", "]", "[]", " ", "NO", "so", "<b>", '"', "&", "…", "\n"])
 ).map("".join)
 ELEMENTS = {"p", "span", "em", "mark", "del"}
-ATTRIBUTES = {"class", "tabindex", "style", "data-tip"}
+ATTRIBUTES = {"class", "tabindex", "role", "aria-label", "style", "data-tip"}
 
 
 class Page(HTMLParser):
@@ -94,7 +94,8 @@ def test_any_text_is_shown_as_it_is_and_adds_no_element_of_its_own(text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markup_in_a_transcript_is_text_in_every_part_of_its_card(text):
-    card = view.card(column(transcript(text), stem=view.file_stem(text)), scores={text: text})
+    scores = dict.fromkeys((metric.name for metric in metrics.METRICS), text)
+    card = view.card(column(transcript(text), stem=view.file_stem(text)), scores=scores)
     allowed = {"article", "header", "h2", "div", "footer", "button", "a", "dl", "dt", "dd"} | ELEMENTS
     page = Page(card)
     assert {name for name, _ in page.elements} <= allowed
@@ -126,6 +127,7 @@ def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, cate
     (chip,) = Page(view.body(text, {0: 0.875})).of_class("ev-tag")
     assert f"ev-{category}" in chip["class"].split()
     assert chip["data-tip"] == f"{text[1:-1]} · {category} · 88\u00a0% sure"
+    assert chip["aria-label"] == f"{text[1:-1]}, {category}, 88\u00a0% sure"
     assert chip["tabindex"] == "0"
 
 
@@ -150,6 +152,18 @@ def test_a_finished_column_says_seconds_speed_tokens_and_tags():
     page = Page(view.card(column(transcript("[sighs] well [laughs]"))))
     assert "2.0 s" in page.text and "2.0× real time" in page.text
     assert "2 tokens/s" in page.text and "2 tags" in page.text
+
+
+def test_each_score_says_what_it_is_and_which_way_is_better():
+    page = Page(view.card(column(transcript("hi")), scores={metric.name: "12\u00a0%" for metric in metrics.METRICS}))
+    cells = [attributes for attributes in page.named("div") if "data-tip" in attributes]
+    assert [cell["data-tip"].split(".")[0] for cell in cells] == [metric.definition for metric in metrics.METRICS]
+    assert "WER ↓12\u00a0%" in page.text and "Tag F1 ↑12\u00a0%" in page.text
+
+
+def test_before_the_first_clip_each_column_says_what_it_will_hold():
+    page = Page(view.empty_cards())
+    assert page.text.count("What was said.") == 1 and page.text.count("and how: [tags]") == 2
 
 
 def test_a_growing_column_is_busy_and_offers_nothing_to_download_yet():

@@ -88,6 +88,7 @@ WAS_FULL = """async () => {
 }"""
 
 READY = "Record, upload or pick a clip, and see what each model hears in it."
+LIMITS = f"Up to {audio.MAX_SECONDS / 60:.0f} minutes and {audio.MAX_MEGABYTES:.0f} MB, in any common format."
 NO_CLIP = "Record or upload a clip, or pick an example."
 CLEANED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
 DECODING = "Decoding…"
@@ -126,7 +127,8 @@ class Shown:
     def _column(self, key: str, result: Result, variant: str, reference: str) -> view.Column:
         heading = view.heading(variant)
         if len(self.results) > 1:
-            heading = view.Heading(result.file, f"{heading.title} · {result.model} · {result.time}")
+            number, _, _ = key.partition(".")
+            heading = view.Heading(f"{number}. {result.file}", f"{heading.title} · {result.model} · {result.time}")
         written, stem = result.written[variant], f"{view.file_stem(result.file)}.{variant}"
         clip = f"{result.file} {written.duration}"
         own = result.reference if len(self.results) > 1 else ""  # that of a single result stands in its box
@@ -223,10 +225,10 @@ class Decoder:
 
 
 def scores(text: str, reference: str) -> dict[str, str]:
-    """The seven scores of one text against its reference, as shown in a column."""
+    """The seven scores of one text against its reference, by name, as shown in a column."""
     found = asdict(metrics.score([(text, reference)]).scores)
-    values = {metric.label: found[metric.name] for metric in metrics.METRICS}
-    return {label: "–" if value is None else view.percent(value) for label, value in values.items()}
+    values = {metric.name: found[metric.name] for metric in metrics.METRICS}
+    return {name: "–" if value is None else view.percent(value) for name, value in values.items()}
 
 
 def draw(on_screen: Shown, shown: view.Filter, reference: str) -> str:
@@ -244,7 +246,7 @@ def about_clip(clip: str | None, decoder: Decoder) -> str:
     """Under the recorder: how long the clip is and what of it will be heard, or why it cannot be used; before
     anything runs."""
     if clip is None:
-        return view.status(NO_CLIP)
+        return view.status(LIMITS)
     try:
         wave = decoder.read(clip)
     except EvoxtralError as error:
@@ -277,7 +279,7 @@ class CompareTab:
             elem_id="clip",
             waveform_options=gr.WaveformOptions(*theme.WAVEFORM),
         )
-        self.about = gr.HTML(view.status(NO_CLIP), elem_id="about-clip", apply_default_css=False)
+        self.about = gr.HTML(view.status(LIMITS), elem_id="about-clip", apply_default_css=False)
         self.reference = gr.Textbox(
             label="What was really said (optional)",
             placeholder="Paste the tagged text to score every column.",

@@ -5,8 +5,9 @@ document.addEventListener("click", async event => {
   const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
   if (copy) {
     await navigator.clipboard.writeText(copy.dataset.copy);
+    const label = copy.textContent;
     copy.textContent = "Copied";
-    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+    setTimeout(() => { copy.textContent = label; }, 1500);
   } else if (insert) {
     const script = document.querySelector("#script textarea");
     script.setRangeText(insert.dataset.insert, script.selectionStart, script.selectionEnd, "end");
@@ -14,6 +15,28 @@ document.addEventListener("click", async event => {
     script.focus();
   }
 });
+
+// What a tag or a score says of itself stands above it while it has the pointer or the focus, in the top layer: nothing
+// cuts it off there. A screen reader has it from the element itself.
+(() => {
+  const tip = Object.assign(document.createElement("div"), {id: "ev-tip", popover: "manual", ariaHidden: "true"});
+  const hide = () => tip.matches(":popover-open") && tip.hidePopover();
+  const show = event => {
+    hide();
+    const owner = event.target.closest?.("[data-tip]");
+    if (!owner) return;
+    document.querySelector(".gradio-container").append(tip);
+    tip.textContent = owner.dataset.tip;
+    tip.showPopover();
+    const place = owner.getBoundingClientRect(), {width, height} = tip.getBoundingClientRect();
+    const above = place.top - height - 6;
+    tip.style.left = `${Math.max(8, Math.min(place.left, innerWidth - width - 8))}px`;
+    tip.style.top = `${above >= 8 ? above : place.bottom + 6}px`;
+  };
+  for (const kind of ["mouseover", "focusin"]) document.addEventListener(kind, show);
+  for (const kind of ["focusout", "scroll"]) document.addEventListener(kind, hide, true);
+  document.addEventListener("keydown", event => event.key === "Escape" && hide());
+})();
 
 // What clips gave. Each result has a key of its own in the browser's storage, and only what has changed of it is
 // written: so two tabs never write over each other's results, and what one has deleted the other does not bring back.

@@ -70,6 +70,7 @@ PAPER = {"light": Ink("#1d1b26", "#ffffff"), "dark": Ink("#eceaf3", "#1d1b26")}
 PAGE = {"light": Ink("#1d1b26", "#f6f5f2"), "dark": Ink("#eceaf3", "#131119")}
 MUTED = {"light": Ink("#5a5768", "#f6f5f2"), "dark": Ink("#aaa6ba", "#1d1b26")}
 ACCENT = {"light": Ink("#ffffff", "#4a3f9f"), "dark": Ink("#17131f", "#b7aefc")}
+HOVER = {"light": "#392f85", "dark": "#cdc7ff"}  # the accent under the pointer
 ALARM = {"light": Ink("#9b1c1c", "#fdeaea"), "dark": Ink("#ffb4ab", "#45191a")}
 DIFFERENCE = {"light": Ink("#1d1b26", "#fff3b0"), "dark": Ink("#fff4c4", "#4d4310")}
 LINE = {"light": "#dcd9e3", "dark": "#38354a"}
@@ -150,9 +151,9 @@ def theme() -> gr.themes.Base:
         "input_placeholder_color": (MUTED["light"].text, MUTED["dark"].text),
         "link_text_color": (accent["light"].ground, accent["dark"].ground),
         "button_primary_background_fill": (accent["light"].ground, accent["dark"].ground),
-        "button_primary_background_fill_hover": (PAPER["light"].text, PAPER["dark"].text),
+        "button_primary_background_fill_hover": (HOVER["light"], HOVER["dark"]),
         "button_primary_text_color": (accent["light"].text, accent["dark"].text),
-        "button_primary_text_color_hover": (PAPER["light"].ground, PAPER["dark"].ground),
+        "button_primary_text_color_hover": (accent["light"].text, accent["dark"].text),
         "button_secondary_background_fill": (PAPER["light"].ground, PAPER["dark"].ground),
         "button_secondary_background_fill_hover": (PAGE["light"].ground, PAGE["dark"].ground),
         "button_secondary_text_color": (PAPER["light"].text, PAPER["dark"].text),

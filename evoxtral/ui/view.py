@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from evoxtral import tags
+from evoxtral import metrics, tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui.diff import WORD, Change, Item, Marks, against, agreed_share, between, tag_change
 
@@ -49,14 +49,15 @@ EVERYTHING = Filter()
 
 @dataclass(frozen=True)
 class Heading:
-    """What a column is called, and one line that says what it is."""
+    """What a column is called, one line that says what it is, and what it will hold."""
 
     title: str
     line: str
+    gives: str = "What was said, and how: [tags] for sounds, feelings and pauses, CAPITALS for what was stressed."
 
 
 HEADINGS: Mapping[str, Heading] = {
-    "base": Heading("Base", "Before training: the words alone"),
+    "base": Heading("Base", "Before training: the words alone", "What was said."),
     "sft": Heading("SFT", "Fine-tuned on tagged speech"),
     "rl": Heading("RL", "SFT, refined by its best attempts (RAFT)"),
 }
@@ -105,17 +106,21 @@ def _clock(seconds: float) -> str:
 
 
 def chip(raw: str, name: str, probability: float | None = None, differs: bool = False) -> Markup:
-    """One tag, looking like its category; its brackets stay in the page's text, so copying keeps them."""
+    """One tag, looking like its category; its brackets stay in the page's text, so copying keeps them.
+
+    What it says on hover and focus, a screen reader reads in its place.
+    """
     kind = tags.category(name)
-    sure = "" if probability is None else f" · {percent(probability)} sure"
+    says = [name or "empty", kind] + ([] if probability is None else [f"{percent(probability)} sure"])
     return Markup(
-        '<span class="ev-tag ev-{kind}{mark}" tabindex="0" style="--ev-sure:{width:.3f}" data-tip="{tip}">'
-        '<span class="ev-bracket">[</span>{inner}<span class="ev-bracket">]</span></span>'
+        '<span class="ev-tag ev-{kind}{mark}" tabindex="0" role="img" aria-label="{label}" data-tip="{tip}"'
+        ' style="--ev-sure:{width:.3f}"><span class="ev-bracket">[</span>{inner}<span class="ev-bracket">]</span></span>'
     ).format(
         kind=kind,
         mark=" ev-differs" if differs else "",
         width=1.0 if probability is None else probability,
-        tip=f"{name or 'empty'} · {kind}{sure}",
+        label=", ".join(says),
+        tip=" · ".join(says),
         inner=raw[1:-1],
     )
 
@@ -227,8 +232,8 @@ def _exports(transcript: Transcript, shown: Filter, stem: str) -> Markup:
         download(f"{stem}.{kind}", f"{KINDS[kind]};charset=utf-8", content, kind.upper(), HINTS[kind])
         for kind, content in files.items()
     )
-    copy = Markup('<button type="button" class="ev-copy" data-copy="{}" title="{}">Copy</button>').format(
-        files["txt"], "Copy the tagged text, ready for an ElevenLabs v3 prompt"
+    copy = Markup('<button type="button" class="ev-copy" data-copy="{}" title="{}">Copy for v3</button>').format(
+        files["txt"], "Copy the tagged text as shown: it is ready for an ElevenLabs v3 prompt"
     )
     again = Markup('<button type="button" data-say="{}" title="{}">Speak it</button>').format(
         files["txt"], "Take this text to the Speak tab and hear it"
@@ -236,10 +241,15 @@ def _exports(transcript: Transcript, shown: Filter, stem: str) -> Markup:
     return Markup('<p class="ev-exports">{}{}{}</p>').format(copy, links, again)
 
 
+def _score(metric: metrics.Metric, value: str) -> Markup:
+    arrow, better = ("↑", "Higher") if metric.higher_is_better else ("↓", "Lower")
+    return Markup(
+        '<div tabindex="0" data-tip="{tip}" aria-description="{tip}"><dt>{label} {arrow}</dt><dd>{value}</dd></div>'
+    ).format(tip=f"{metric.definition}. {better} is better.", label=metric.label, arrow=arrow, value=value)
+
+
 def _score_table(scores: Mapping[str, str]) -> Markup:
-    cells = Markup("").join(
-        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, value) for name, value in scores.items()
-    )
+    cells = Markup("").join(_score(metric, scores[metric.name]) for metric in metrics.METRICS)
     return Markup('<dl class="ev-scores" aria-label="Scores against the reference">{}</dl>').format(cells)
 
 
@@ -297,10 +307,10 @@ def card(
     scores: Mapping[str, str] | None = None,
     editing: bool = False,
 ) -> Markup:
-    """One column. scores: name → figure, against a reference.  editing: whether its text is being changed."""
+    """One column. scores: of each metric by name, against a reference.  editing: whether its text is being changed."""
     title, line = column.heading.title, column.heading.line
     transcript = column.transcript
-    text = Markup('<p class="ev-note">{}</p>').format("Pick an example, or bring your own clip.")
+    text = Markup('<p class="ev-note">{}</p>').format(column.heading.gives)
     foot = Markup('<p class="ev-stats">\u00a0</p>')
     pens = badge = Markup("")
     if transcript is not None:
@@ -343,7 +353,7 @@ def cards(
     """All columns, side by side.
 
     Differences are marked once every text is complete: against the reference where there is one, else between the
-    columns of one clip.  scores: key → name → figure.  editing: key of the column whose text is being changed.
+    columns of one clip.  scores: key → metric → figure.  editing: key of the column whose text is being changed.
     """
     marks = _marks(columns, shown) if all(column.transcript.done for column in columns) else {}
     return _side_by_side(
@@ -419,7 +429,7 @@ def status(sentence: str) -> Markup:
 
 def verdict(sentence: str, scored: bool) -> Markup:
     """The sentence on a finished clip, with the key to its marks. scored: against a reference."""
-    key = [("em", "ev-emphasis", "STRESSED"), ("mark", "ev-differs", "not said" if scored else "not in all")]
+    key = [("span", "ev-sure", "how sure"), ("em", "ev-emphasis", "STRESSED"), ("mark", "ev-differs", "not said" if scored else "not in all")]
     key += [("del", "ev-missing", "missed")] if scored else []
     signs = Markup("").join(Markup('<{} class="{}">{}</{}>').format(tag, name, word, tag) for tag, name, word in key)
     return Markup('<p class="ev-status" role="status">{} <span class="ev-signs">{}</span></p>').format(sentence, signs)
