@@ -254,7 +254,7 @@ def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGenerati
     # Tensors come from the files one by one.
     files = [_opened(file) for file in _weight_files(folder)]
     tensors = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118  no mapping
-    with reading(f"config.json or the weights in {folder}", RuntimeError, SafetensorError):
+    with _unreported(), reading(f"config.json or the weights in {folder}", RuntimeError, SafetensorError):
         model, info = VoxtralForConditionalGeneration.from_pretrained(
             None,
             config=config,
@@ -271,6 +271,18 @@ def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGenerati
         with reading(generation):
             model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    """What does not fit is named in one sentence, and not before in transformers' table of all tensors."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -340,21 +352,33 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder} exists already: name a new folder.")
-    with ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)  # new or empty before, so all in it is ours
+    with ExitStack() as stack:
         with _writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            out = stack.enter_context(whole(folder))
         # The adapter before the base: what is wrong with it is known before gigabytes are downloaded.
         adapter = lora.read(fetch(checkpoint.adapters[variant]), _skeleton(checkpoint.base), variant)
         source = fetch(checkpoint.base)
         model = load_base(source, load_config(source).dtype or torch.bfloat16)
         lora.merge(model, adapter)
         with _writing(folder):
-            model.save_pretrained(folder)
+            model.save_pretrained(out)
             for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):
                 if (source / name).is_file():
-                    shutil.copyfile(source / name, folder / name)
-        undo.pop_all()
+                    shutil.copyfile(source / name, out / name)
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `folder` at the end: where `folder` exists, all of it does."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -5,8 +5,10 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,30 @@ def test_a_mistake_is_a_4xx_with_one_sentence(client, data, fields, status, ment
     answer = upload(client, data, **fields)
     assert answer.status_code == status
     assert mentioned in answer.json()["detail"]
+
+
+def test_only_so_many_requests_are_decoded_at_a_time(engine, monkeypatch):
+    """Each has a cache of its own: all of them together would be bounded by nothing."""
+    now, most, counting = 0, 0, threading.Lock()
+    compare = engine.compare
+
+    def counted(*given, **named):
+        nonlocal now, most
+        with counting:
+            now += 1
+            most = max(most, now)
+        try:
+            time.sleep(0.05)
+            return compare(*given, **named)
+        finally:
+            with counting:
+                now -= 1
+
+    monkeypatch.setattr(engine, "compare", counted)
+    client = TestClient(create_app(engine, Limits(at_once=2)))
+    with ThreadPoolExecutor(6) as visitors:
+        assert all(answer.status_code == 200 for answer in visitors.map(lambda _: upload(client), range(6)))
+    assert most == 2
 
 
 def test_a_body_of_unstated_length_is_held_to_the_limit_too(client):

@@ -299,6 +299,14 @@ def test_the_same_endpoints_are_mcp_tools(clip):
 # ------------------------------------------------------------------------------------- ZeroGPU
 
 
+class Loaded(Model):
+    """A model that is there already."""
+
+    def __init__(self, engine):
+        super().__init__()
+        self._engine = engine
+
+
 def test_the_gpu_is_asked_for_what_the_clip_needs_and_less_than_a_visitor_has_in_a_day():
     decoder = compare.Decoder(Model("tiny"))
     three, one = ("base", "sft", "rl"), ("rl",)
@@ -313,9 +321,18 @@ def test_a_clip_too_long_for_one_visit_is_refused_before_a_gpu_is_asked_for(tmp_
     monkeypatch.setattr(compare, "ZERO_GPU", True)
     audio.save(tmp_path / "long.wav", np.tile(tone(10.0), 180))
     decoder = compare.Decoder(Model("tiny"))
-    monkeypatch.setattr(decoder, "_decode", None)
+    monkeypatch.setattr(decoder, "_on_gpu", None)
     with pytest.raises(AudioError, match=r"lasts 30\.0 minutes"):
         decoder.last(str(tmp_path / "long.wav"), "en", ("base", "sft", "rl"))
+
+
+def test_silence_asks_for_no_gpu(engine, tmp_path, monkeypatch):
+    decoder = compare.Decoder(Loaded(engine))
+    monkeypatch.setattr(decoder, "_on_gpu", None)
+    audio.save(tmp_path / "silence.wav", np.zeros(32_000, np.float32))
+    assert {name: heard.text for name, heard in decoder.last(str(tmp_path / "silence.wav"), "en").items()} == {
+        "base": "", "sft": "", "rl": "",
+    }  # fmt: skip
 
 
 def test_everything_that_crosses_to_the_gpu_process_and_back_can_be_pickled(engine):
@@ -324,12 +341,8 @@ def test_everything_that_crosses_to_the_gpu_process_and_back_can_be_pickled(engi
 
 
 def test_a_mistake_found_in_the_gpu_process_reaches_the_caller_as_itself(engine):
-    class Loaded(Model):
-        def engine(self):
-            return engine
-
-    decoder = compare.Decoder(Loaded())
-    (handed_over,) = decoder._decode(tone(1.0), "en", ("gold",))
+    decoder = compare.Decoder(Loaded(engine))
+    (handed_over,) = decoder._on_gpu(tone(1.0), "en", ("gold",))
     assert isinstance(pickle.loads(pickle.dumps(handed_over)), EvoxtralError)
     with pytest.raises(EvoxtralError, match="gold"):
         decoder.last(str(EXAMPLES[0].clip), "en", ("gold",))
@@ -337,7 +350,7 @@ def test_a_mistake_found_in_the_gpu_process_reaches_the_caller_as_itself(engine)
 
 def test_the_length_is_asked_with_the_very_arguments_of_the_decoder():
     decoder = compare.Decoder(Model("tiny"))
-    assert list(inspect.signature(decoder._decode).parameters) == list(
+    assert list(inspect.signature(decoder._on_gpu).parameters) == list(
         inspect.signature(decoder.gpu_seconds).parameters
     )
 

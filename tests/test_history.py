@@ -272,7 +272,8 @@ def test_one_result_is_shown_again_as_it_was_with_its_reference():
 def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
     three = result("a", "one.wav"), result("b", "two.wav", base=transcript("So.")), result("c", "three.wav")
     on_screen, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl")
-    assert [column.heading.title for column in on_screen.columns()] == ["1. one.wav", "3. three.wav"] and reference == ""
+    assert [column.heading.title for column in on_screen.columns()] == ["1. one.wav", "3. three.wav"]
+    assert reference == ""
     on_screen, *_ = use_pen(pen("done", on_screen, "3.rl", "[laughs] So."), on_screen, *EVERYTHING)
     assert [column.transcript.text for column in on_screen.columns()] == ["[sad] It is over.", "[laughs] So."]
 

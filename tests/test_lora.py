@@ -288,14 +288,15 @@ def test_merging_asks_for_an_adapter_and_a_new_folder(checkpoint, tmp_path):
 
 
 def test_a_merge_that_fails_leaves_nothing_and_can_be_tried_again(checkpoint, tmp_path, monkeypatch):
-    def full(*arguments, **settings):
-        (tmp_path / "merged" / "config.json").touch()
+    def full(_, folder, **settings):
+        (folder / "config.json").touch()
+        assert not (tmp_path / "merged").exists(), "killed here, it would leave no folder that looks like a model"
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="cannot be written: No space left"):
         patch.setattr(VoxtralForConditionalGeneration, "save_pretrained", full)
         checkpoints.write_merged(checkpoint, "rl", tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
+    assert not list(tmp_path.glob("merged*"))
     checkpoints.write_merged(checkpoint, "rl", tmp_path / "merged")
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from evoxtral import audio, metrics
+from evoxtral import audio, checkpoints, metrics
 from evoxtral.errors import RecipeError
 from evoxtral.prompt import Prompt
 from evoxtral.speech.espeak import Espeak
@@ -188,8 +188,6 @@ def clips(tmp_path_factory) -> Clips:
 
 @pytest.fixture(scope="module")
 def prompt(checkpoint) -> Prompt:
-    from evoxtral import checkpoints
-
     return Prompt(Path(checkpoint.base), checkpoints.load_config(Path(checkpoint.base)))
 
 
@@ -240,8 +238,6 @@ def test_a_varied_clip_is_nearly_as_long_and_fits_the_window():
 
 
 def test_on_full_windows_training_computes_what_the_model_itself_does(clips, prompt, checkpoint):
-    from evoxtral import checkpoints
-
     base = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     batch = Collator(clips, prompt)([0, 1], prompt.transcription_ids("en"), ["Hello.", "Yes, no."])
     with torch.no_grad():
@@ -285,8 +281,6 @@ def test_pretraining_uses_every_batch_once_an_epoch_and_begins_its_parts_with_sh
 def test_a_committed_base_can_be_trained_further(tmp_path):
     """Its weights lie in several files; the base that comes out is one whole checkpoint, and nearly the same after a
     small step."""
-    from evoxtral import checkpoints
-
     clips = dataset.build(tmp_path, "few", DataConfig(clips=3, split="test", keep_audio=False), workers=1)
     config = pretrain.PretrainConfig(start="tiny", steps=1, warmup=100, frames=500, listening=0.0, short_share=0.0)
     pretrain.prepare(tmp_path, clips, config)
@@ -349,11 +343,11 @@ def test_a_file_that_was_cut_short_is_read_up_to_its_last_whole_chunk(tmp_path, 
 
 
 def test_a_folder_that_exists_is_whole(tmp_path):
-    with pytest.raises(Interrupted), loop.whole(tmp_path / "out") as out:
+    with pytest.raises(Interrupted), checkpoints.whole(tmp_path / "out") as out:
         (out / "half").touch()
         raise Interrupted
     assert not (tmp_path / "out").exists()
-    with loop.whole(tmp_path / "out") as out:
+    with checkpoints.whole(tmp_path / "out") as out:
         (out / "all").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["all"]
 

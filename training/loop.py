@@ -9,12 +9,10 @@ import logging
 import math
 import multiprocessing
 import os
-import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -200,16 +198,6 @@ def _set_rates(optimizers: Sequence[torch.optim.Optimizer], peaks: list[list[flo
 def _append(history: Path, row: dict) -> None:
     with history.open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `folder` at the end: where `folder` exists, all of it does."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(folder)
 
 
 def whole_chunks(path: Path, size: int) -> list[dict]:

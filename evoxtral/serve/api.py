@@ -5,6 +5,7 @@
 Every answer is JSON; every mistake of the caller is a 4xx with one sentence in `detail`.
 """
 
+import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
@@ -31,6 +32,7 @@ class Limits:
     megabytes: float = audio.MAX_MEGABYTES  # of a request, file and form together; 10^6 bytes
     seconds: float = audio.MAX_SECONDS  # of audio
     requests: int = 32
+    at_once: int = 2  # of these, decoded at a time: each has a cache of its own, see engine.ROOM; the others wait
 
 
 class BodyLimit:
@@ -76,6 +78,7 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
     variant_names = (*engine.variants, "all")
     Variant = StrEnum("Variant", {name: name for name in variant_names})
     default = Variant(engine.variants[-1])
+    turns = threading.BoundedSemaphore(limits.at_once)
 
     @app.get("/health")
     def health() -> dict:
@@ -98,7 +101,8 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
         """Transcribe one recording."""
         names = engine.variants if variant == "all" else (variant.value,)
         asked = None if language == "auto" else language
-        transcripts = engine.compare(file.file.read(), names, language=asked, max_seconds=limits.seconds)
+        with turns:
+            transcripts = engine.compare(file.file.read(), names, language=asked, max_seconds=limits.seconds)
         return FileResult.of(file.filename or "", engine.checkpoint.name, transcripts)
 
     return app

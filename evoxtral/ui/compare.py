@@ -95,7 +95,7 @@ DECODING = "Decoding…"
 # A lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
 NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
 FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
-LOADING = "Loading the model: this happens once and takes a few seconds…"
+LOADING = "Loading the model: this happens once, in seconds if it is here, in minutes if it is downloaded first…"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,6 @@ class Decoder:
     def __init__(self, model: Model):
         self.model, self.pace = model, Pace()
 
-        @spaces.GPU(duration=self.gpu_seconds)
         def decode(
             wave: np.ndarray, language: str | None, variants: Sequence[str] | None
         ) -> Iterator[dict[str, Transcript] | EvoxtralError]:
@@ -184,7 +183,7 @@ class Decoder:
             except EvoxtralError as error:
                 yield error
 
-        self._decode = decode
+        self._on_host, self._on_gpu = decode, spaces.GPU(duration=self.gpu_seconds)(decode)
 
     def stream(
         self, clip: str | None, language: str, variants: Sequence[str] | None = None
@@ -193,7 +192,9 @@ class Decoder:
         if clip is None:
             raise AudioError(NO_CLIP)
         wave = self.read(clip, variants)
-        for step in self._decode(wave, None if language == DETECT else language, variants):
+        # Silence is not the model's to hear: no GPU is asked for.
+        decode = self._on_host if audio.is_silent(wave) else self._on_gpu
+        for step in decode(wave, None if language == DETECT else language, variants):
             if isinstance(step, EvoxtralError):
                 raise step
             yield step

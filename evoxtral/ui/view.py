@@ -114,7 +114,8 @@ def chip(raw: str, name: str, probability: float | None = None, differs: bool = 
     says = [name or "empty", kind] + ([] if probability is None else [f"{percent(probability)} sure"])
     return Markup(
         '<span class="ev-tag ev-{kind}{mark}" tabindex="0" role="img" aria-label="{label}" data-tip="{tip}"'
-        ' style="--ev-sure:{width:.3f}"><span class="ev-bracket">[</span>{inner}<span class="ev-bracket">]</span></span>'
+        ' style="--ev-sure:{width:.3f}">'
+        '<span class="ev-bracket">[</span>{inner}<span class="ev-bracket">]</span></span>'
     ).format(
         kind=kind,
         mark=" ev-differs" if differs else "",
@@ -429,7 +430,8 @@ def status(sentence: str) -> Markup:
 
 def verdict(sentence: str, scored: bool) -> Markup:
     """The sentence on a finished clip, with the key to its marks. scored: against a reference."""
-    key = [("span", "ev-sure", "how sure"), ("em", "ev-emphasis", "STRESSED"), ("mark", "ev-differs", "not said" if scored else "not in all")]
+    key = [("span", "ev-sure", "how sure"), ("em", "ev-emphasis", "STRESSED")]
+    key += [("mark", "ev-differs", "not said" if scored else "not in all")]
     key += [("del", "ev-missing", "missed")] if scored else []
     signs = Markup("").join(Markup('<{} class="{}">{}</{}>').format(tag, name, word, tag) for tag, name, word in key)
     return Markup('<p class="ev-status" role="status">{} <span class="ev-signs">{}</span></p>').format(sentence, signs)
