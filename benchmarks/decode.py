@@ -34,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.models import SHAPES, WINDOW, build, some_speech
+from benchmarks.models import SHAPES, WINDOW, as_transformers_4, build, some_speech
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
@@ -112,6 +112,12 @@ class Ours:
     def write(self, waves: list[np.ndarray], tokens: int, variants: tuple[str, ...] = VARIANTS) -> list[dict]:
         return self.engine.batch(waves, variants, decoding=Decoding(max_tokens=tokens, stop_loops=False))
 
+    def write_ids(self, wave: np.ndarray, tokens: int) -> dict[str, list[int]]:
+        """The numbers of the tokens, which no transcript keeps: two of them may have the same text, or none."""
+        decoding = Decoding(max_tokens=tokens, stop_loops=False)
+        *_, rows = self.engine._decode([wave], VARIANTS, "en", decoding, keys=[0])
+        return {variant: row.ids for variant, row in zip(VARIANTS, rows, strict=True)}
+
 
 # ---------------------------------------------------------------------------------------------------- measure
 
@@ -183,16 +189,20 @@ def batch(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 
 def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """Per variant, the share of the reference's tokens up to the first that differs; float32, greedy."""
+    """Per variant, the share of the reference's tokens up to the first that differs; float32, greedy.
+
+    The engine gets the last adapter in the names of transformers 4, the reference way in those of today.
+    """
     wave = some_speech(WINDOW)
-    ours = Ours(checkpoint, setting.device, torch.float32)
-    (written,), prompt = ours.write([wave], setting.tokens), ours.engine.prompt
-    del ours
+    *_, last = checkpoint.adapters
+    older = as_transformers_4(Path(checkpoint.adapters[last]))
+    both = Checkpoint(checkpoint.name, checkpoint.base, {**checkpoint.adapters, last: str(older)})
+    written = Ours(both, setting.device, torch.float32).write_ids(wave, setting.tokens)
+    gc.collect()
     reference = Reference(checkpoint, setting.device, torch.float32)
     shares = {}
     for variant, ids in reference.write(wave, setting.tokens).items():
-        texts = [token.text for token in written[variant][0].cues[0].tokens]
-        pairs = enumerate(zip(texts, prompt.pieces(ids), strict=True))
+        pairs = enumerate(zip(written[variant], ids, strict=True))
         shares[variant] = next((i for i, (a, b) in pairs if a != b), len(ids)) / len(ids)
     return {"dtype": "float32", "same": shares}
 

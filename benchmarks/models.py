@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint, published_config
-from evoxtral.lora import LoraRecipe
+from evoxtral.lora import CONFIG_FILE, WEIGHTS_FILE, LoraRecipe
 from training.tokenizer import N_SPECIAL, write_processor
 
 WINDOW = 30  # s
@@ -91,6 +93,23 @@ def _write(shape: Shape, folder: Path, names: Sequence[str]) -> None:
     for i, name in enumerate(names):
         randomise(peft, only=".lora_", scale=0.3, seed=i)
         peft.save_pretrained(folder / name)
+
+
+def as_transformers_4(adapter: Path) -> Path:
+    """A copy of an adapter, beside it, in the names that PEFT wrote with transformers 4."""
+    renamed = {
+        "base_model.model.model.language_model.": "base_model.model.language_model.model.",
+        "base_model.model.model.": "base_model.model.",
+    }
+    tensors = {}
+    for key, tensor in load_file(adapter / WEIGHTS_FILE).items():
+        now = next(name for name in renamed if key.startswith(name))
+        tensors[renamed[now] + key.removeprefix(now)] = tensor
+    copy = adapter.with_name(f"{adapter.name}-transformers-4")
+    copy.mkdir(exist_ok=True)
+    shutil.copyfile(adapter / CONFIG_FILE, copy / CONFIG_FILE)
+    save_file(tensors, copy / WEIGHTS_FILE)
+    return copy
 
 
 def tekken_merges(count: int) -> list[bytes]:

@@ -275,8 +275,9 @@ def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGenerati
 
 @contextmanager
 def _unreported() -> Iterator[None]:
-    """What does not fit is named in one sentence, and not before in transformers' table of all tensors."""
-    logger = logging.getLogger("transformers.modeling_utils")
+    """What does not fit is named in one sentence, without transformers' table of all tensors before it; and which
+    layers it would not spread over several devices is nobody's concern here."""
+    logger = logging.getLogger("transformers")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -305,17 +305,17 @@ def test_why_a_loss_may_look_small_is_said_only_where_there_are_several():
 @pytest.mark.parametrize(
     ("sampled", "ticks", "left_out"),
     [
-        ([10, *[0] * 11, 90, *[0] * 6, 900], "1 0.9 0.8 0.7 0.6", "10 samples with less than 0.6"),
-        ([20, *[0] * 18, 80], "1 0.9 0.8 0.7 0.6 0.5 0.4 0.3 0.2 0.1 0", None),
-        ([*[0] * 19, 100], "1 0.9 0.8", None),
+        ([10, *[0] * 29, 90, *[0] * 18, 900], "1 0.9 0.8 0.7 0.6", "10 samples with less than 0.6"),
+        ([20, *[0] * 48, 80], "1 0.9 0.8 0.7 0.6 0.5 0.4 0.3 0.2 0.1 0", None),
+        ([*[0] * 49, 100], "1 0.9 0.8", None),
     ],
 )
 def test_the_chart_of_rewards_starts_where_they_are(sampled, ticks, left_out):
-    histogram = {"sampled": sampled, "curated": [*[0] * 19, 50]}
+    histogram = {"sampled": sampled, "curated": [*[0] * 49, 50]}
     shown = report.rewards_chart(TRAINING["raft"] | {"histogram": histogram})
     assert re.findall(r'class="ev-tick-x".*?>(.*?)</span>', shown) == ticks.split()
     assert f"Not drawn: {left_out}." in shown if left_out else "Not drawn" not in shown
-    assert shown.count("<rect") == 2 * 2 * (len(ticks.split()) - 1)  # two series, and two parts from tick to tick
+    assert shown.count("<rect") == 2 * 5 * (len(ticks.split()) - 1)  # two series, and five parts from tick to tick
 
 
 # ------------------------------------------------------------------------------------- score your own

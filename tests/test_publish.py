@@ -88,6 +88,7 @@ def test_rewards_are_counted_before_and_after_curation(run):
     found = publish.curves(run)["raft"]
     assert (found["clips"], found["samples"], found["kept"], found["threshold"]) == (4, 2, 3, 0.9)
     assert found["mean_reward"] == pytest.approx(0.675) and found["mean_curated_reward"] == pytest.approx(2.9 / 3)
+    assert found["without_mistake"] == 3 / 8
     sampled, curated = found["histogram"]["sampled"], found["histogram"]["curated"]
     assert sum(sampled) == 8 and sum(curated) == 3 and curated[-1] == 2  # a reward of 1.0 is in the last part
 

@@ -29,7 +29,7 @@ RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
 MAX_SHARD = 9_000_000  # bytes; the Hub and this repository want every file under 10 MB
 CURVE_POINTS = 60  # of a training curve, at most
-REWARD_BINS = 20
+REWARD_BINS = 50
 COPIED = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tekken.json")
 
 
@@ -100,6 +100,8 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
 def rewards(samples: list[raft.Sampled], drop: float) -> dict:
     """Mean rewards and their distribution, of all samples and of those that were learned from.
 
+    without_mistake: share of the samples with a reward of 1.
+
     histogram: how many rewards fall into each of REWARD_BINS equal parts of 0 to 1.
     """
     every = [reward for sampled in samples for reward in sampled.rewards]
@@ -111,6 +113,7 @@ def rewards(samples: list[raft.Sampled], drop: float) -> dict:
         "kept": len(curated),
         "threshold": min(curated),
         "mean_reward": statistics.fmean(every),
+        "without_mistake": sum(reward == 1.0 for reward in every) / len(every),
         "mean_best_reward": statistics.fmean(max(sampled.rewards) for sampled in samples),
         "mean_curated_reward": statistics.fmean(curated),
         "histogram": {"sampled": _histogram(every), "curated": _histogram(curated)},

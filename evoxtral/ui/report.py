@@ -539,7 +539,6 @@ LOSSES = {
 }
 SAMPLED, CURATED = Series("all samples", 0), Series("learned from", 2)
 LEFT_OUT = 0.01  # of rewards, at most, at the lower end of their chart
-LEAST_PARTS = 4  # of that chart
 
 
 def stage_chart(stage: Mapping) -> Markup:
@@ -585,9 +584,11 @@ def rewards_chart(raft: Mapping) -> Markup:
         for series, counts in ((SAMPLED, raft["histogram"]["sampled"]), (CURATED, raft["histogram"]["curated"]))
     }
     parts = len(shares[SAMPLED])
-    start = max(i for i in range(parts - LEAST_PARTS + 1) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
+    tenth = parts // 10  # the axis has a tick at each, and two of them at least
+    start = max(i for i in range(0, parts - tenth, tenth) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
     about = (
-        f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f}."
+        f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f},"
+        f" {view.percent(raft['without_mistake'])} of them without a mistake."
         f" Learned from: the best of each clip, without the lowest {view.percent(raft['drop'])} (below"
         f" {raft['threshold']:.2f}): {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}."
     )
@@ -596,7 +597,7 @@ def rewards_chart(raft: Mapping) -> Markup:
     bars = [(series, [100 * share for share in found[start:]]) for series, found in shares.items()]
     picture = histogram(
         f"Distribution of rewards. {about}",
-        Axis("Reward", start / parts, 1, [(i / parts, f"{i / parts:g}") for i in range(parts, start - 1, -2)]),
+        Axis("Reward", start / parts, 1, [(i / parts, f"{i / parts:g}") for i in range(parts, start - 1, -tenth)]),
         Axis.around("Share, %", [0, *(height for _, heights in bars for height in heights)]),
         bars,
     )
