@@ -412,6 +412,27 @@ def arguments(folder: Path) -> list[str]:
     return ["--recipe", str(folder / "small.toml"), "--runs", str(folder / "runs")]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """What came out of a run, without what tells how long it took."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.suffix in (".safetensors", ".jsonl", ".json")]
+    timed = ("predictions.jsonl", "pretrain.log.jsonl", "sft.log.jsonl", "rl.log.jsonl")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.name not in timed}
+
+
+def test_a_whole_run_that_was_killed_in_every_stage_ends_like_one_that_was_not(finished, tmp_path):
+    """Each time with SIGKILL, as soon as something appears that the stage makes on its way or at its end."""
+    folder = tmp_path / "small"
+    command = [sys.executable, str(ROOT / "training" / "run.py"), "--recipe", str(finished / "small.toml")]
+    command += ["--runs", str(tmp_path), "--stages", ",".join(run.STAGES)]
+    for moment in ("start", "sft.state.pt", "samples.jsonl", "predictions.jsonl"):
+        killed = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until((folder / moment).exists)
+        killed.kill()
+        killed.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(folder) == contents(finished / "runs" / "small")
+
+
 def test_the_pipeline_from_nothing_to_a_table(finished, capsys):
     """The same command again finds it done, and shows the table."""
     folder = finished / "runs" / "small"
