@@ -8,6 +8,7 @@ step is captured once and replayed as one graph.
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -21,6 +22,7 @@ from evoxtral.lora import Adapter, Mix, MixedLinear
 LANGUAGE_MODEL = "model.language_model"
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos and sin (T, d)
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+_POSITIONS = 256  # of a prompt that a CPU widens at a time: the whole of it would be the most memory of all
 _WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
 
 
@@ -50,6 +52,7 @@ class Block(nn.Module):
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
+        self.at_once = _POSITIONS if device.type == "cpu" else sys.maxsize
 
     def forward(self, x: torch.Tensor, rope: Rope, attend: Attend) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D).
@@ -63,6 +66,12 @@ class Block(nn.Module):
         q, k = turned.split([self.heads, self.kv_heads], dim=1)
         y = attend(q, k, heads[:, self.heads + self.kv_heads :])
         x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
+        if t <= self.at_once:
+            return self._widened(x)
+        return torch.cat([self._widened(some) for some in x.split(self.at_once, dim=1)], dim=1)
+
+    def _widened(self, x: torch.Tensor) -> torch.Tensor:
+        """The two layers that end it, between which it is several times as wide."""
         gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
         return x + self.down(silu(gate).mul_(up))
 

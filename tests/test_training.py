@@ -414,7 +414,9 @@ def arguments(folder: Path) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """What came out of a run, without what tells how long it took."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.suffix in (".safetensors", ".jsonl", ".json")]
+    files = [
+        file for file in folder.rglob("*") if file.is_file() and file.suffix in (".safetensors", ".jsonl", ".json")
+    ]
     timed = ("predictions.jsonl", "pretrain.log.jsonl", "sft.log.jsonl", "rl.log.jsonl")
     return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.name not in timed}
 
