@@ -1,7 +1,7 @@
 """Evoxtral's engine against the reference way, on random weights of any shape.
 
     python benchmarks/decode.py --shape tiny                           seconds: do the measurements run?
-    python benchmarks/decode.py --shape 250m                           two CPU cores, about ten minutes
+    python benchmarks/decode.py --shape 250m                           two CPU cores, about twenty minutes
     python benchmarks/decode.py --shape 3b                             a CUDA device
     python benchmarks/decode.py --shape 3b --device cpu --parts start  the published sizes in 24 GB of memory
     python benchmarks/decode.py --docs                                 the tables of docs/speed.md from the results
@@ -35,7 +35,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.models import SHAPES, WINDOW, as_transformers_4, build, some_speech
-from evoxtral.audio import SAMPLE_RATE
+from evoxtral.audio import MAX_SECONDS, SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
 from evoxtral.engine import Engine
@@ -238,6 +238,21 @@ def start(checkpoint: Checkpoint, setting: Setting) -> dict:
     }  # fmt: skip
 
 
+def long(checkpoint: Checkpoint, setting: Setting) -> dict:
+    """The longest clip that is taken, by three variants, as it streams: when the first text is there, and the last."""
+    ours = Ours(checkpoint, setting.device, _dtype(setting))
+    wave = some_speech(MAX_SECONDS)
+    decoding = Decoding(max_tokens=setting.tokens, stop_loops=False)
+    begun, first_s = time.perf_counter(), None
+    for transcripts in ours.engine.stream((SAMPLE_RATE, wave), VARIANTS, decoding=decoding):
+        if first_s is None and any(transcript.cues for transcript in transcripts.values()):
+            first_s = time.perf_counter() - begun
+    return {
+        "dtype": _name(ours.engine.dtype), "clip_s": MAX_SECONDS, "first_s": first_s,
+        "ours_s": time.perf_counter() - begun, "peak_bytes": peak_bytes(),
+    }  # fmt: skip
+
+
 def table(checkpoint: Checkpoint, setting: Setting) -> dict:
     """Seconds over windows and variants; each after one run to warm up on a GPU, and once on a CPU."""
     ours, rows = Ours(checkpoint, setting.device, _dtype(setting)), []
@@ -294,7 +309,7 @@ def memory(checkpoint: Checkpoint, setting: Setting) -> dict:
     return ours | {f"reference_{key}": reference[key] for key in ("over_base_bytes", "over_base")}
 
 
-PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, table)}
+PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, long, table)}
 
 
 def fresh(function: Callable, *args: object) -> object:
@@ -421,6 +436,11 @@ def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
             what = f"from nothing to three transcripts of {entry['clip_s']:g} s, {entry['tokens']} tokens each"
             first = f"{entry['load_s']:.1f} s to load, then {entry['first_s']:.1f} s ({entry['again_s']:.1f} s again)"
             return [(what, f"{first}; {entry['peak_bytes'] / 1e9:.1f} GB at the peak", "")]
+        case "long":
+            what = f"{entry['clip_s'] / 60:.0f} minutes by three variants, {entry['tokens']} tokens for each segment"
+            pace = f"all after {entry['ours_s']:.0f} s ({entry['clip_s'] / entry['ours_s']:.1f} × real time)"
+            peak = f"{entry['peak_bytes'] / 1e9:.1f} GB at the peak"
+            return [(what, f"first text after {entry['first_s']:.1f} s, {pace}; {peak}", "")]
     return []
 
 

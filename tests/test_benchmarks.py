@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from evoxtral import audio
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "decode.py"
 
@@ -24,7 +26,7 @@ def decode():
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> list[dict]:
     results = tmp_path_factory.mktemp("results") / "results.json"
-    asked = "--shape tiny --parts tokens,clip,batch,start,table --tokens 12 --repeats 1 --windows 2 --device cpu"
+    asked = "--shape tiny --tokens 12 --repeats 1 --windows 2 --device cpu"
     command = [sys.executable, str(SCRIPT), *asked.split(), "--results", str(results)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -37,12 +39,24 @@ def test_both_ways_write_the_same_tokens(records):
 
 
 def test_a_record_says_what_was_measured_where_and_when(records, decode):
-    assert [entry["part"] for entry in records] == ["batch", "clip", "start", "table", "tokens"]
+    assert [entry["part"] for entry in records] == ["batch", "clip", "long", "memory", "start", "table", "tokens"]
     for entry in records:
         assert entry["shape"] == "tiny" and entry["dtype"] == "float32" and entry["tokens"] == 12
         assert entry["machine"]["name"] and entry["machine"]["cores"] and entry["commit"] and entry["date"]
     clip = records[1]
     assert clip["speed_up"] == pytest.approx(clip["reference_s"] / clip["ours_s"])
+
+
+def test_the_longest_clip_streams_its_first_text_long_before_its_last(records):
+    (entry,) = (entry for entry in records if entry["part"] == "long")
+    assert entry["clip_s"] == audio.MAX_SECONDS and 0 < entry["first_s"] < entry["ours_s"] / 2
+
+
+def test_memory_is_that_of_a_fresh_process_beyond_the_weights(records, decode):
+    (entry,) = (entry for entry in records if entry["part"] == "memory")
+    assert entry["base_bytes"] == 4 * decode.SHAPES["tiny"].parameters()["base"]
+    assert entry["over_base"] == pytest.approx(entry["over_base_bytes"] / entry["base_bytes"])
+    assert entry["reference_over_base_bytes"] != entry["over_base_bytes"]
 
 
 def test_a_newer_record_takes_the_place_of_the_older_one(records, decode, tmp_path):

@@ -224,6 +224,7 @@ def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoke
     expect(page.locator("#about-clip [role=alert]")).to_contain_text("broken.wav", timeout=PATIENCE)
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator("#status [role=alert]")).to_contain_text("not a recording", timeout=PATIENCE)
+    expect(page.locator("[role=alert]:visible")).to_have_count(1)
     photograph(page, "broken")
     page.locator('#clip [aria-label="Clear"]').click()
     upload(page, spoken_clip)
