@@ -91,6 +91,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("transcribe", help="audio files to tagged text")
     parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …")
     parser.add_argument("--format", default="txt", choices=("txt", "json"), help="default: txt")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken (default: 1800)")
     _add_request(parser)
     parser.set_defaults(command=_transcribe)
 
@@ -98,6 +99,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
 def _transcribe(args: argparse.Namespace) -> int:
     """Every file is tried: one that cannot be read is named on stderr and costs the others nothing."""
     from evoxtral import checkpoints
+    from evoxtral.audio import MAX_SECONDS
     from evoxtral.engine import Engine
     from evoxtral.results import FileResult
 
@@ -110,7 +112,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     for number, file in enumerate(args.files, 1):
         log.info("%s (%d/%d)", file, number, len(args.files))
         try:
-            transcripts = engine.compare(Path(file), variants=variants, language=language)
+            transcripts = engine.compare(Path(file), variants, language, max_seconds=args.max_seconds or MAX_SECONDS)
         except EvoxtralError as error:
             print(f"{file}: {error}", file=sys.stderr)
             code = FAILED
@@ -119,6 +121,8 @@ def _transcribe(args: argparse.Namespace) -> int:
             results.append(asdict(FileResult.of(file, checkpoint.name, transcripts)))
         else:
             print("\n".join(_txt(file, transcripts, alone)), flush=True)
+            if cut := [variant for variant, transcript in transcripts.items() if transcript.cut]:
+                print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
     if args.format == "json":
         print_json(results)
     return code
@@ -213,7 +217,7 @@ def _speak(args: argparse.Namespace) -> int:
         raise UsageError(f"{output} is not a .wav file name; speech is written as WAV.")
     speech = speak(args.text, voice=args.voice or DEFAULT_VOICE, seed=args.seed)
     if speech.skipped:
-        print(f"Skipped, the voice has no sound for it: {' '.join(speech.skipped)}", file=sys.stderr)
+        print(f"Skipped, without a sound or a word to act on: {' '.join(speech.skipped)}", file=sys.stderr)
     audio.save(output, speech.wave)
     log.info("%s: %.1f s", output, audio.duration(speech.wave))
     return OK

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import jiwer
@@ -134,6 +134,15 @@ class ClipCounts:
         return sum(self.by_tag.values(), Overlap())
 
     @property
+    def grouped(self) -> Overlap:
+        """The tags again, a synonym as good as the name: `[chuckles]` for `[laughs]` counts as right."""
+        counts: dict[str, Overlap] = {}
+        for name, overlap in self.by_tag.items():
+            group = tags.group(name)
+            counts[group] = counts.get(group, Overlap()) + overlap
+        return sum((replace(c, common=min(c.predicted, c.reference)) for c in counts.values()), Overlap())
+
+    @property
     def hallucination(self) -> float:
         """Share of the predicted tags whose type is not in the reference; 0 when nothing was predicted."""
         invented = sum(overlap.predicted for overlap in self.by_tag.values() if not overlap.reference)
@@ -221,7 +230,8 @@ class Report:
 
     @cached_property
     def terms(self) -> Terms:
-        """Of the seven scores, `corpus_wer`, `corpus_cer`, `pooled_tag_f1`, `POOLS`; for the bootstrap."""
+        """Of the seven scores, `corpus_wer`, `corpus_cer`, `pooled_tag_f1`, `grouped_tag_f1` and `POOLS`; for the
+        bootstrap."""
         clips = self.clips
         pools = {
             pool: _pooled_f1([_of_categories(clip, categories) for clip in clips]) for pool, categories in POOLS.items()
@@ -237,6 +247,7 @@ class Report:
             "corpus_wer": _corpus_rate([clip.words for clip in clips]),
             "corpus_cer": _corpus_rate([clip.characters for clip in clips]),
             "pooled_tag_f1": _pooled_f1([clip.tags for clip in clips]),
+            "grouped_tag_f1": _mean([clip.grouped.f1 for clip in clips]),
         } | pools
 
     @cached_property
@@ -367,6 +378,7 @@ def summary(report: Report, resamples: int = RESAMPLES, seed: int = 0) -> dict:
     by_tag = {name: i for name, i in intervals(report, True, resamples, seed).items() if i}
     return report.to_dict() | {
         "corpus_wer": report.corpus_wer,
+        "grouped_tag_f1": found["grouped_tag_f1"].value,
         "pooled": {name: found[name].value for name in POOLS if name in found},
         "reward": sum(clip.reward for clip in report.clips) / len(report.clips),
         "intervals": {name: [i.low, i.high] for name, i in found.items()},

@@ -51,6 +51,9 @@ class Prompt:
         self.audio_id = config.audio_token_id
         self._tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
         self.eos_id = self._tekken.eos_id
+        # A model of one language detects that one, and was never asked to.
+        languages = getattr(config, "languages", ())
+        self._detected = languages[0] if len(languages) == 1 else None
         self._transcription_ids: dict[str | None, list[int]] = {}  # by language; building one takes ~0.1 s
         with reading(f"config.json or tekken.json in {folder}", MistralCommonException):
             self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
@@ -77,6 +80,7 @@ class Prompt:
         return self.processor.apply_chat_template([turn])["input_ids"][0].tolist()
 
     def _request_transcription(self, language: str | None) -> list[int]:
+        language = self._detected if language is None else language
         settings = {"format": ["WAV"], "sampling_rate": SAMPLE_RATE, "model_id": "voxtral"}
         try:
             request = self.processor.apply_transcription_request([_SOME_AUDIO], language=language, **settings)

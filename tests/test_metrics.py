@@ -126,6 +126,12 @@ def test_pooled_f1_takes_tags_by_name_or_by_category():
     assert metrics.pooled(pairs, categories=tags.CATEGORIES).f1 == pytest.approx(2 * 2 / (4 + 3))
 
 
+def test_grouped_f1_takes_a_synonym_for_the_name():
+    report = score([("[chuckles] [sad] a", "[laughs] [sad] a"), ("[laughs] [giggles] b", "[chuckles] b")])
+    assert report.scores.tag_f1 == pytest.approx(0.25)
+    assert metrics.summary(report, resamples=10)["grouped_tag_f1"] == pytest.approx((1 + 2 / 3) / 2)
+
+
 def test_reward_weighs_words_tags_and_honesty():
     assert metrics.reward("[sad] a b", "[sad] a b") == pytest.approx(1.0)
     assert metrics.reward("a b", "[sad] a b") == pytest.approx(0.4 + 0.2)

@@ -3,6 +3,7 @@
 import base64
 import json
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import MERGES, tiny_config, tone
 from transformers import VoxtralConfig
 
 from evoxtral.audio import SAMPLE_RATE, wav_bytes
-from evoxtral.checkpoints import published_config
+from evoxtral.checkpoints import load_config, published_config
 from evoxtral.errors import CheckpointError, EvoxtralError
 from evoxtral.prompt import Prompt
 from training.tokenizer import write_processor
@@ -78,6 +79,14 @@ def test_a_wave_longer_than_the_window_is_refused(prompt):
 def test_what_is_no_language_code_is_refused_in_one_sentence(engine, language):
     with pytest.raises(EvoxtralError, match="is not a language code: use two letters"):
         engine.prompt.transcription_ids(language)
+
+
+def test_a_model_of_one_language_detects_that_one(checkpoint):
+    config = load_config(Path(checkpoint.base))
+    several = Prompt(checkpoint.base, config)
+    config.languages = ["en"]
+    one = Prompt(checkpoint.base, config)
+    assert one.transcription_ids(None) == several.transcription_ids("en") != several.transcription_ids(None)
 
 
 def test_ids_handed_out_are_the_callers_own(engine):

@@ -48,8 +48,11 @@ def test_the_readme_shows_the_files_figures():
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example["label"] for example in EXAMPLES])
 def test_on_every_example_the_adapters_hear_tags_and_the_base_writes_words(engine, example):
-    found = engine.compare(ROOT / "examples" / example["file"])
+    clip = ROOT / "examples" / example["file"]
+    found = engine.compare(clip)
     assert not found["base"].tags and tags.plain(found["base"].text)
+    detected = engine.transcribe(clip, "base", language=None)
+    assert detected.text == found["base"].text, "English is all that it can detect"
     wanted = set(tags.names(example["text"]))
     for variant in ("sft", "rl"):
         heard = {tag.name for tag in found[variant].tags}

@@ -149,7 +149,35 @@ def test_markup_is_text():
     assert [w.text for w in speak("<b>bold</b> & brave").words] == ["<b>bold</b>", "&", "brave"]
 
 
-@pytest.mark.parametrize("text", ["", "   ", "\n", "[unheard of]"])
+def test_words_that_are_said_in_one_share_its_time():
+    said = [(word.text, word.end - word.start) for word in speak("I do not know the man in the car.").words]
+    assert all(length > 0.03 for _, length in said), said
+
+
+def test_a_tag_is_called_as_it_is_written_and_sounds_like_its_group():
+    assert [tag.text for tag in speak("[Whispering] hello [chuckles]").tags] == ["whispering", "chuckles"]
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "skipped"),
+    [
+        ("I left. [whispers]", [], ["[whispers]"]),
+        ("[sad] Hello. [stammers]", ["sad"], ["[stammers]"]),
+        ("[stammers][stammers] I know [foo] [angry]", ["stammers"], ["[stammers]", "[foo]", "[angry]"]),
+        ("[sad] [sadly] hello there", ["sad"], ["[sadly]"]),
+    ],
+)
+def test_every_tag_is_heard_or_reported(text, heard, skipped):
+    found = speak(text)
+    assert [tag.text for tag in found.tags] == heard and list(found.skipped) == skipped
+
+
+def test_a_seed_below_zero_is_a_clear_error():
+    with pytest.raises(SpeechError, match="seed is -1"):
+        speak("Hello.", seed=-1)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "\n", "[unheard of]", "…", "?!"])
 def test_nothing_to_speak_is_a_clear_error(text):
     with pytest.raises(SpeechError, match="nothing to speak"):
         speak(text)
@@ -173,11 +201,7 @@ def test_any_text_is_spoken_or_refused(text):
     try:
         found = speak(text)
     except SpeechError:
-        assert not tags.plain(text) or found_nothing(text)
+        assert not any(map(str.isalnum, tags.plain(text)))
         return
     assert np.isfinite(found.wave).all()
     assert " ".join(w.text for w in found.words).split() == tags.without_tags(text).split() or "[" in text
-
-
-def found_nothing(text: str) -> bool:
-    return not any(isinstance(p, tags.Text) and p.raw.strip() for p in tags.parse(text))

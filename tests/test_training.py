@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from evoxtral import audio, checkpoints, metrics
-from evoxtral.errors import RecipeError
+from evoxtral.errors import EvoxtralError, RecipeError
 from evoxtral.prompt import Prompt
 from evoxtral.speech.espeak import Espeak
 from training import dataset, loop, model, muon, pretrain, raft, recipe, run
@@ -44,6 +44,10 @@ def test_the_defaults_are_the_published_recipe():
         ("[sft]\nepochs = 'three'", "must be of type int"),
         ("[sft]\nepochs = true", "must be of type int"),
         ("base = ", "not valid TOML"),
+        ("[train]\nclips = 0", "clips = 0 must be at least 1"),
+        ("[test]\nsplit = 'tets'", "'tets' one of train, validation, test"),
+        ("[sft]\nbatch = 0", "batch and micro_batch must be at least 1"),
+        ("[raft]\ndrop = 1.0", "drop = 1.0 in"),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused_by_name(tmp_path, text, complaint):
@@ -69,6 +73,27 @@ def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(capsys, t
     assert (
         capsys.readouterr().err.strip() == "There is no stage 'bake'; the stages are pretrain, data, sft, raft, bench."
     )
+
+
+def mistaken() -> None:
+    raise RecipeError("This cannot be trained.")
+
+
+def test_a_mistake_found_in_a_worker_is_one_sentence_too(capfd):
+    with pytest.raises(EvoxtralError, match=r"^This cannot be trained\.$"):
+        loop.parallel(mistaken, processes=2)
+
+
+def test_runs_that_cannot_be_kept_are_one_sentence(capsys):
+    assert run.main(["--runs", "/proc/nowhere"]) == 2
+    assert "/proc/nowhere" in capsys.readouterr().err
+
+
+def test_the_help_names_the_recipes_and_the_way_to_a_base(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "mini-3b, tiny, tiny-further" in told and "--stages pretrain,data,sft,raft,bench" in told
 
 
 # --- the loop

@@ -131,8 +131,10 @@ def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, cate
     assert chip["tabindex"] == "0"
 
 
-def test_a_synonym_is_shown_as_it_was_written():
-    assert Page(view.body("[Chuckles] well", {})).text.split() == ["[Chuckles]", "well"]
+def test_a_synonym_is_shown_as_it_was_written_and_says_what_it_is_like():
+    page = Page(view.body("[Chuckles] well", {}))
+    assert page.text.split() == ["[Chuckles]", "well"]
+    assert page.of_class("ev-tag")[0]["data-tip"] == "chuckles · like laughs · non-verbal"
 
 
 def test_capitals_are_emphasis_and_capitals_inside_a_tag_are_not():

@@ -156,10 +156,10 @@ def details(rows: list[dict], config: BenchConfig) -> dict:
 
 
 def _commit() -> str | None:
-    """The commit of the code that measured; None outside a checkout."""
+    """The commit of the code that measured, "-dirty" if that had been changed since; None outside a checkout."""
     try:
         return subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
             capture_output=True,
             text=True,
             check=True,

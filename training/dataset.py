@@ -67,6 +67,12 @@ class DataConfig:
     sources: Sources = field(default_factory=Sources)
     slices: Slices = field(default_factory=Slices)
 
+    def __post_init__(self):
+        if self.clips < 1 or self.split not in scripts.SPLITS:
+            raise ValueError(
+                f"clips = {self.clips} must be at least 1 and split = {self.split!r} one of {', '.join(scripts.SPLITS)}"
+            )
+
 
 def build(folder: Path, name: str, config: DataConfig, workers: int | None = None) -> "Clips":
     """Speak `config.clips` scripts into `folder` as shards called `name`; those already there are kept."""

@@ -22,9 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from evoxtral.errors import EvoxtralError
+
 log = logging.getLogger(__name__)
 
 SAVE_EVERY = 180.0  # s between two saves of a state: what an interruption can cost
+MISTAKE = "mistake.txt"  # what a worker has to say to a person
 PRECISION = "EVOXTRAL_TRAINING_PRECISION"  # in the environment, which the processes of `parallel` share
 
 
@@ -59,7 +62,12 @@ def parallel(work: Callable[..., None], *args, processes: int | None = None) -> 
         work(*args)
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_join, (processes, f"file://{folder}/rendezvous", work, args), processes)
+        try:
+            torch.multiprocessing.spawn(_join, (processes, Path(folder), work, args), processes)
+        except torch.multiprocessing.ProcessRaisedException:
+            if (mistake := Path(folder, MISTAKE)).exists():
+                raise EvoxtralError(mistake.read_text(encoding="utf-8")) from None
+            raise
 
 
 def end_with_parent() -> None:
@@ -72,12 +80,16 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _join(rank: int, processes: int, rendezvous: str, work: Callable[..., None], args: tuple) -> None:
+def _join(rank: int, processes: int, folder: Path, work: Callable[..., None], args: tuple) -> None:
     end_with_parent()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=processes)
-    work(*args)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+    try:
+        work(*args)
+    except EvoxtralError as error:  # only its traceback would reach the parent
+        Path(folder, MISTAKE).write_text(str(error), encoding="utf-8")
+        raise
     dist.destroy_process_group()
 
 

@@ -45,6 +45,7 @@ def new_base(folder: Path, merges: list[bytes], shape: Shape, seed: int = 0) -> 
     torch.manual_seed(seed)
     vocabulary = 256 + len(merges) + N_SPECIAL
     config = VoxtralConfig(
+        languages=["en"],
         audio_token_id=AUDIO,
         audio_config={
             "model_type": "voxtral_encoder",

@@ -29,6 +29,10 @@ class RaftConfig:
     seed: int = 42
     sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=5e-5, warmup=20, epochs=1, neftune=0.0))
 
+    def __post_init__(self):
+        if self.samples < 1 or not 0 <= self.drop < 1:
+            raise ValueError(f"samples = {self.samples} must be at least 1 and drop = {self.drop} in [0, 1)")
+
 
 @dataclass(frozen=True)
 class Sampled:

@@ -35,14 +35,19 @@ class Recipe:
     pretraining_data: tuple[DataConfig, ...] = ()
 
 
+def known() -> list[str]:
+    """The recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
 def load(name: str) -> Recipe:
     """Read recipes/NAME.toml, or the file NAME. Raises RecipeError for what does not exist or is not understood."""
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(f"There is no recipe {path}; use one of {known}, or the path of a .toml file.") from None
+        names = ", ".join(known())
+        raise RecipeError(f"There is no recipe {path}; use one of {names}, or the path of a .toml file.") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}.") from None
     return _read(Recipe, values, path.name)
@@ -56,7 +61,10 @@ def _read(kind: type, values: dict, where: str):
         if key not in hints:
             raise RecipeError(f"{where} has the unknown key {key!r}; it can have {', '.join(hints)}.")
         arguments[key] = _value(hints[key], value, f"{where}: {key}")
-    return kind(**arguments)
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}.") from None
 
 
 def _value(hint, value, where: str):

@@ -28,6 +28,10 @@ log = logging.getLogger("training")
 
 STAGES = ("pretrain", "data", "sft", "raft", "bench")
 DEFAULT_STAGES = STAGES[1:]
+MORE = (
+    f"Recipes: {', '.join(recipe.known())}. The base from nothing, in an hour or two: --stages {','.join(STAGES)} "
+    "under another --name. The committed base, trained further: --recipe tiny-further --stages pretrain."
+)
 
 
 class Run:
@@ -158,7 +162,7 @@ RUNNERS = {"pretrain": run_pretrain, "data": run_data, "sft": run_sft, "raft": r
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="training/run.py", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="training/run.py", description=__doc__.split("\n\n")[0], epilog=MORE)
     parser.add_argument("--recipe", default="tiny", help="a file in training/recipes/, or the path of a .toml file")
     parser.add_argument("--name", help="of the folder under --runs; the recipe's own name if left out")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs are kept")
@@ -177,6 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
             RUNNERS[stage](run)
     except EvoxtralError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename or options.runs} cannot be used: {error.strerror or error}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted: the same command goes on from here.", file=sys.stderr)

@@ -37,6 +37,10 @@ class SftConfig:
     language: str = "en"
     seed: int = 42
 
+    def __post_init__(self):
+        if min(self.epochs, self.batch, self.micro_batch) < 1:
+            raise ValueError("epochs, batch and micro_batch must be at least 1")
+
 
 class Finetuning:
     """The loss of one step, as `loop.fit` asks for it: a transcription request, then tagged text, then the end.

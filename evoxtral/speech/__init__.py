@@ -28,6 +28,7 @@ PAUSES = {
     "long pause": (1.8, 2.4),
 }  # s; ordinary gaps stay under 0.35 s
 STAMMERS = "stammers"
+NOTHING = "There is nothing to speak: write some words, or a tag such as [laughs]."
 SPOKEN_TAGS = (*effects.SOUNDS, *effects.DELIVERIES, STAMMERS, *PAUSES)
 _SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"')\]]*$")  # an ellipsis trails off, it does not end the sentence
 _LAST_MARK = re.compile(r"([!?])[\"')\]]*$")
@@ -36,7 +37,7 @@ _FIRST_SYLLABLE = re.compile(r"[^\Waeiou]*[aeiou]", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Timed:
-    """A word or a tag's name with where it sounds, in seconds from the start of the wave."""
+    """A word, or a tag's name as written, with where it sounds, in seconds from the start of the wave."""
 
     text: str
     start: float
@@ -45,7 +46,8 @@ class Timed:
 
 @dataclass(frozen=True)
 class Speech:
-    """wave: (T,) float32 at 16 kHz, in [-1, 1]. skipped: the tags, as written, that the voice has no sound for."""
+    """wave: (T,) float32 at 16 kHz, in [-1, 1]. skipped: the tags, as written, that are not in it: the voice has no
+    sound for them, or nothing comes after them that they could act on."""
 
     wave: np.ndarray
     words: tuple[Timed, ...]
@@ -54,8 +56,12 @@ class Speech:
 
 
 @dataclass(frozen=True)
-class _Sound:
-    name: str  # a key of effects.SOUNDS or PAUSES
+class _Said:
+    """A tag that the voice can speak. name: one of SPOKEN_TAGS.  place: which piece of the text it is."""
+
+    name: str
+    tag: tags.Tag
+    place: int
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,9 @@ class _Phrase:
     """Words in one breath and one colour. `opened` are the delivery tags that begin here."""
 
     words: tuple[str, ...]
-    deliveries: tuple[str, ...]
-    opened: tuple[str, ...]
-    stammered: bool
+    deliveries: tuple[_Said, ...]
+    opened: tuple[_Said, ...]
+    stammer: _Said | None
 
 
 def spoken_as(name: str) -> str | None:
@@ -77,21 +83,24 @@ def speak(text: str, voice: str = DEFAULT_VOICE, seed: int = 0) -> Speech:
     """Speak tagged text: `[sighs] I told you. [whispers] It is a SECRET.`
 
     A delivery (`[sad]`, `[whispers]`) colours the rest of its sentence, or up to the next one; two in a row add up.
-    `[stammers]` acts on the next word. A word in capitals is stressed. Tags without a sound are skipped and reported.
+    `[stammers]` acts on the next word. A word in capitals is stressed. Tags without a sound, or without a word to act
+    on, are skipped and reported.
     voice: one of VOICES, or any espeak-ng voice. seed: the speaker's rate and pitch and the grain of every sound;
     the same arguments give the same wave.
     Raises SpeechError when nothing in the text can be spoken or the voice does not exist.
     """
-    plan, skipped = _plan(text)
+    if seed < 0:
+        raise SpeechError(f"The seed is {seed}: it must be 0 or a whole number above.")
+    plan, skipped = _plan(text.encode(errors="replace").decode())  # half a surrogate pair is no character
     if not plan:
-        raise SpeechError("There is nothing to speak: write some words, or a tag such as [laughs].")
+        raise SpeechError(NOTHING)
     rng = np.random.default_rng(seed)
     speaker = Prosody(rng.uniform(150, 195), rng.uniform(38, 60), rng.uniform(40, 65))
     with Espeak() as engine:
         recording = _Recording(engine, voice, speaker, rng)
         previous = None
         for item in plan:
-            if isinstance(item, _Sound):
+            if isinstance(item, _Said):
                 recording.add_sound(item)
             else:
                 recording.add_phrase(item, after_phrase=isinstance(previous, _Phrase))
@@ -99,46 +108,52 @@ def speak(text: str, voice: str = DEFAULT_VOICE, seed: int = 0) -> Speech:
         return recording.finish(tuple(skipped))
 
 
-def _plan(text: str) -> tuple[list[_Sound | _Phrase], list[str]]:
+def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
     """What to sound, in order, and the tags that were skipped."""
-    plan: list[_Sound | _Phrase] = []
-    skipped: list[str] = []
+    plan: list[_Said | _Phrase] = []
+    skipped: dict[int, str] = {}  # by place
     words: list[str] = []
-    deliveries: list[str] = []  # of the current sentence
-    opened: list[str] = []  # deliveries whose tag stands right before the coming words
-    stammered = False
+    deliveries: list[_Said] = []  # of the current sentence
+    opened: list[_Said] = []  # deliveries whose tag stands right before the coming words
+    stammer: _Said | None = None
 
     def flush(end_of_sentence: bool = False) -> None:
-        nonlocal stammered
+        nonlocal stammer
         if words:
-            plan.append(_Phrase(tuple(words), tuple(deliveries), tuple(opened), stammered))
+            plan.append(_Phrase(tuple(words), tuple(deliveries), tuple(opened), stammer))
             words.clear(), opened.clear()
-            stammered = False
+            stammer = None
         if end_of_sentence:
             deliveries.clear()
 
-    for piece in tags.parse(text):
+    for place, piece in enumerate(tags.parse(text)):
         if isinstance(piece, tags.Tag):
             name = spoken_as(piece.name)
             if name is None:
-                skipped.append(piece.raw)
+                skipped[place] = piece.raw
                 continue
             flush()
-            if name == STAMMERS:
-                stammered = True
+            said = _Said(name, piece, place)
+            if any(name == waiting.name for waiting in (*opened, stammer) if waiting):
+                skipped[place] = piece.raw  # it acts on the coming words already
+            elif name == STAMMERS:
+                stammer = said
             elif name in effects.DELIVERIES:
                 if not opened:
                     deliveries.clear()
-                deliveries.append(name), opened.append(name)
+                deliveries.append(said), opened.append(said)
             else:
-                plan.append(_Sound(name))
+                plan.append(said)
         else:
             for word in piece.raw.split():
                 words.append(word)
                 if _SENTENCE_END.search(word):
                     flush(end_of_sentence=True)
     flush()
-    return plan, skipped
+    for waiting in (*opened, stammer):
+        if waiting:
+            skipped[waiting.place] = waiting.tag.raw
+    return plan, [skipped[place] for place in sorted(skipped)]
 
 
 class _Recording:
@@ -152,7 +167,7 @@ class _Recording:
         self.count = len(self.parts[0])  # samples so far
         self.words: list[Timed] = []
         self.tags: list[Timed] = []
-        self.reach: dict[str, int] = {}  # delivery -> its latest place in self.tags
+        self.reach: dict[int, int] = {}  # place of a delivery in the text -> in self.tags
 
     @property
     def now(self) -> float:
@@ -165,29 +180,29 @@ class _Recording:
     def _gap(self, low: float, high: float) -> None:
         self._append(effects.silence(self.rng.uniform(low, high)))
 
-    def add_sound(self, sound: _Sound) -> None:
+    def add_sound(self, sound: _Said) -> None:
         start = self.now
         if sound.name in PAUSES:
             self._gap(*PAUSES[sound.name])
         else:
             self._append(effects.SOUNDS[sound.name](self.rng, self.female))
-        self.tags.append(Timed(sound.name, start, self.now))
+        self.tags.append(Timed(sound.tag.name, start, self.now))
         if sound.name not in PAUSES:
             self._gap(0.08, 0.2)
 
     def add_phrase(self, phrase: _Phrase, after_phrase: bool) -> None:
         if after_phrase:
             self._gap(0.15, 0.32)
-        deliveries = [effects.DELIVERIES[d] for d in phrase.deliveries] or [effects.NEUTRAL]
+        deliveries = [effects.DELIVERIES[said.name] for said in phrase.deliveries] or [effects.NEUTRAL]
         prosody, voice = self.speaker, self.voice
         for delivery in deliveries:
             prosody = delivery.prosody(prosody)
         if any(d.whispered for d in deliveries):
             voice = f"{self.language}+{'whisperf' if self.female else 'whisper'}"
         start = self.now
-        if phrase.stammered:
+        if phrase.stammer:
             self._stammer(phrase.words[0], voice, prosody)
-            self.tags.append(Timed(STAMMERS, start, self.now))
+            self.tags.append(Timed(phrase.stammer.tag.name, start, self.now))
         wave, starts = self._say(phrase.words, voice, prosody)
         mark = _LAST_MARK.search(phrase.words[-1])
         melody = [effects.MELODIES[mark[1]]] if mark else []
@@ -199,13 +214,13 @@ class _Recording:
         self._append(wave)
         ends = [*times[1:], self.now]
         self.words += [Timed(w, a, b) for w, a, b in zip(phrase.words, times, ends, strict=True)]
-        for name in phrase.deliveries:
-            if name in phrase.opened:
-                self.reach[name] = len(self.tags)
-                self.tags.append(Timed(name, start, self.now))
+        for said in phrase.deliveries:
+            if said in phrase.opened:
+                self.reach[said.place] = len(self.tags)
+                self.tags.append(Timed(said.tag.name, start, self.now))
             else:  # a phrase later in the same sentence: one tag, that reaches further
-                tag = self.tags[self.reach[name]]
-                self.tags[self.reach[name]] = replace(tag, end=self.now)
+                tag = self.tags[self.reach[said.place]]
+                self.tags[self.reach[said.place]] = replace(tag, end=self.now)
 
     def _say(self, words: tuple[str, ...], voice: str, prosody: Prosody) -> tuple[np.ndarray, np.ndarray]:
         """Wave at 16 kHz without the silence around it, and the sample at which each word starts."""
@@ -239,4 +254,6 @@ class _Recording:
     def finish(self, skipped: tuple[str, ...]) -> Speech:
         self._gap(0.1, 0.25)
         wave = np.clip(np.concatenate(self.parts), -1, 1).astype(np.float32)
+        if not self.tags and not wave.any():  # punctuation alone
+            raise SpeechError(NOTHING)
         return Speech(wave, tuple(self.words), tuple(sorted(self.tags, key=lambda t: t.start)), skipped)

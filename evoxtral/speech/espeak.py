@@ -6,8 +6,10 @@ text always gives the same wave. Reference: espeak-ng's speak_lib.h (API revisio
 """
 
 import ctypes
+import math
 import threading
 from dataclasses import dataclass
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -117,7 +119,7 @@ class Espeak:
             markup += escape(word.replace("\0", " ")) + closing + " "  # C would stop at the first NUL
         markup += "</speak>"
         data = markup.encode() + b"\0"
-        if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
+        if self._lib.espeak_SetVoiceByName(voice.encode(errors="replace")) != 0:
             raise SpeechError(f"The embedded voice {voice!r} does not exist; `speak --help` lists the voices.")
         for key, value in ((RATE, max(90, prosody.rate)), (VOLUME, 100), (PITCH, np.clip(prosody.pitch, 0, 99)),
                            (RANGE, np.clip(prosody.range, 0, 100)), (WORD_GAP, prosody.word_gap)):  # fmt: skip
@@ -126,7 +128,7 @@ class Espeak:
         self._words.clear()
         self._lib.espeak_Synth(data, len(data), 0, 1, 0, CHARS_UTF8 | SSML, None, None)
         wave = np.concatenate(self._chunks) / np.float32(32768) if self._chunks else np.zeros(0, np.float32)
-        return wave, _word_starts(starts, self._words, len(wave) / self.rate)
+        return wave, _word_starts(words, starts, self._words, len(wave) / self.rate)
 
     def phonemes(self, text: str, language: str) -> list[str]:
         """What espeak-ng says for a text, as its own phoneme names, without stress marks and pauses."""
@@ -140,14 +142,25 @@ class Espeak:
         return [name for phoneme in found if (name := phoneme.strip(_STRESS))]
 
 
-def _word_starts(starts: list[int], events: list[tuple[int, int]], duration: float) -> list[float]:
-    """Seconds at which each word begins; a word that espeak-ng reported no event for begins with the next one."""
+def _word_starts(words: list[str], starts: list[int], events: list[tuple[int, int]], duration: float) -> list[float]:
+    """Seconds at which each word begins.
+
+    espeak-ng says some words in one with those before them ("in the", "do not") and reports the first only: the others
+    have their share of that time, by their letters. What has none ("—") takes no time.
+    """
+    spans = pairwise([*starts, math.inf])
+    heard = [next((ms / 1000 for at, ms in events if start <= at < end), None) for start, end in spans]
+    heard.append(duration)
+    letters = [sum(map(str.isalnum, word)) for word in words]
     times: list[float] = []
-    k = len(events)
-    following = duration
-    for start in reversed(starts):
-        while k > 0 and events[k - 1][0] >= start:
-            k -= 1
-            following = events[k][1] / 1000  # ms -> s
-        times.append(min(following, duration))
-    return times[::-1]
+    first = 0  # of the words that were said in one
+    for i in range(len(words)):
+        if heard[i] is not None:
+            first = i
+        following = next(k for k in range(i + 1, len(heard)) if heard[k] is not None)
+        if heard[first] is None:  # nothing was reported yet
+            times.append(heard[following])
+            continue
+        share = sum(letters[first:i]) / max(1, sum(letters[first:following]))
+        times.append(heard[first] + share * (heard[following] - heard[first]))
+    return [min(time, duration) for time in times]

@@ -35,12 +35,14 @@ _MEAN = "The mean over clips."
 _POOLED = (
     "2 × right / (predicted + true) of {}, over the counts of all clips together: clips without tags give no points."
 )
+_GROUPED = f"Tag F1 with each tag's group in its place, so that [chuckles] is right for [laughs]. {_MEAN}"
 _CORPUS = "All word errors over all words of the references: long clips weigh more."
 _ORDINARY = "WER on sentences that no generator of this project wrote."
 ROWS = (
     *(Row(m.name, m.label, m.higher_is_better, f"{m.definition}. {_MEAN}") for m in METRICS),
     Row("sound_pause_f1", "F1 of sounds and pauses, pooled", True, _POOLED.format("non-verbal sounds and pauses")),
     Row("delivery_emotion_f1", "F1 of delivery and emotion, pooled", True, _POOLED.format("delivery and emotion")),
+    Row("grouped_tag_f1", "Tag F1, synonyms alike", True, _GROUPED),
     Row("corpus_wer", "WER over all words", False, _CORPUS),
     Row("ordinary_wer", "WER on ordinary sentences", False, _ORDINARY),
 )

@@ -129,7 +129,7 @@ def perform(script: str, voice: str, seed: float) -> tuple:
         spoken = say(script, voice, seed)
     except EvoxtralError as error:
         return view.alarm(str(error)), gr.skip(), gr.skip(), gr.skip()
-    told = "Spoken." if not spoken.skipped else f"Left out, the voice has no sound for it: {_listed(spoken.skipped)}."
+    told = "Spoken." if not spoken.skipped else f"Left out, no sound or no word to act on: {_listed(spoken.skipped)}."
     return view.status(told), playable(spoken), timeline(spoken), script
 
 

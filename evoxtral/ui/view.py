@@ -111,7 +111,8 @@ def chip(raw: str, name: str, probability: float | None = None, differs: bool = 
     What it says on hover and focus, a screen reader reads in its place.
     """
     kind = tags.category(name)
-    says = [name or "empty", kind] + ([] if probability is None else [f"{percent(probability)} sure"])
+    like = [] if tags.group(name) == name else [f"like {tags.group(name)}"]
+    says = [name or "empty", *like, kind] + ([] if probability is None else [f"{percent(probability)} sure"])
     return Markup(
         '<span class="ev-tag ev-{kind}{mark}" tabindex="0" role="img" aria-label="{label}" data-tip="{tip}"'
         ' style="--ev-sure:{width:.3f}">'
