@@ -6,6 +6,7 @@ It is what the scale model learns from and understands.
 
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,7 +27,9 @@ PAUSES = {
     "short pause": (0.5, 0.6),
     "pause": (0.9, 1.25),
     "long pause": (1.8, 2.4),
-}  # s; ordinary gaps stay under 0.35 s
+}  # s; ordinary gaps are about 0.4 s at most
+AUDIBLE = 0.004  # of full scale
+HEARD = 0.03  # of a word's peak: what rings on after it is 50 times lower
 STAMMERS = "stammers"
 NOTHING = "There is nothing to speak: write some words, or a tag such as [laughs]."
 SPOKEN_TAGS = (*effects.SOUNDS, *effects.DELIVERIES, STAMMERS, *PAUSES)
@@ -156,6 +159,13 @@ def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
     return plan, [skipped[place] for place in sorted(skipped)]
 
 
+def _sounding(wave: np.ndarray) -> int:
+    """Samples up to the last that is heard beside the loudest: the gap after a comma is no part of its word."""
+    level = np.abs(wave)
+    heard = np.nonzero(level > HEARD * level.max(initial=0))[0]
+    return int(heard[-1]) + 1 if len(heard) else len(wave)
+
+
 class _Recording:
     """The wave as it grows, with the times of what is in it."""
 
@@ -210,10 +220,10 @@ class _Recording:
             wave, positions = colour(wave, self.rng)
             if positions is not None:
                 starts = np.searchsorted(positions, starts)
-        times = [self.now + float(s) / SAMPLE_RATE for s in starts]
+        for word, (first, following) in zip(phrase.words, pairwise([*map(int, starts), len(wave)]), strict=True):
+            end = first + _sounding(wave[first:following])
+            self.words.append(Timed(word, self.now + first / SAMPLE_RATE, self.now + end / SAMPLE_RATE))
         self._append(wave)
-        ends = [*times[1:], self.now]
-        self.words += [Timed(w, a, b) for w, a, b in zip(phrase.words, times, ends, strict=True)]
         for said in phrase.deliveries:
             if said in phrase.opened:
                 self.reach[said.place] = len(self.tags)
@@ -235,7 +245,7 @@ class _Recording:
         spoken = [word.lower() if i in stressed else word for i, word in enumerate(words)]
         wave, starts = self.engine.synthesize(spoken, voice, prosody, stressed)
         wave = soxr.resample(wave, self.engine.rate, SAMPLE_RATE)
-        audible = np.nonzero(np.abs(wave) > 0.004)[0]
+        audible = np.nonzero(np.abs(wave) > AUDIBLE)[0]
         first, last = (max(0, audible[0] - 160), audible[-1] + 160) if len(audible) else (0, len(wave))
         starts = np.clip((np.array(starts) * SAMPLE_RATE).astype(int) - first, 0, max(0, last - first - 1))
         return wave[first:last], starts
