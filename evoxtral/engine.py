@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
 FREE = 0.8  # of what a CUDA device has left beside the weights, at most
+FIRST_SEGMENTS = 4  # of a clip that a CPU decodes together before it goes on with more
 MOST_ROWS = 96  # more of them only make a batch wait longer for its slowest row
 SHOW_EVERY = 0.05  # s between two growing transcripts, at first
 # The longer a clip takes, the longer its text is to draw, and the less is new in it: whoever looks on gets a fifth of
@@ -128,9 +129,7 @@ class Engine:
         segments = audio.segments(wave, self.window_seconds)
         columns = {name: _Column(audio.duration(wave)) for name in names}
         clock = _Clock()
-        at_once = max(1, self.rows // len(names))
-        for first in range(0, len(segments), at_once):
-            part = segments[first : first + at_once]
+        for part, first in self._parts(segments, len(names)):
             waves = [_stretch(wave, segment) for segment in part]
             for column in columns.values():
                 column.begin(part, clock.seconds)
@@ -143,6 +142,20 @@ class Engine:
             for column in columns.values():
                 column.settle(self.prompt)
         yield {name: c.transcript(self.prompt, done=True) for name, c in columns.items()}
+
+    def _parts(self, segments: Sequence[audio.Segment], variants: int) -> Iterator[tuple[Sequence[audio.Segment], int]]:
+        """Segments that are decoded together, and the number of the first of them.
+
+        As many as fit the rows; on a CPU, where every segment is encoded by itself before the first token comes, few
+        at first and each time twice as many: whoever looks on at a long clip does not wait for all of it.
+        """
+        most = max(1, self.rows // variants)
+        size = min(most, FIRST_SEGMENTS) if self.device.type == "cpu" else most
+        first = 0
+        while first < len(segments):
+            yield segments[first : first + size], first
+            first += size
+            size = min(most, 2 * size)
 
     def compare(
         self,

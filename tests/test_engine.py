@@ -13,6 +13,7 @@ from conftest import tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
+from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
@@ -82,6 +83,14 @@ def test_the_rows_of_a_batch_are_bounded_by_memory_not_by_the_clip(engine):
     on_cpu = _rows_that_fit(ROOM["cpu"], published_config(), engine.prompt, torch.bfloat16)
     on_cuda = _rows_that_fit(ROOM["cuda"], published_config(), engine.prompt, torch.bfloat16)
     assert 3 <= on_cpu < 24 and 64 <= on_cuda <= MOST_ROWS
+
+
+def test_a_long_clip_begins_with_few_segments_and_all_of_them_come_in_order(engine):
+    segments = [audio.Segment(float(i), i + 1.0) for i in range(100)]
+    parts = list(engine._parts(segments, variants=3))
+    assert [len(part) for part, _ in parts] == [4, 8, 16, 32, 32, 8]
+    assert [segment for part, _ in parts for segment in part] == segments
+    assert [first for _, first in parts] == [0, 4, 12, 28, 60, 92]
 
 
 def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
