@@ -377,9 +377,8 @@ def whole(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.rename(folder)
-    except BaseException:
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 @contextmanager

@@ -107,12 +107,13 @@ def _transcribe(args: argparse.Namespace) -> int:
     checkpoint = checkpoints.resolve(args.model)
     variants, language = _variants(args.variant, checkpoint), _language(args)
     engine = Engine(checkpoint)
+    longest = MAX_SECONDS if args.max_seconds is None else args.max_seconds
     alone = len(args.files) == len(variants) == 1
     results, code = [], OK
     for number, file in enumerate(args.files, 1):
         log.info("%s (%d/%d)", file, number, len(args.files))
         try:
-            transcripts = engine.compare(Path(file), variants, language, max_seconds=args.max_seconds or MAX_SECONDS)
+            transcripts = engine.compare(Path(file), variants, language, max_seconds=longest)
         except EvoxtralError as error:
             print(f"{file}: {error}", file=sys.stderr)
             code = FAILED

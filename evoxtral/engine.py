@@ -477,8 +477,7 @@ def _freed_memory_returned() -> Iterator[None]:
     finally:
         _return_freed_memory()
         if _libc:
-            # What is computed with is kept and used again: with half as much, the encoder needs 7 to 15 % more time for
-            # fresh pages, with an eighth up to 80 % more.
+            # What is computed with is kept and used again: fresh pages would cost the encoder much of its time.
             _libc.mallopt(_MMAP_THRESHOLD, 8 << 20)
             _libc.mallopt(_TRIM_THRESHOLD, 32 << 20)
 

@@ -51,11 +51,11 @@ class Prompt:
         self.audio_id = config.audio_token_id
         self._tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
         self.eos_id = self._tekken.eos_id
-        # A model of one language detects that one, and was never asked to.
-        languages = getattr(config, "languages", ())
-        self._detected = languages[0] if len(languages) == 1 else None
         self._transcription_ids: dict[str | None, list[int]] = {}  # by language; building one takes ~0.1 s
         with reading(f"config.json or tekken.json in {folder}", MistralCommonException):
+            # A model of one language detects that one, and was never asked to.
+            languages = getattr(config, "languages", ())
+            self._detected = languages[0] if len(languages) == 1 else None
             self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
             fits = self.transcription_ids(None).count(self.audio_id) == self.audio_tokens
         if not fits:

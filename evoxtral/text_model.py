@@ -66,14 +66,10 @@ class Block(nn.Module):
         q, k = turned.split([self.heads, self.kv_heads], dim=1)
         y = attend(q, k, heads[:, self.heads + self.kv_heads :])
         x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
-        if t <= self.at_once:
-            return self._widened(x)
-        return torch.cat([self._widened(some) for some in x.split(self.at_once, dim=1)], dim=1)
-
-    def _widened(self, x: torch.Tensor) -> torch.Tensor:
-        """The two layers that end it, between which it is several times as wide."""
-        gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
-        return x + self.down(silu(gate).mul_(up))
+        for some in x.split(self.at_once, dim=1):
+            gate, up = self.gate_up(rms_norm(some, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
+            some += self.down(silu(gate).mul_(up))
+        return x
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

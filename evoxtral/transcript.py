@@ -212,7 +212,7 @@ class VariantResult:
     seconds: float
     """time spent on it"""
     cut: bool
-    """whether the text reached its length limit before the audio ended"""
+    """whether the text was ended at its length limit, or because it repeated itself"""
     cues: tuple[CueResult, ...]
     """the segments, for subtitles; their texts, joined by one space, are `text`"""
 

@@ -29,7 +29,7 @@ log = logging.getLogger("training")
 STAGES = ("pretrain", "data", "sft", "raft", "bench")
 DEFAULT_STAGES = STAGES[1:]
 MORE = (
-    f"Recipes: {', '.join(recipe.known())}. The base from nothing, in an hour or two: --stages {','.join(STAGES)} "
+    f"Recipes: {', '.join(recipe.known())}. The base from nothing: --stages {','.join(STAGES)} "
     "under another --name. The committed base, trained further: --recipe tiny-further --stages pretrain."
 )
 

@@ -29,7 +29,7 @@ PAUSES = {
     "long pause": (1.8, 2.4),
 }  # s; ordinary gaps are about 0.4 s at most
 AUDIBLE = 0.004  # of full scale
-HEARD = 0.03  # of a word's peak: what rings on after it is 50 times lower
+HEARD = 0.03  # of a word's peak: what rings on after it is lower
 STAMMERS = "stammers"
 NOTHING = "There is nothing to speak: write some words, or a tag such as [laughs]."
 SPOKEN_TAGS = (*effects.SOUNDS, *effects.DELIVERIES, STAMMERS, *PAUSES)

@@ -263,7 +263,7 @@ def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
     cut = Markup("")
     if transcript.done and transcript.cut:
         cut = Markup('<p class="ev-note ev-cut">{}</p>').format(
-            "Cut short: the text reached its length limit before the audio ended."
+            "Cut short: the text reached its length limit, or repeated itself, before the audio ended."
         )
     return _cues(visible, marks) + cut
 
