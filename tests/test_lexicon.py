@@ -17,8 +17,15 @@ def verbs():
 
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("verbs_transitive", 750), ("verbs_intransitive", 400), ("adjectives", 900), ("adverbs", 280),
-     ("prepositions", 50), ("interjections", 50), ("functions", 120)],
+    [
+        ("verbs_transitive", 750),
+        ("verbs_intransitive", 400),
+        ("adjectives", 900),
+        ("adverbs", 280),
+        ("prepositions", 50),
+        ("interjections", 50),
+        ("functions", 120),
+    ],
 )
 def test_the_lists_are_long_enough(kind, least):
     assert len(lexicon.words(kind)) >= least
@@ -93,10 +100,23 @@ def test_verbs_inflect(verb, forms):
 
 @pytest.mark.parametrize(
     ("one", "many"),
-    [("cup", "cups"), ("box", "boxes"), ("bus", "buses"), ("dish", "dishes"), ("bench", "benches"),
-     ("city", "cities"), ("toy", "toys"), ("quiz", "quizzes"), ("waltz", "waltzes"), ("stomach", "stomachs"),
-     ("potato", "potatoes"), ("piano", "pianos"), ("child", "children"), ("knife", "knives"),
-     ("foot", "feet")],
+    [
+        ("cup", "cups"),
+        ("box", "boxes"),
+        ("bus", "buses"),
+        ("dish", "dishes"),
+        ("bench", "benches"),
+        ("city", "cities"),
+        ("toy", "toys"),
+        ("quiz", "quizzes"),
+        ("waltz", "waltzes"),
+        ("stomach", "stomachs"),
+        ("potato", "potatoes"),
+        ("piano", "pianos"),
+        ("child", "children"),
+        ("knife", "knives"),
+        ("foot", "feet"),
+    ],
 )
 def test_nouns_have_plurals(one, many):
     assert lexicon.plural(one) == many
@@ -104,11 +124,23 @@ def test_nouns_have_plurals(one, many):
 
 @pytest.mark.parametrize(
     ("adjective", "more", "most"),
-    [("tall", "taller", "tallest"), ("big", "bigger", "biggest"), ("large", "larger", "largest"),
-     ("happy", "happier", "happiest"), ("shy", "shyer", "shyest"), ("cool", "cooler", "coolest"),
-     ("quiet", "quieter", "quietest"), ("clever", "cleverer", "cleverest"), ("slow", "slower", "slowest"),
-     ("free", "freer", "freest"), ("good", "better", "best"), ("bad", "worse", "worst"),
-     ("far", "farther", "farthest"), ("beautiful", None, None), ("dead", None, None)],
+    [
+        ("tall", "taller", "tallest"),
+        ("big", "bigger", "biggest"),
+        ("large", "larger", "largest"),
+        ("happy", "happier", "happiest"),
+        ("shy", "shyer", "shyest"),
+        ("cool", "cooler", "coolest"),
+        ("quiet", "quieter", "quietest"),
+        ("clever", "cleverer", "cleverest"),
+        ("slow", "slower", "slowest"),
+        ("free", "freer", "freest"),
+        ("good", "better", "best"),
+        ("bad", "worse", "worst"),
+        ("far", "farther", "farthest"),
+        ("beautiful", None, None),
+        ("dead", None, None),
+    ],
 )
 def test_only_short_adjectives_compare(adjective, more, most):
     assert (lexicon.comparative(adjective), lexicon.superlative(adjective)) == (more, most)

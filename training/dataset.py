@@ -72,6 +72,10 @@ class DataConfig:
             raise ValueError(
                 f"clips = {self.clips} must be at least 1 and split = {self.split!r} one of {', '.join(scripts.SPLITS)}"
             )
+        if self.window_seconds < 6:
+            raise ValueError(
+                f"window_seconds = {self.window_seconds}: a script with eight tags takes six seconds or more"
+            )
 
 
 def build(folder: Path, name: str, config: DataConfig, workers: int | None = None) -> "Clips":
@@ -139,20 +143,28 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
 
 
 def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[scripts.Script, str, int, np.ndarray]]:
-    """Scripts that fit the window, with voice, seed and wave."""
-    held_out = [v for v in VARIANTS if v in HELD_OUT]
-    known = [v for v in VARIANTS if v not in HELD_OUT]
+    """Scripts with voice, seed and wave. What does not fit the window is drawn again from its slice: shares hold."""
+    while True:
+        kind = config.slices.draw(rng)
+        while (performance := _performance(rng, kind, config)) is None:
+            pass
+        yield performance
+
+
+def _performance(
+    rng: random.Random, kind: str, config: DataConfig
+) -> tuple[scripts.Script, str, int, np.ndarray] | None:
     # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
-    room = int(11.5 * config.window_seconds)
-    for script in scripts.write(rng, config.split, config.sources, room, config.slices):
-        accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
-        variant = rng.choice(held_out if rng.random() < config.held_out_share else known)
-        voice, seed = f"{accent}+{variant}", rng.getrandbits(31)
-        wave = speech.speak(script.text, voice, seed).wave
-        if config.augment:
-            wave = augment(wave, np.random.default_rng(seed))
-        if len(wave) <= (config.window_seconds - 0.1) * SAMPLE_RATE:
-            yield script, voice, seed, wave
+    script = scripts.write(rng, kind, config.split, config.sources, int(11.5 * config.window_seconds))
+    accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
+    held_out = rng.random() < config.held_out_share
+    voice = f"{accent}+{rng.choice([v for v in VARIANTS if (v in HELD_OUT) == held_out])}"
+    seed = rng.getrandbits(31)
+    wave = speech.speak(script.text, voice, seed).wave
+    if config.augment:
+        wave = augment(wave, np.random.default_rng(seed))
+    fits = len(wave) <= (config.window_seconds - 0.1) * SAMPLE_RATE
+    return (script, voice, seed, wave) if fits else None
 
 
 def augment(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,6 @@ validation and test never share a sentence.
 import hashlib
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -47,6 +46,11 @@ class Slices:
     dense: float = 0.15
     edge: float = 0.10
 
+    def draw(self, rng: random.Random) -> str:
+        """The name of a slice."""
+        shares = asdict(self)
+        return rng.choices(list(shares), list(shares.values()))[0]
+
 
 @dataclass(frozen=True)
 class Script:
@@ -78,25 +82,23 @@ def split_of(sentence: str) -> str:
 
 def write(
     rng: random.Random,
+    kind: str,
     split: str,
     sources: Sources = Sources(),  # noqa: B008 - frozen
     max_characters: int = 115,
-    slices: Slices = Slices(),  # noqa: B008 - frozen
-) -> Iterator[Script]:
-    """Endless scripts of one split. max_characters: of plain text, so that a clip fits the model's window."""
-    shares = asdict(slices)
-    while True:
-        kind = rng.choices(list(shares), list(shares.values()))[0]
-        domain = rng.choice(domains())
-        if kind == "edge":
-            text = _edge(rng, split, domain, sources)
-        else:
-            count = rng.randint(*TAG_RANGE[kind])
-            # Many tags take time of their own: leave less of the window to words.
-            room = max_characters - 9 * max(0, count - 1)
-            sentences = _sentences(rng, split, domain, sources, rng.choice((1, 1, 2, 2, 3)) + (count > 4), room)
-            text = _tagged(rng, sentences, count)
-        yield Script(text, kind, domain)
+) -> Script:
+    """A script of one slice and split. max_characters: of plain text, about, so that a clip fits the model's window."""
+    domain = rng.choice(domains())
+    if kind == "edge":
+        return Script(_edge(rng, split, domain, sources), kind, domain)
+    count = rng.randint(*TAG_RANGE[kind])
+    # Many tags take time of their own: leave less of the window to words. And they need more than one sentence.
+    room = max(36, max_characters - 9 * max(0, count - 1))
+    least = 1 + (count > 4)
+    sentences: list[Sentence] = []
+    while len(sentences) < least:
+        sentences = _sentences(rng, split, domain, sources, rng.choice((1, 1, 2, 2, 3)) + least - 1, room)
+    return Script(_tagged(rng, sentences, count), kind, domain)
 
 
 # --- sentences ------------------------------------------------------------------------------------------------------
@@ -358,21 +360,24 @@ def _from_words(rng, domain):
 
 
 def _tagged(rng: random.Random, sentences: list[Sentence], count: int) -> str:
-    """Place `count` tags over the sentences: deliveries and stammers by sentence, sounds between and inside."""
+    """Place `count` tags over the sentences: deliveries and stammers by sentence, sounds between and inside.
+
+    One sentence has room for up to 4 tags, and each further one for 4 more.
+    """
     n = len(sentences)
-    wanted = min(n, round(count * rng.uniform(0.4, 0.8)))
-    coloured = set(rng.sample(range(n), wanted))
+    deliveries = min(n, round(count * rng.uniform(0.4, 0.8)))
+    coloured = set(rng.sample(range(n), deliveries))
     gaps: list[list[str]] = [[] for _ in range(n + 1)]  # sounds before sentence i; the last gap is the end
     inside: dict[int, str] = {}
-    for _ in range(count - wanted):
+    while deliveries + sum(map(len, gaps)) + len(inside) < count:
         i = rng.randrange(n + 1)
         sound = _mood(rng, sentences[min(i, n - 1)], SOUNDS)
-        if sound == "pause" and i in (0, n):
-            i = rng.randrange(1, n) if n > 1 else -1  # silence at the ends is not heard as a pause
-        if i >= 0 and len(gaps[i]) < 2 and sound not in gaps[i] and rng.random() < 0.8:
-            gaps[i].append(sound)
-        else:
-            inside[rng.randrange(n)] = sound
+        silent = sound == "pause" and i in (0, n)  # silence at the ends is not heard as a pause
+        if rng.random() < 0.8 and not silent:
+            if len(gaps[i]) < 2 and sound not in gaps[i]:
+                gaps[i].append(sound)
+        elif i < n and len(sentences[i].words) > 1:
+            inside.setdefault(i, sound)
     stress = rng.random() < (0.75 if count else 0.2)
     parts: list[str] = []
     previous = None
@@ -405,7 +410,7 @@ def _perform(rng: random.Random, sentence: Sentence, delivery: str | None, insid
         before[0].append(delivery)
     if inside:
         breaks = [i for i in range(1, len(tokens)) if _PAUSING.search(tokens[i - 1]) or tokens[i].lower() in _BEFORE]
-        place = rng.choice(breaks or range(1, len(tokens))) if len(tokens) > 1 else 0
+        place = rng.choice(breaks or range(1, len(tokens)))
         before.setdefault(place, []).insert(0, inside)
     return " ".join(part for i, token in enumerate(tokens) for part in (*(f"[{t}]" for t in before.get(i, ())), token))
 
