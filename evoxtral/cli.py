@@ -97,7 +97,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    """Every file is tried: one that cannot be read is named on stderr and costs the others nothing."""
+    """Every file is tried: one that cannot be read is named on stderr and in the JSON, and costs the others nothing."""
     from evoxtral import checkpoints
     from evoxtral.audio import MAX_SECONDS
     from evoxtral.engine import Engine
@@ -110,22 +110,25 @@ def _transcribe(args: argparse.Namespace) -> int:
     longest = MAX_SECONDS if args.max_seconds is None else args.max_seconds
     alone = len(args.files) == len(variants) == 1
     results, code = [], OK
-    for number, file in enumerate(args.files, 1):
-        log.info("%s (%d/%d)", file, number, len(args.files))
-        try:
-            transcripts = engine.compare(Path(file), variants, language, max_seconds=longest)
-        except EvoxtralError as error:
-            print(f"{file}: {error}", file=sys.stderr)
-            code = FAILED
-            continue
+    try:
+        for number, file in enumerate(args.files, 1):
+            log.info("%s (%d/%d)", file, number, len(args.files))
+            try:
+                transcripts = engine.compare(Path(file), variants, language, max_seconds=longest)
+            except EvoxtralError as error:
+                print(f"{file}: {error}", file=sys.stderr)
+                results.append({"file": file, "error": str(error)})
+                code = FAILED
+                continue
+            if args.format == "json":
+                results.append(asdict(FileResult.of(file, checkpoint.name, transcripts)))
+            else:
+                print("\n".join(_txt(file, transcripts, alone)), flush=True)
+                if cut := [variant for variant, transcript in transcripts.items() if transcript.cut]:
+                    print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
+    finally:  # what was transcribed before Ctrl-C, too
         if args.format == "json":
-            results.append(asdict(FileResult.of(file, checkpoint.name, transcripts)))
-        else:
-            print("\n".join(_txt(file, transcripts, alone)), flush=True)
-            if cut := [variant for variant, transcript in transcripts.items() if transcript.cut]:
-                print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
-    if args.format == "json":
-        print_json(results)
+            print_json(results)
     return code
 
 

@@ -10,6 +10,7 @@ from conftest import save_adapter, tone
 
 from evoxtral import audio, cli
 from evoxtral.decode import Decoding
+from evoxtral.engine import Engine
 from evoxtral.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -281,15 +282,27 @@ def test_a_file_that_fails_is_named_and_the_others_are_kept(run, model, clip, br
     failed = [line.split(":")[0] for line in err.splitlines() if "cut at" not in line]
     assert failed == [str(broken), "none.wav"]
     if form == "json":
-        assert [entry["file"] for entry in json.loads(out)] == [str(clip)]
+        first, second, third = json.loads(out)
+        assert (first["file"], second["file"], third["file"]) == (str(broken), str(clip), "none.wav")
+        assert list(second["variants"]) == ["rl"]
+        assert err.splitlines()[0] == f"{broken}: {first['error']}"
+        assert set(first) == set(third) == {"file", "error"}
     else:
         assert out.startswith(f"== {clip} · rl ==\n")
 
 
-def test_json_is_a_list_even_when_every_file_failed(run, model, broken):
-    code, out, err = run("-q", "transcribe", broken, "--model", model, "--format", "json")
-    assert (code, json.loads(out)) == (2, [])
-    assert err.count("\n") == 1
+def test_ctrl_c_costs_none_of_the_json_that_was_ready(run, model, clip, monkeypatch):
+    compare = Engine.compare
+
+    def interrupted(engine, file, *rest, **options):
+        if file.name == "second.wav":
+            raise KeyboardInterrupt
+        return compare(engine, file, *rest, **options)
+
+    monkeypatch.setattr(Engine, "compare", interrupted)
+    code, out, _ = run("transcribe", clip, "second.wav", "--model", model, "--format", "json")
+    assert code == 130
+    assert [entry["file"] for entry in json.loads(out)] == [str(clip)]
 
 
 def test_an_unknown_model_or_variant_is_one_sentence_before_anything_is_loaded(run, model, clip):
