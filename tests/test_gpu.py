@@ -16,21 +16,32 @@ def decoded(heard: float, seconds: float) -> dict[str, Transcript]:
     return dict.fromkeys(("base", "sft", "rl"), Transcript((cue,), cue.end, seconds))
 
 
+def slow(pace: Pace, seconds: float = 20.0) -> None:
+    for _ in range(10):
+        pace.learn(decoded(30.0, seconds))
+
+
 def test_no_request_asks_for_more_than_a_visitor_has():
     assert CEILING * FACTOR <= QUOTA
 
 
-def test_a_short_clip_asks_for_the_floor_and_a_longer_one_for_more():
+def test_a_short_clip_asks_for_little_and_a_longer_one_for_more():
     pace = Pace()
-    assert pace.seconds(1.0, 3) == pace.seconds(WINDOW, 1) == FLOOR
-    assert FLOOR < pace.seconds(300.0, 3) < pace.seconds(600.0, 3) < CEILING
+    assert FLOOR <= pace.seconds(1.0, 3) == pace.seconds(WINDOW, 3) < 20
+    assert pace.seconds(WINDOW, 3) < pace.seconds(300.0, 3) < pace.seconds(1800.0, 3) < CEILING
     assert pace.seconds(600.0, 1) < pace.seconds(600.0, 3)
+
+
+@pytest.mark.parametrize("variants", [1, 3])
+def test_half_an_hour_is_accepted_before_anything_was_measured(variants):
+    Pace().check(1800.0, variants)
 
 
 def test_the_longest_clip_just_fits_the_ceiling():
     pace = Pace()
     for variants in (1, 3, 6):
-        assert pace.seconds(pace.longest(variants), variants) == pytest.approx(CEILING)
+        longest = pace.longest(variants)
+        assert pace.seconds(longest, variants) < CEILING == pace.seconds(longest + WINDOW, variants)
 
 
 def test_no_request_asks_for_more_than_the_ceiling_even_if_the_device_was_slow_since_it_was_checked():
@@ -43,21 +54,27 @@ def test_no_request_asks_for_more_than_the_ceiling_even_if_the_device_was_slow_s
 
 def test_a_clip_beyond_it_is_refused_in_one_sentence_that_says_what_to_do():
     pace = Pace()
-    pace.check(pace.longest(3), 3)
+    slow(pace)
     with pytest.raises(AudioError, match=r"lasts 30\.0 minutes.* 3 variants can hear .* or ask for one variant\.$"):
         pace.check(1800.0, 3)
-    pace.check(1800.0, 1)
+    pace.check(pace.longest(1), 1)
+
+
+def test_a_window_is_never_too_long():
+    pace = Pace()
+    slow(pace, seconds=600.0)
+    pace.check(WINDOW, 6)
 
 
 def test_it_learns_from_whole_windows_how_fast_the_device_is():
     pace = Pace()
     pace.learn(decoded(2.0, seconds=0.5))  # a short clip costs what a window costs
-    assert pace.speed == Pace().speed
+    assert pace.slowness == 1.0
+    before = pace.seconds(1800.0, 3)
     for _ in range(10):
-        pace.learn(decoded(600.0, seconds=4.0))
-    assert pace.speed == pytest.approx(450, rel=0.1)
-    pace.check(1800.0, 3)
-    assert pace.seconds(1800.0, 3) < 40
+        pace.learn(decoded(30.0, seconds=0.9))
+    assert pace.slowness < 0.3
+    assert pace.seconds(1800.0, 3) < before / 2
 
 
 def test_a_slow_device_is_asked_for_longer():

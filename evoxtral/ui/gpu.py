@@ -3,6 +3,7 @@
 A visitor without an account has 120 s a day, and the platform counts one and a half times what is asked for.
 """
 
+import math
 import threading
 from collections.abc import Mapping
 
@@ -12,25 +13,31 @@ from evoxtral.transcript import Transcript
 FLOOR, CEILING = 15.0, 80.0  # s
 START = 10.0  # s: the weights move to the device, and a step is captured there
 SPARE = 1.5  # a clip may be slower than those before it
-FIRST_SPEED = 60.0  # seconds of audio of one variant in a second, until requests were measured
-WINDOW = 30.0  # s; a shorter clip costs as much, so its speed says nothing of longer ones
-WEIGHT = 0.3  # of the newest measurement in the speed
+WINDOW = 30.0  # s; a shorter clip costs as much, so it says nothing of longer ones
+# What a device is expected to need until it was measured; not much of what it could do. A window by a variant is a row.
+TOGETHER = 64  # rows decoded at once: a step reads the weights once for all of them
+STEPS = 130 * 0.03  # s for the tokens of a window; the weights could be read in a tenth of each step's 30 ms
+ROW = 0.05  # s to encode a window and read its prompt: 5 TFLOP, at a tenth of what the device has
+WEIGHT = 0.3  # of the newest measurement
 
 
 class Pace:
     """What the device needs, learned from the requests so far. Threads may share it."""
 
     def __init__(self) -> None:
-        self.speed = FIRST_SPEED
+        self.slowness = 1.0  # seconds that it took, for each that was expected
         self._lock = threading.Lock()
 
     def seconds(self, clip: float, variants: int) -> float:
         """To ask for, for a clip (seconds) by so many variants."""
-        return min(CEILING, max(FLOOR, START + SPARE * max(clip, WINDOW) * variants / self.speed))
+        return min(CEILING, max(FLOOR, self._needed(clip, variants)))
 
     def longest(self, variants: int) -> float:
-        """The longest clip (seconds) that fits CEILING."""
-        return (CEILING - START) * self.speed / (SPARE * variants)
+        """The longest clip (seconds) that fits CEILING, in whole windows; one window always does."""
+        windows = 1
+        while self._needed((windows + 1) * WINDOW, variants) <= CEILING:
+            windows += 1
+        return windows * WINDOW
 
     def check(self, clip: float, variants: int) -> None:
         """Before a device is asked for. Raises AudioError for a clip that is too long for one visit."""
@@ -48,7 +55,15 @@ class Pace:
         seconds = max(transcript.seconds for transcript in transcripts.values())
         if heard >= WINDOW:
             with self._lock:
-                self.speed += WEIGHT * (heard * len(transcripts) / seconds - self.speed)
+                self.slowness += WEIGHT * (seconds / _expected(heard, len(transcripts)) - self.slowness)
+
+    def _needed(self, clip: float, variants: int) -> float:
+        return START + SPARE * self.slowness * _expected(clip, variants)
+
+
+def _expected(clip: float, variants: int) -> float:
+    rows = math.ceil(clip / WINDOW) * variants
+    return math.ceil(rows / TOGETHER) * STEPS + rows * ROW
 
 
 def _counted(variants: int) -> str:
