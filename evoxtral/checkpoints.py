@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ _GATED = "{0} is gated: accept its terms at https://huggingface.co/{0}, then log
 _VARIANT = re.compile(r"[\w-]+")
 _TAKEN = (lora.BASE, "all")  # "all" asks for every variant
 _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
+_TELL_EVERY = 3.0  # s, of a download
 
 
 @dataclass(frozen=True)
@@ -169,16 +170,19 @@ def _is_here(reference: str) -> bool:
 # ------------------------------------------------------------------------------------------------------ fetch
 
 
-def fetch(reference: str, files: tuple[str, ...] = FILES) -> Path:
-    """The folder of a base or an adapter; a Hub id is downloaded, with progress. Raises CheckpointError."""
+def fetch(reference: str, files: tuple[str, ...] = FILES, told: Callable[[str], None] | None = None) -> Path:
+    """The folder of a base or an adapter; a Hub id is downloaded. Raises CheckpointError.
+
+    told: gets a line every few seconds of how far a download is; None for the log.
+    """
     if Path(reference).is_dir():
         return Path(reference)
     if not _HUB_ID.fullmatch(reference):
         raise CheckpointError(_NEITHER.format(reference))
-    return Path(_download(reference, files))
+    return Path(_download(reference, files, told or log.info))
 
 
-def _download(reference: str, files: tuple[str, ...]) -> str:
+def _download(reference: str, files: tuple[str, ...], told: Callable[[str], None]) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -191,8 +195,12 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
 
     repo, _, revision = reference.partition("@")
     try:
-        _check_disk(repo, revision, files)
-        return snapshot_download(repo, revision=revision or None, allow_patterns=files)
+        size = _to_download(repo, revision, files)
+        asked = {"revision": revision or None, "allow_patterns": files}
+        folder = snapshot_download(repo, **asked, tqdm_class=_progress(repo, size, told))
+        if size:
+            told(f"Downloaded {repo}")
+        return folder
     except HFValidationError as error:
         raise CheckpointError(_NEITHER.format(reference)) from error
     except GatedRepoError as error:
@@ -214,14 +222,21 @@ def _download(reference: str, files: tuple[str, ...]) -> str:
         raise CheckpointError(f"The download of {reference} broke off ({error}): start it again.") from error
 
 
-def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
+def _to_download(repo: str, revision: str, files: tuple[str, ...]) -> int:
+    """How many bytes are not here yet. Raises CheckpointError if the disk has no room for them."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
 
     try:
-        plan = snapshot_download(repo, revision=revision or None, allow_patterns=files, dry_run=True)
+        plan = snapshot_download(
+            repo,
+            revision=revision or None,
+            allow_patterns=files,
+            dry_run=True,
+            tqdm_class=_progress(repo, 0, log.debug),
+        )
     except DryRunError:  # offline: nothing would be downloaded
-        return
+        return 0
     needed = sum(file.file_size or 0 for file in plan if file.will_download)
     cache = next(p for p in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if p.exists())
     free = shutil.disk_usage(cache).free
@@ -230,6 +245,33 @@ def _check_disk(repo: str, revision: str, files: tuple[str, ...]) -> None:
             f"{repo} needs {needed / 1e9:.1f} GB of disk and {cache} has {free / 1e9:.1f} GB free: "
             "make room, or set HF_HOME."
         )
+    return needed
+
+
+def _progress(repo: str, size: int, told: Callable[[str], None]) -> type:
+    """What the Hub's client takes for its bars: instead of drawing, it tells how much of `size` bytes has come, so that
+    a page and a container's log can show it too."""
+    from tqdm import tqdm
+
+    furthest = size / 100  # from here on, the time left can be told
+
+    class Progress(tqdm):
+        monitor_interval = 0  # no thread of its own
+
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, **{**settings, "mininterval": _TELL_EVERY})
+
+        def display(self, *arguments, **settings):
+            nonlocal furthest
+            if self.unit == "B" and furthest < self.n < size:  # one bar counts files, and two the same bytes
+                furthest = self.n
+                left = tqdm.format_interval((size - self.n) * self.format_dict["elapsed"] / self.n)
+                told(f"Downloading {repo}: {self.n / size:.0%} of {size / 1e9:.1f} GB, {left} left")
+
+        def close(self):
+            """Nothing was drawn."""
+
+    return Progress
 
 
 # ------------------------------------------------------------------------------------------------------- load

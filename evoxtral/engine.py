@@ -10,7 +10,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import product
@@ -61,14 +61,16 @@ class Engine:
         device: str | None = None,
         dtype: torch.dtype | None = None,
         rows: int | None = None,
+        told: Callable[[str], None] | None = None,
     ):
         """Load a checkpoint.
 
         device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or on a CPU for float32
         where that is better (see SMALL).  rows: the most rows decoded together, None for what fits ROOM.
-        Raises CheckpointError.
+        told: see `checkpoints.fetch`.  Raises CheckpointError.
         """
-        folder = checkpoints.fetch(checkpoint.base)
+        references = checkpoint.base, *checkpoint.adapters.values()
+        folder, *adapters = [checkpoints.fetch(reference, told=told) for reference in references]
         config = checkpoints.load_config(folder)
         self.checkpoint = checkpoint
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -77,7 +79,7 @@ class Engine:
         self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
         with _freed_memory_returned():
-            self._load(folder)
+            self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
         log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
@@ -92,11 +94,10 @@ class Engine:
             room = min(room, FREE * torch.cuda.mem_get_info(self.device)[0])
         return _rows_that_fit(room, self._config, self.prompt, self.dtype)
 
-    def _load(self, folder: Path) -> None:
+    def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
         """Weights from the files to where the model runs, layer by layer: the base is in memory once."""
         model = checkpoints.load_base(folder, self.dtype)
-        references = self.checkpoint.adapters.items()
-        adapters = [lora.read(checkpoints.fetch(reference), model, name, self.dtype) for name, reference in references]
+        adapters = [lora.read(folder, model, name, self.dtype) for name, folder in adapter_folders.items()]
         self._mix = lora.Mix(adapters)
         self.variants = self._mix.variants
         self._tower = lora.attach(model, adapters, self._mix, lora.TOWER, self.device)

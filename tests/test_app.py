@@ -365,6 +365,21 @@ def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
     assert "There is no model '/no/such/model'" in ended.stderr and "Traceback" not in ended.stderr
 
 
+def test_while_the_model_comes_the_page_says_how_far_it_is_and_then_stops_looking(monkeypatch):
+    def load(checkpoint, told):
+        told("Downloading me/base: 40% of 9.4 GB, 01:20 left")
+        waiting, timer = page.loading(model)
+        assert "Loading the model… Downloading me/base: 40% of 9.4 GB, 01:20 left." in waiting
+        assert "active" not in timer
+        return "an engine"
+
+    monkeypatch.setattr("evoxtral.engine.Engine", load)
+    model = Model("tiny")
+    assert model.engine() == "an engine"
+    unchanged, timer = page.loading(model)
+    assert "value" not in unchanged and not timer.active
+
+
 def test_the_page_says_which_model_runs_and_what_it_understands(checkpoint):
     title, understands = description(checkpoint)
     assert checkpoint.name in title and understands

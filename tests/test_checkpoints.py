@@ -3,23 +3,21 @@ wrong.
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
-from conftest import save_base
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from conftest import save_base, tone
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+from local_hub import LocalHub
 from transformers import VoxtralForConditionalGeneration
 
 from evoxtral import checkpoints, lora
 from evoxtral.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, fetch, load_base, load_config, resolve
+from evoxtral.engine import Engine
 from evoxtral.errors import CheckpointError
 
 
@@ -154,18 +152,74 @@ def response(status: int):
     return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co"))
 
 
+@pytest.fixture
+def hub(checkpoint, tmp_path, monkeypatch):
+    """A Hub on this machine with the tests' own model, for the real client, whose cache is empty."""
+    names = {"me/base": checkpoint.base, "me/sft": checkpoint.adapters["sft"], "me/gated": checkpoint.base}
+    with LocalHub({name: Path(folder) for name, folder in names.items()}, gated=("me/gated",)) as hub:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield hub
+        hub.shutdown()
+
+
+def test_a_model_of_hub_ids_is_downloaded_and_runs_and_later_without_the_hub(hub, engine, tmp_path):
+    chosen = resolve("me/base", {"EVOXTRAL_ADAPTERS": "mine=me/sft"})
+    expected = engine.transcribe((16_000, tone(1.5)), "sft").text
+    told = []
+    assert Engine(chosen, told=told.append).transcribe((16_000, tone(1.5)), "mine").text == expected
+    assert told[-1] == "Downloaded me/sft"
+    hub.shutdown()
+    hub.server_close()
+    assert Engine(chosen, told=told.append).transcribe((16_000, tone(1.5)), "mine").text == expected
+    assert told[-1] == "Downloaded me/sft" and told.count(told[-1]) == 1
+
+
+def test_a_download_tells_how_far_it_is(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_TELL_EVERY", 0)
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "model.safetensors").write_bytes(bytes(45_000_000))
+    hub.repos["me/large"] = tmp_path / "large"
+    told = []
+    fetch("me/large", told=told.append)
+    *steps, done = told
+    shares = [int(re.fullmatch(r"Downloading me/large: (\d+)% of 0\.0 GB, \d\d:\d\d left", step)[1]) for step in steps]
+    assert len(shares) > 2 and shares == sorted(set(shares)) and 0 < shares[0] < shares[-1] < 100
+    assert done == "Downloaded me/large"
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        ("me/gated", "me/gated is gated: accept its terms"),
+        ("me/none", "me/none is not on the Hub, or it is private"),
+        ("me/base@v2", "me/base has no revision 'v2'"),
+    ],
+)
+def test_what_the_hub_answers_becomes_one_sentence(hub, reference, sentence):
+    with pytest.raises(CheckpointError, match=sentence):
+        fetch(reference)
+
+
+def test_where_the_hub_cannot_be_reached_it_is_said(hub):
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(CheckpointError, match="the Hub cannot be reached: check the network"):
+        fetch("me/base")
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (GatedRepoError("gated", response=response(403)), "is gated: accept its terms"),
-        (RepositoryNotFoundError("gone", response=response(404)), "is not on the Hub, or it is private"),
-        (RevisionNotFoundError("gone", response=response(404)), "me/model has no revision 'v1'"),
-        (LocalEntryNotFoundError("offline"), "the Hub cannot be reached: check the network"),
         (OSError(28, "No space left on device"), "could not be stored on this machine: No space left"),
         (RuntimeError("IO Error: No space left on device"), "download of me/model@v1 broke off .*No space left"),
     ],
 )
-def test_what_the_hub_answers_becomes_one_sentence(monkeypatch, error, sentence):
+def test_a_download_that_breaks_off_is_said_to(monkeypatch, error, sentence):
     def snapshot(*arguments, dry_run=False, **settings):
         if dry_run:
             return []
@@ -190,7 +244,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_download(monkeypatch, tmp_p
 def test_a_revision_is_pinned_and_a_folder_is_used_as_it_is(monkeypatch, tmp_path):
     asked = []
 
-    def snapshot(repo, revision, allow_patterns, dry_run=False):
+    def snapshot(repo, revision, dry_run=False, **settings):
         asked.append((repo, revision))
         return [] if dry_run else str(tmp_path)
 

@@ -1,11 +1,14 @@
 """The model behind the page: found and loaded once, by whoever needs it first."""
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evoxtral.checkpoints import Checkpoint
     from evoxtral.engine import Engine
+
+log = logging.getLogger(__name__)
 
 # Title and what it understands. A model of one's own gets its name alone.
 KNOWN = {
@@ -16,15 +19,19 @@ KNOWN = {
     "mini-3b": ("Voxtral Mini 3B", "it understands people; tags were trained in English"),
 }
 
+LOADING = "Loading the model…"
+
 
 class Model:
     """A checkpoint by name and, from the first call of `engine()` on, its engine.
 
     Importing torch and transformers takes longer than serving the page, so finding the checkpoint waits too.
+    progress: a line on what a visitor is waiting for, until `ready`.
     """
 
     def __init__(self, name: str = "auto"):
         self.name = name
+        self.progress = LOADING
         self._engine: Engine | None = None
         self._loading = threading.Lock()
 
@@ -41,8 +48,12 @@ class Model:
                     from evoxtral import checkpoints
                     from evoxtral.engine import Engine
 
-                    self._engine = Engine(checkpoints.resolve(self.name))
+                    self._engine = Engine(checkpoints.resolve(self.name), told=self._tell)
         return self._engine
+
+    def _tell(self, progress: str) -> None:
+        self.progress = f"{LOADING} {progress}."
+        log.info(progress)
 
 
 def description(checkpoint: "Checkpoint") -> tuple[str, str]:

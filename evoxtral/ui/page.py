@@ -18,6 +18,7 @@ from evoxtral.ui.speak_tab import SpeakTab
 
 # Files of a visitor are deleted an hour after they came; looked at every ten minutes (seconds).
 CLEAN_EVERY, CLEAN_AFTER = 600, 3600
+LOOK_EVERY = 2.0  # s, at how far the model is
 # Visitors who may wait; the next one is told that the house is full.
 QUEUE = 24
 
@@ -27,7 +28,6 @@ HEAD = Markup(
     '<div class="ev-head"><h1>Evo<b>x</b>tral</h1><p>Speech in, expressive transcript out.</p>'
     '<p class="ev-model">{}</p></div>'
 )
-LOADING = Markup("Loading the model…")
 
 
 def script() -> str:
@@ -42,12 +42,17 @@ def head(model: Model) -> Markup:
     return HEAD.format(Markup("Running <b>{}</b>: {}.").format(title, understands))
 
 
+def loading(model: Model) -> tuple:
+    """The page's head and whether to look again, while the model is not there."""
+    return (gr.skip(), gr.Timer(active=False)) if model.ready else (HEAD.format(model.progress), gr.skip())
+
+
 def build(model: Model, examples: Path) -> gr.Blocks:
     """The page for one model. examples: folder with `examples.json` and its clips."""
     with gr.Blocks(
         title="Evoxtral", fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
     ) as page:
-        top = gr.HTML(HEAD.format(LOADING), apply_default_css=False)
+        top = gr.HTML(HEAD.format(model.progress), apply_default_css=False)
         notice = unkept_notice()
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
@@ -59,6 +64,8 @@ def build(model: Model, examples: Path) -> gr.Blocks:
             with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
         page.load(lambda: head(model), outputs=top, **QUIETLY)
+        timer = gr.Timer(LOOK_EVERY)
+        timer.tick(lambda: loading(model), outputs=[top, timer], **QUIETLY)
     return page.queue(max_size=QUEUE)
 
 

@@ -1,0 +1,68 @@
+"""A Hub on this machine, which the real client downloads from: as much of its interface as `snapshot_download` uses."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+CHUNK = 4_000_000  # bytes
+
+
+class LocalHub(ThreadingHTTPServer):
+    """repos: "owner/name" -> its folder. gated: names of repos whose files need terms to be accepted first."""
+
+    daemon_threads = True
+
+    def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = ()):
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.repos, self.gated = repos, gated
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: LocalHub
+
+    def do_GET(self):  # noqa: N802 - named by the standard library
+        path = self.path.partition("?")[0].strip("/")
+        api, path = path.startswith("api/models/"), path.removeprefix("api/models/")
+        owner, name, *rest = (*path.split("/"), "", "")
+        repo = f"{owner}/{name}"
+        if repo not in self.server.repos:
+            return self.fail(401, "RepoNotFound")
+        folder = self.server.repos[repo]
+        files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        commit = hashlib.sha1(repo.encode()).hexdigest()
+        if api and rest[0] == "revision":
+            if rest[1] not in ("main", "v1", commit):
+                return self.fail(404, "RevisionNotFound")
+            return self.give(json.dumps({"id": repo, "sha": commit, "siblings": []}).encode())
+        if api:
+            tree = [
+                {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                for path, content in files.items()
+            ]
+            return self.give(json.dumps(tree).encode())
+        if repo in self.server.gated:
+            return self.fail(403, "GatedRepo")
+        content = files["/".join(rest[2:]).strip("/")]
+        return self.give(content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit})
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def fail(self, status: int, code: str) -> None:
+        self.give(b"{}", {"X-Error-Code": code}, status)
+
+    def give(self, content: bytes, headers: dict[str, str] | None = None, status: int = 200) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            for start in range(0, len(content), CHUNK):
+                self.wfile.write(content[start : start + CHUNK])
+
+    def log_message(self, *arguments):
+        """Tests are silent."""
