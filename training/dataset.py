@@ -5,6 +5,7 @@ one FLAC a clip where the audio itself is needed. A shard depends on nothing but
 build goes on with the shards that are missing, and the same seed gives the same files.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
     rng = random.Random(f"{config.seed}/{name}/{index}")
     stem = f"{name}-{index:04d}"
     clips, mels = [], []
-    for script, voice, seed, wave in islice(_performances(rng, config), count):
+    for script, voice, seed, wave in itertools.islice(_performances(rng, config), count):
         mel = extractor(wave, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0]  # (128, F)
         mel = mel[:, : len(wave) // config.hop + 2].T.astype(np.float16)  # beyond the wave there is only the floor
         identity = f"{stem}-{len(clips):03d}"
@@ -143,21 +143,22 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
 
 
 def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[scripts.Script, str, int, np.ndarray]]:
-    """Scripts with voice, seed and wave. What does not fit the window is drawn again from its slice: shares hold."""
-    while True:
+    """Scripts with voice, seed and wave. What does not fit the window is drawn again, of the same slice and from the
+    same kind of voice: shares hold, that of held-out voices to the clip."""
+    for number in itertools.count():
         kind = config.slices.draw(rng)
-        while (performance := _performance(rng, kind, config)) is None:
+        held_out = int((number + 1) * config.held_out_share) > int(number * config.held_out_share)
+        while (performance := _performance(rng, kind, held_out, config)) is None:
             pass
         yield performance
 
 
 def _performance(
-    rng: random.Random, kind: str, config: DataConfig
+    rng: random.Random, kind: str, held_out: bool, config: DataConfig
 ) -> tuple[scripts.Script, str, int, np.ndarray] | None:
     # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
     script = scripts.write(rng, kind, config.split, config.sources, int(11.5 * config.window_seconds))
     accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
-    held_out = rng.random() < config.held_out_share
     voice = f"{accent}+{rng.choice([v for v in VARIANTS if (v in HELD_OUT) == held_out])}"
     seed = rng.getrandbits(31)
     wave = speech.speak(script.text, voice, seed).wave
