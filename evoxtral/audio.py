@@ -6,9 +6,10 @@ from other files: it is handed an open file, never a name or an address, and may
 format nor open anything by itself.
 
 What counts as broken: a file that states more than it holds (WAV, FLAC, M4A, MP3 by LAME or ffmpeg, WebM
-with a length) or that stops inside an Ogg page is incomplete, an AudioError, because half a transcript looks
-like a whole one. A live recording that never stated a length (WebM from a browser, raw AAC) is taken as it
-is. A few packets that do not decode (tags glued to an MP3) are skipped; more than a few are damage.
+with a length) or that stops inside an Ogg page or a frame (AAC, AMR, streamed FLAC) is incomplete, an
+AudioError, because half a transcript looks like a whole one. A live recording that never stated a length (WebM
+from a browser, streamed MP3) is taken as it is. A few packets that do not decode (tags glued to an MP3) are
+skipped; more than a few are damage.
 """
 
 import io
@@ -38,6 +39,7 @@ MOST_CHANNELS = 64  # of an array; more is an array that lies on its side
 Source = str | os.PathLike[str] | bytes | bytearray | tuple[int, np.ndarray]
 
 READABLE = "WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM"
+BREAKS_OFF = "{name} is incomplete: it breaks off in the middle; copy or record it again."
 # Self-contained formats only: ffmpeg also knows playlists (HLS, DASH, concat), which name more files to open.
 OPTIONS = {
     "format_whitelist": "wav,w64,aiff,au,caf,flac,mp3,aac,amr,ogg,mov,matroska,avi,asf",
@@ -48,6 +50,7 @@ OGG_HEADER = 27  # bytes, then one byte for each of at most 255 segments of at m
 OGG_PAGE = OGG_HEADER + 255 + 255 * 255  # bytes, the largest page
 MISSING_SECONDS, MISSING_SHARE = 0.25, 0.02  # a file may end this much early: encoders pad, headers round
 BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets that are skipped before a file counts as damaged
+BARE = ("aac", "amr", "flac")  # formats of frames and nothing else, whose end shows whether the last one is whole
 LARGEST_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
 
 # Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
@@ -272,7 +275,7 @@ def _check_ends(file: BinaryIO, name: str) -> None:
         page = tail[tail.rfind(b"OggS") :]
         lengths = page[OGG_HEADER : OGG_HEADER + page[OGG_HEADER - 1]] if len(page) >= OGG_HEADER else b""
         if len(page) < OGG_HEADER + len(lengths) + sum(lengths):
-            raise AudioError(f"{name} is incomplete: it breaks off in the middle; copy or record it again.")
+            raise AudioError(BREAKS_OFF.format(name=name))
 
 
 def _chunks_of_array(source: tuple, name: str, max_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -321,14 +324,17 @@ def _chunks_of_stream(
     import av
 
     packets = damaged = 0
-    seconds = 0.0
+    seconds, broken = 0.0, b""
     for packet in container.demux(stream):
         packets += 1
         try:
             frames = packet.decode()
         except av.FFmpegError:
             damaged += 1
+            broken = bytes(packet)
             continue
+        if packet.size:
+            broken = b""
         for frame in frames:
             seconds += frame.samples / frame.sample_rate
             samples = frame.to_ndarray()  # planar: (C, T), packed: (1, T * C)
@@ -336,6 +342,8 @@ def _chunks_of_stream(
             yield frame.sample_rate, _mono(planar.T, name)
     if damaged > max(BAD_PACKETS, BAD_SHARE * packets) or (damaged and not seconds):
         raise AudioError(f"{name} is damaged: {damaged} of {packets} packets do not decode; export it again.")
+    if container.format.name in BARE and broken and not broken.startswith(b"TAG"):
+        raise AudioError(BREAKS_OFF.format(name=name))
     if stated - seconds > MISSING_SECONDS + MISSING_SHARE * stated:
         lengths = f"{_length(seconds)} of {_length(stated)}"
         raise AudioError(f"{name} is incomplete: it holds {lengths}; copy or record it again.")

@@ -145,6 +145,7 @@ FILES = {
 DELAYED = {"MP3 without a stated length", "M4A AAC, fragmented", "AAC"}  # and does not say by how much
 UNSTATED = {"MP3 without a stated length", "AAC", "AMR", "FLAC streamed", "WebM from a browser"}
 UNSTATED |= {"WAV streamed", "WAV streamed by others"}
+BARE = {"AAC", "AMR", "FLAC streamed"}  # frames and nothing else
 
 
 def unstated(wav: bytes) -> bytes:
@@ -303,7 +304,19 @@ def test_a_file_that_states_more_than_it_holds_is_incomplete(kind):
         audio.load(data[: len(data) // 20])
 
 
-@pytest.mark.parametrize("kind", sorted(UNSTATED))
+@pytest.mark.parametrize("kind", sorted(BARE))
+def test_a_recording_that_stops_inside_a_frame_is_incomplete(kind):
+    data = file(kind)
+    for left in (len(data) - 1, len(data) * 4 // 5, len(data) // 2 + 1):
+        with pytest.raises(AudioError, match="incomplete"):
+            audio.load(data[:left])
+
+
+def test_a_tag_behind_the_last_frame_is_no_sound_and_no_damage():
+    assert audio.duration(audio.load(file("AAC") + b"TAG" + bytes(125))) == pytest.approx(SECONDS, abs=0.2)
+
+
+@pytest.mark.parametrize("kind", sorted(UNSTATED - BARE))
 def test_a_recording_that_states_no_length_is_read_as_far_as_it_goes(kind):
     data = file(kind)
     assert 0.2 * SECONDS < audio.duration(audio.load(data[: len(data) // 2])) < SECONDS
