@@ -89,6 +89,14 @@ def test_a_model_of_one_language_detects_that_one(checkpoint):
     assert one.transcription_ids(None) == several.transcription_ids("en") != several.transcription_ids(None)
 
 
+@pytest.mark.parametrize("languages", [5, [5], ["english"]])
+def test_a_damaged_list_of_languages_is_an_error_in_one_sentence(checkpoint, languages):
+    config = load_config(Path(checkpoint.base))
+    config.languages = languages
+    with pytest.raises(EvoxtralError, match="is not a language code|cannot be used .*: repair it"):
+        Prompt(checkpoint.base, config)
+
+
 def test_ids_handed_out_are_the_callers_own(engine):
     engine.prompt.transcription_ids("en").append(0)
     assert engine.prompt.transcription_ids("en")[-1] != 0
