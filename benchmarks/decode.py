@@ -41,6 +41,7 @@ from evoxtral.decode import Decoding
 from evoxtral.engine import Engine
 from evoxtral.lora import BASE
 from evoxtral.prompt import load_processor
+from training.loop import end_with_parent
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results.json"
@@ -314,7 +315,7 @@ PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, lo
 
 def fresh(function: Callable, *args: object) -> object:
     """The result of a call in a process that has done nothing else."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as process:
         return process.submit(function, *args).result()
 
 
