@@ -315,7 +315,9 @@ PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, lo
 
 def fresh(function: Callable, *args: object) -> object:
     """The result of a call in a process that has done nothing else."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent) as process:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "peft", "benchmarks.models", "evoxtral.engine"])
+    with ProcessPoolExecutor(1, context, initializer=end_with_parent) as process:
         return process.submit(function, *args).result()
 
 

@@ -321,6 +321,7 @@ def test_a_clip_too_long_for_one_visit_is_refused_before_a_gpu_is_asked_for(tmp_
     monkeypatch.setattr(compare, "ZERO_GPU", True)
     audio.save(tmp_path / "long.wav", np.tile(tone(10.0), 180))
     decoder = compare.Decoder(Model("tiny"))
+    decoder.pace.slowness = 10.0  # as it was found to be
     monkeypatch.setattr(decoder, "_on_gpu", None)
     with pytest.raises(AudioError, match=r"lasts 30\.0 minutes"):
         decoder.last(str(tmp_path / "long.wav"), "en", ("base", "sft", "rl"))
