@@ -314,7 +314,7 @@ PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, lo
 
 
 def fresh(function: Callable, *args: object) -> object:
-    """The result of a call in a process that has done nothing else."""
+    """The result of a call in a process that has imported what is measured, and done nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers", "peft", "benchmarks.models", "evoxtral.engine"])
     with ProcessPoolExecutor(1, context, initializer=end_with_parent) as process:

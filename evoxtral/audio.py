@@ -50,7 +50,7 @@ OGG_HEADER = 27  # bytes, then one byte for each of at most 255 segments of at m
 OGG_PAGE = OGG_HEADER + 255 + 255 * 255  # bytes, the largest page
 MISSING_SECONDS, MISSING_SHARE = 0.25, 0.02  # a file may end this much early: encoders pad, headers round
 BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets that are skipped before a file counts as damaged
-BARE = ("aac", "amr", "flac")  # formats of frames and nothing else, whose end shows whether the last one is whole
+BARE = ("aac", "amr", "flac")  # formats of frames and nothing else: the last frame shows whether the end is there
 LARGEST_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
 
 # Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
@@ -324,17 +324,16 @@ def _chunks_of_stream(
     import av
 
     packets = damaged = 0
-    seconds, broken = 0.0, b""
+    seconds, whole = 0.0, True
     for packet in container.demux(stream):
         packets += 1
         try:
             frames = packet.decode()
         except av.FFmpegError:
             damaged += 1
-            broken = bytes(packet)
+            whole = False
             continue
-        if packet.size:
-            broken = b""
+        whole = whole or packet.size > 0  # the empty packet that ends a stream is no frame
         for frame in frames:
             seconds += frame.samples / frame.sample_rate
             samples = frame.to_ndarray()  # planar: (C, T), packed: (1, T * C)
@@ -342,7 +341,7 @@ def _chunks_of_stream(
             yield frame.sample_rate, _mono(planar.T, name)
     if damaged > max(BAD_PACKETS, BAD_SHARE * packets) or (damaged and not seconds):
         raise AudioError(f"{name} is damaged: {damaged} of {packets} packets do not decode; export it again.")
-    if container.format.name in BARE and broken and not broken.startswith(b"TAG"):
+    if container.format.name in BARE and not whole:
         raise AudioError(BREAKS_OFF.format(name=name))
     if stated - seconds > MISSING_SECONDS + MISSING_SHARE * stated:
         lengths = f"{_length(seconds)} of {_length(stated)}"
