@@ -129,6 +129,13 @@ class Transcript:
         spoken = self.without(hidden_categories=CATEGORIES)
         return spoken._rewritten(unstressed(spoken.text))
 
+    def broken_off(self) -> "Transcript":
+        """As far as it has come, where nothing more will: its last segment is cut."""
+        if self.done:
+            return self
+        *before, last = self.cues or (Cue(0.0, self.duration, ()),)
+        return replace(self, cues=(*before, replace(last, cut=True)), done=True)
+
     def to_txt(self) -> str:
         return self.text
 

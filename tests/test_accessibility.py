@@ -75,6 +75,10 @@ def test_axe_finds_nothing_serious_in_a_report_on_an_uploaded_file_and_in_a_comp
     expect(page.locator("#own-report .ev-table")).to_be_visible(timeout=PATIENCE)
     page.locator("#own-report .ev-define").first.click()
     assert not serious(page)
+    page.locator("#pairs").get_by_label("Clear").click()
+    page.locator('#pairs input[type="file"]').set_input_files(str(bad))
+    expect(page.locator("#score-status [role=alert]")).to_be_visible(timeout=PATIENCE)
+    assert not serious(page)
 
 
 def test_the_keyboard_reaches_every_control_of_every_tab(used):

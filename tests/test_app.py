@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -369,16 +370,16 @@ def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
 def test_while_the_model_comes_the_page_says_how_far_it_is_and_then_stops_looking(monkeypatch):
     def load(checkpoint, told):
         told("Downloading me/base: 40% of 9.4 GB, 01:20 left")
-        waiting, timer = page.loading(model)
+        waiting, timer = page.head(model)
         assert "Loading the model… Downloading me/base: 40% of 9.4 GB, 01:20 left." in waiting
         assert "active" not in timer
-        return "an engine"
+        return SimpleNamespace(checkpoint=checkpoint)
 
     monkeypatch.setattr("evoxtral.engine.Engine", load)
     model = Model("tiny")
-    assert model.engine() == "an engine"
-    unchanged, timer = page.loading(model)
-    assert "value" not in unchanged and not timer.active
+    model.engine()
+    named, timer = page.head(model)
+    assert "the scale model" in named and not timer.active
 
 
 def test_the_page_says_which_model_runs_and_what_it_understands(checkpoint):

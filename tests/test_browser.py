@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from launched import ROOT, app_url
 
@@ -164,6 +165,41 @@ def test_an_example_that_is_clicked_while_another_is_decoded_comes_next(visit):
     open_history(page, 2)
 
 
+def test_the_reference_of_one_clip_is_not_that_of_the_next_but_what_was_typed_stays(visit, spoken_clip):
+    page = visit()
+    page.locator("#examples .gallery-item").first.click()
+    finish(page)
+    box = page.locator("#reference textarea")
+    page.locator('#clip [aria-label="Clear"]').click()
+    expect(box).to_have_value("", timeout=PATIENCE)
+    box.fill(SPOKEN)
+    upload(page, spoken_clip)
+    compare(page)
+    expect(column(page, "rl").locator(".ev-scores")).to_contain_text("Tag F1", timeout=PATIENCE)
+    expect(box).to_have_value(SPOKEN)
+    page.wait_for_function("() => kept.all().length === 2", timeout=PATIENCE)
+    first, second = page.evaluate("kept.all().map(result => result.reference)")
+    assert first != second == SPOKEN
+
+
+def test_whoever_waits_is_told_so_and_sees_the_place_in_the_queue(visit, tmp_path):
+    from evoxtral import audio
+    from evoxtral.speech import speak
+
+    long = tmp_path / "long.wav"
+    audio.save(long, np.tile(speak(SPOKEN).wave, 30))
+    busy, waiting = visit(), visit()
+    upload(busy, str(long))
+    busy.get_by_role("button", name="Compare", exact=True).click()
+    expect(busy.locator("#status .ev-working")).to_be_visible(timeout=PATIENCE)
+    waiting.locator("#examples .gallery-item").first.click()
+    expect(waiting.locator("#status .progress-text")).to_contain_text("queue: 1/1", timeout=PATIENCE)
+    says = "e => getComputedStyle(e, '::before').content"
+    assert "Your clip waits for its turn" in waiting.locator("#status .progress-text").evaluate(says)
+    photograph(waiting, "waiting")
+    finish(waiting)
+
+
 def test_text_grows_in_every_column_at_once(visit):
     page = visit()
     page.evaluate(
@@ -232,6 +268,25 @@ def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoke
     expect(page.locator("[role=alert]:visible")).to_have_count(0)
 
 
+def test_a_clip_that_is_too_long_is_refused_before_anything_runs(visit, tmp_path):
+    from evoxtral import audio
+
+    long = tmp_path / "long.wav"
+    audio.save(long, np.zeros(round((audio.MAX_SECONDS + 60) * audio.SAMPLE_RATE), np.float32))
+    page = visit()
+    upload(page, str(long))
+    expect(page.locator("#about-clip [role=alert]")).to_contain_text("31 min long and the limit is 30 min", timeout=PATIENCE)
+
+
+def test_a_language_is_chosen_and_those_without_tags_say_so(visit, spoken_clip):
+    page = visit()
+    page.locator("#language input").click()
+    page.get_by_role("option", name="Spanish · tags untested").click()
+    upload(page, spoken_clip)
+    compare(page)
+    expect(page.locator("#status")).to_contain_text("All three agree")
+
+
 def test_comparing_nothing_says_what_to_do(visit):
     page = visit()
     page.get_by_role("button", name="Compare", exact=True).click()
@@ -297,6 +352,13 @@ def test_categories_are_switched_on_and_off_without_decoding_again(visit):
     expect(page.locator("#columns .ev-tag")).to_have_count(before, timeout=PATIENCE)
     page.get_by_label("Tags", exact=True).uncheck()
     expect(page.locator("#columns .ev-tag")).to_have_count(0, timeout=PATIENCE)
+    page.get_by_label("Tags", exact=True).check()
+    sure = page.locator("#columns .ev-tag").evaluate_all("all => all.map(e => e.style.getPropertyValue('--ev-sure'))")
+    for percent in ("100", "0"):
+        page.locator("#confidence input[type=range]").fill(percent)
+        likely = sum(float(share) >= float(percent) / 100 for share in sure)
+        assert (likely < before) == (percent == "100")
+        expect(page.locator("#columns .ev-tag")).to_have_count(likely, timeout=PATIENCE)
     assert column(page, "rl").locator('[data-stat="time"]').inner_text() == seconds
 
 
@@ -326,10 +388,14 @@ def test_a_transcript_is_copied_and_downloaded_as_it_is(visit):
     card.get_by_role("button", name="Copy").click()
     expect(card.get_by_text("Copied")).to_be_visible()
     copied = page.evaluate("navigator.clipboard.readText()")
-    with page.expect_download() as download:
-        card.get_by_role("link", name="JSON").click()
-    assert download.value.suggested_filename.endswith(".rl.json")
-    assert json.loads(Path(download.value.path()).read_text(encoding="utf-8"))["text"] == copied
+    files = {}
+    for kind in ("TXT", "JSON", "SRT", "VTT"):
+        with page.expect_download() as download:
+            card.get_by_role("link", name=kind, exact=True).click()
+        assert download.value.suggested_filename.endswith(f".rl.{kind.lower()}")
+        files[kind] = Path(download.value.path()).read_text(encoding="utf-8")
+    assert files["TXT"] == json.loads(files["JSON"])["text"] == copied
+    assert copied in files["SRT"] and files["SRT"].startswith("1\n00:00:00,") and files["VTT"].startswith("WEBVTT")
 
 
 def test_a_transcript_is_taken_to_the_speak_tab(visit):
@@ -361,8 +427,9 @@ def test_the_first_paint_comes_within_two_seconds(visit):
     )  # ms; the best of three, on a machine that may be busy
 
 
-def test_nothing_jumps_while_text_streams(visit):
-    page = visit()
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (390, 844)], ids=["laptop", "phone"])
+def test_nothing_jumps_while_text_streams(visit, width, height):
+    page = visit(width, height)
     page.evaluate(  # looks at every frame: a quick machine decodes between two looks from outside
         """() => {
             window.seen = {jumps: 0, streamed: 0, places: {}};
@@ -373,7 +440,8 @@ def test_nothing_jumps_while_text_streams(visit):
                 add(observer.takeRecords());
                 seen.streamed += document.querySelectorAll('.ev-column[aria-busy="true"]').length;
                 const parts = [...document.querySelectorAll('.ev-column, #go, #reference')];
-                seen.places[parts.map(part => part.getBoundingClientRect().top)] = true;
+                if (!document.querySelector('.ev-exports'))
+                    seen.places[parts.map(part => part.getBoundingClientRect().top + scrollY)] = true;
                 requestAnimationFrame(look);
             };
             look();

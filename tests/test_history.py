@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evoxtral import tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import history, history_tab
-from evoxtral.ui.compare import Shown, refer, remember, use_pen, write
+from evoxtral.ui.compare import Look, Shown, redraw, refer, use_pen, write
 from evoxtral.ui.history import Result, rewritten
 
 HOSTILE = '<img src=x onerror=alert(1)> ${1} [<b>] "&\n'
@@ -203,7 +203,7 @@ def test_the_archive_has_every_text_in_every_format_under_harmless_names():
 
 # ------------------------------------------------------------------------------------- on the page
 
-EVERYTHING = (True, list(tags.CATEGORIES), 0, "")
+EVERYTHING = (Look(), True, list(tags.CATEGORIES), 0, "", None)
 
 
 def pen(what: str, on_screen: Shown, column: str, *texts: str) -> gr.EventData:
@@ -215,11 +215,6 @@ def pen(what: str, on_screen: Shown, column: str, *texts: str) -> gr.EventData:
 def left(on_screen: Shown, column: str, *texts: str) -> gr.EventData:
     """The editor of a column, left for another place of the page."""
     return gr.EventData(None, pen("", on_screen, column, *texts).draft)
-
-
-def test_what_has_been_decoded_joins_the_history():
-    assert remember(Shown((result("b"),))) == history.added(result("b"))
-    assert remember(None) == []
 
 
 def test_an_edit_is_drawn_marked_and_kept_and_can_be_undone():
@@ -257,21 +252,30 @@ def test_a_pen_on_columns_that_have_been_filled_anew_changes_nothing():
 
 
 def test_a_reference_given_later_is_kept_with_its_result():
-    on_screen, changes = refer("[sad] Over.", Shown((result(),)))
+    on_screen, changes = refer(Shown((result(),), clip="clip.wav"), "[sad] Over.", "clip.wav")
     assert written(browser(result()), changes) == on_screen.results
     assert on_screen.results[0].reference == "[sad] Over."
 
 
+@pytest.mark.parametrize("recorder", ["another.wav", None])
+def test_a_reference_for_the_next_clip_is_not_that_of_the_last(recorder):
+    shown = Shown((replace(result(), reference="[sad] It is over."),), clip="clip.wav")
+    assert refer(shown, "Of the next clip.", recorder) == (gr.skip(), [])
+    _, of_this = redraw(shown, *EVERYTHING[:-2], "Of the next clip.", "clip.wav")
+    _, drawn = redraw(shown, *EVERYTHING[:-2], "Of the next clip.", recorder)
+    assert "ev-missing" in of_this and "ev-missing" not in drawn and "ev-scores" in drawn
+
+
 def test_one_result_is_shown_again_as_it_was_with_its_reference():
     old = replace(result("a"), reference="[sad] Over.")
-    on_screen, reference, _ = history_tab.chosen_results(browser(old, result("b")), ["a"], "rl")
+    on_screen, reference, _ = history_tab.chosen_results(browser(old, result("b")), ["a"], "rl", None)
     assert on_screen.results == (old,) and reference == "[sad] Over."
     assert [column.key for column in on_screen.columns()] == ["rl"]
 
 
 def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
     three = result("a", "one.wav"), result("b", "two.wav", base=transcript("So.")), result("c", "three.wav")
-    on_screen, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl")
+    on_screen, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl", None)
     assert [column.heading.title for column in on_screen.columns()] == ["1. one.wav", "3. three.wav"]
     assert reference == ""
     on_screen, *_ = use_pen(pen("done", on_screen, "3.rl", "[laughs] So."), on_screen, *EVERYTHING)
@@ -279,7 +283,13 @@ def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
 
 
 def test_what_another_tab_has_just_deleted_leaves_everything_as_it_is():
-    assert history_tab.chosen_results(browser(result()), ["gone"], "rl") == (gr.skip(),) * 3
+    assert history_tab.chosen_results(browser(result()), ["gone"], "rl", None) == (gr.skip(),) * 3
+
+
+def test_where_no_result_has_the_variant_that_was_asked_for_one_that_is_there_is_shown():
+    two = result("a"), result("b")
+    on_screen, *_ = history_tab.chosen_results(browser(*two), ["a", "b"], "of a model before", None)
+    assert [column.key for column in on_screen.columns()] == ["1.rl", "2.rl"]
 
 
 def test_downloads_are_of_what_is_chosen_or_of_everything():

@@ -116,6 +116,18 @@ def test_what_elevenlabs_refuses_is_said_and_what_was_there_stays(server, script
     assert 'role="alert"' in status and KEY not in status and nothing == [gr.skip()] * 3
 
 
+def test_of_a_text_that_is_too_long_to_be_spoken_at_once_whole_sentences_are_taken_and_it_is_said():
+    short, long, endless = "[sighs] So.", "[sighs] It is late. " * 200, "so " * 1000
+    assert [speak_tab.beginning(text) for text in (short, short * 0)] == [short, ""]
+    for text, end in ((long, "late."), (endless, "so")):
+        taken = speak_tab.beginning(text)
+        assert text.startswith(taken) and taken.endswith(end)
+        assert speak_tab.MOST_CHARACTERS - 25 < len(taken) <= speak_tab.MOST_CHARACTERS
+    assert len(speak_tab.beginning("x" * 5000)) == speak_tab.MOST_CHARACTERS
+    _, told, script, *_ = speak_tab.take_over(gr.EventData(None, {"text": long}), "")
+    assert script == speak_tab.beginning(long) and f"{len(script):,}" in told
+
+
 def test_a_script_that_gives_way_is_put_away_and_brought_back():
     new, before, back = speak_tab.another("[sighs] Mine.")
     assert new in speak_tab.SCRIPTS and before == "[sighs] Mine." and back.visible

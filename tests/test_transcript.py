@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -97,6 +98,14 @@ def test_token_count_counts_what_a_model_decoded():
 def test_a_transcript_is_cut_when_a_segment_is():
     assert not NERVOUS.cut
     assert transcript([("a", 1.0)], cut=True).cut
+
+
+def test_what_was_broken_off_is_done_and_its_last_segment_cut():
+    growing = replace(transcript([("[sad] ", 0.5), ("So", 0.5)], [("we", 0.5)]), done=False)
+    ended = growing.broken_off()
+    assert ended.done and [cue.cut for cue in ended.cues] == [False, True] and ended.text == growing.text
+    assert replace(growing, cues=()).broken_off().cut
+    assert ended.broken_off() == ended
 
 
 def test_tags_below_a_probability_are_left_out():

@@ -248,6 +248,11 @@ def test_texts_are_exported_as_shown_and_json_with_everything():
     assert Page(html).of_class("ev-copy")[0]["data-copy"] == "[sad] I told you."
 
 
+def test_where_there_is_no_text_there_is_nothing_to_copy_or_to_speak():
+    silent = Page(view.card(column(transcript(""))))
+    assert not [button for button in silent.named("button") if "data-copy" in button or "data-say" in button]
+
+
 @pytest.mark.parametrize(
     ("path", "stem"),
     [

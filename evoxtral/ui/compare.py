@@ -57,7 +57,7 @@ element.addEventListener("mousedown", event => event.target.closest("[data-pen]"
 element.addEventListener("click", event => {
   const button = event.target.closest("[data-say], [data-pen]");
   if (button?.dataset.say) trigger("say", {text: button.dataset.say});
-  else if (button) {
+  else if (button?.dataset.pen) {
     const card = button.closest(".ev-column"), what = button.dataset.pen;
     follow = () => card.querySelector(what === "open" ? "textarea" : "[data-pen=open]")?.focus();
     trigger("pen", {what, ...place(card), draft: draft()});
@@ -66,6 +66,9 @@ element.addEventListener("click", event => {
 element.addEventListener("change", () => trigger("write", draft()));
 watch("value", () => { follow?.(); follow = null; });
 """
+
+# A new clip is not what the last one said: of the reference, only what the visitor has typed stays.
+ANEW = "reference => reference === typed.reference ? reference : ''"
 
 # The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the last input; and where the columns are below
 # the screen, they come into view.
@@ -94,6 +97,7 @@ CLEANED = "This clip is no longer on the server, which keeps clips for an hour: 
 DECODING = "Decoding…"
 # A lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
 NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
+BROKEN_OFF = "This broke off, and what was written is kept. Your clip is still here: press Compare again in a moment."
 FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
 LOADING = "Loading the model: this happens once, in seconds if it is here, in minutes if it is downloaded first…"
 
@@ -103,12 +107,14 @@ class Shown:
     """What the columns hold: every variant of one result, or one variant of several.
 
     editing: key of the column whose text is being changed.  note: where the results come from, if not from the clip.
+    clip: what lay in the recorder when they came; the box for the reference is about them until another lies there.
     """
 
     results: tuple[Result, ...]
     variant: str = ""
     editing: str = ""
     note: str = ""
+    clip: str | None = None
 
     def places(self) -> dict[str, tuple[Result, str]]:
         """Key of each column → the result and the variant in it."""
@@ -120,18 +126,23 @@ class Shown:
             if self.variant in result.written
         }
 
-    def columns(self, reference: str = "") -> list[view.Column]:
+    @property
+    def done(self) -> bool:
+        return all(transcript.done for result in self.results for transcript in result.written.values())
+
+    def columns(self, reference: str | None = None) -> list[view.Column]:
         """reference: what was really said, in place of what each result has for it."""
         return [self._column(key, *place, reference) for key, place in self.places().items()]
 
-    def _column(self, key: str, result: Result, variant: str, reference: str) -> view.Column:
+    def _column(self, key: str, result: Result, variant: str, reference: str | None) -> view.Column:
         heading = view.heading(variant)
         if len(self.results) > 1:
             number, _, _ = key.partition(".")
             heading = view.Heading(f"{number}. {result.file}", f"{heading.title} · {result.model} · {result.time}")
         written, stem = result.written[variant], f"{view.file_stem(result.file)}.{variant}"
         clip = f"{result.file} {written.duration}"
-        own = result.reference if len(self.results) > 1 else ""  # that of a single result stands in its box
+        # That of a single result stands in the box, and may just have been taken out of it.
+        own = result.reference if reference is None or len(self.results) > 1 else ""
         said = (reference or own).strip()[: view.MOST_CHARACTERS]
         return view.Column(key, heading, result.transcripts[variant], written, stem, result.id, clip, said)
 
@@ -146,6 +157,23 @@ class Shown:
         if there is None or there.id != result:
             return self
         return self.replaced(there.as_written(variant) if texts is None else there.edited(variant, texts))
+
+    def broken_off(self) -> "Shown | None":
+        """As far as a decoder came that is not going on, if it came to any text."""
+        (result,) = self.results
+        written = {name: transcript.broken_off() for name, transcript in result.written.items()}
+        return self.replaced(replace(result, written=written)) if any(t.text for t in written.values()) else None
+
+
+@dataclass
+class Look:
+    """How a visitor looks at the columns, which changes while they fill: every step of the decoder asks anew.
+
+    decoding: the number of the result that the screen is waiting for, "" for none.
+    """
+
+    shown: view.Filter = view.EVERYTHING
+    decoding: str = ""
 
 
 @dataclass(frozen=True)
@@ -232,7 +260,7 @@ def scores(text: str, reference: str) -> dict[str, str]:
     return {name: "–" if value is None else view.percent(value) for name, value in values.items()}
 
 
-def draw(on_screen: Shown, shown: view.Filter, reference: str) -> str:
+def draw(on_screen: Shown, shown: view.Filter, reference: str | None) -> str:
     """The columns as shown now; scores are of all tags that are likely enough, hidden or not."""
     columns = on_screen.columns(reference)
     scored = {
@@ -328,17 +356,20 @@ class CompareTab:
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
         self.columns = gr.HTML(view.empty_cards(), elem_id="columns", apply_default_css=False, js_on_load=COLUMN_EVENTS)
         self.on_screen = gr.State()
+        self.look = gr.State(Look())
         self.changes = gr.JSON(visible=False)  # on their way to the history in the browser
         self.now = gr.Textbox(visible=False)
         self.full = gr.Checkbox(visible=False)
 
     def _connect(self) -> None:
-        how_shown = [self.tags_on, self.categories, self.confidence, self.reference]
+        controls = [self.tags_on, self.categories, self.confidence]
+        how_shown = [self.look, *controls, self.reference, self.clip]
+        known = [self.on_screen, self.changes]
         drawn = [self.status, self.columns]
         self._decode = {
             "fn": self.decode,
-            "inputs": [self.clip, self.language, *how_shown, self.now],
-            "outputs": [*drawn, self.on_screen],
+            "inputs": [self.language, *how_shown, self.now],
+            "outputs": [*known, *drawn],
             "js": STAMPED,
             "show_progress": "minimal",
             "show_progress_on": self.status,
@@ -346,16 +377,25 @@ class CompareTab:
             **QUEUEING,
         }
         self._redraw = {"fn": redraw, "inputs": [self.on_screen, *how_shown], "outputs": drawn, **QUIETLY}
+        self._refer = {"fn": refer, "inputs": [self.on_screen, self.reference, self.clip], "outputs": known, **QUIETLY}
+        self._fail = {
+            "fn": not_decoded,
+            "inputs": [self.full, self.on_screen, *how_shown],
+            "outputs": [*known, *drawn],
+            "js": WAS_FULL,
+            **QUIETLY,
+        }
         self.clip.change(lambda clip: about_clip(clip, self.decoder), self.clip, self.about, **QUIETLY)
         # A visitor who begins anew has read what was wrong with the last clip.
         anew = [self.clip.clear, self.clip.upload, self.clip.start_recording]
         gr.on(anew, lambda there: gr.skip() if there else view.status(READY), self.on_screen, self.status, **QUIETLY)
+        gr.on(anew, None, self.reference, self.reference, js=ANEW, **QUIETLY)
         self.decode_after(self.go.click)
         # An example that is clicked while another is decoded comes next: its clip and reference are there already.
         self.decode_after(self.examples.load_input_event.then, trigger_mode="always_last")
-        gr.on([control.change for control in how_shown], trigger_mode="always_last", **self._redraw)
-        known = [self.on_screen, self.changes]
-        keep_after(self.reference.blur(refer, [self.reference, self.on_screen], known, **QUIETLY), self.changes)
+        changed = [control.change for control in (*controls, self.reference)]
+        gr.on(changed, trigger_mode="always_last", **self._redraw)
+        keep_after(self.reference.blur(**self._refer), self.changes)
         # Each of these counts: by default, one that comes while another is on its way is dropped.
         often = {"trigger_mode": "multiple", **QUIETLY}
         keep_after(self.columns.pen(use_pen, [self.on_screen, *how_shown], [*known, *drawn], **often), self.changes)
@@ -374,10 +414,11 @@ class CompareTab:
     def decode_after(self, trigger: Callable, **how: Any) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
         decoded = trigger(**self._decode, **how)
-        # What is shown may have been changed while text was streaming: draw once more when it is complete.
+        keep_after(decoded, self.changes)
+        # The reference may have been given while text was streaming.
         complete = decoded.success(**self._redraw)
-        keep_after(complete.success(remember, self.on_screen, self.changes, **QUIETLY), self.changes)
-        decoded.failure(not_decoded, self.full, self.status, js=WAS_FULL, **QUIETLY)
+        keep_after(complete.success(**self._refer), self.changes)
+        keep_after(decoded.failure(**self._fail), self.changes)
 
     def show_after(self, trigger: Callable, *outputs: gr.components.Component, **event: Any) -> None:
         """Show results without decoding when something happens: the event's `fn` gives what is on screen, its
@@ -387,26 +428,37 @@ class CompareTab:
 
     def decode(
         self,
-        clip: str | None,
         language: str,
+        look: Look,
         tags_on: bool,
         categories: list[str],
         confidence: float,
         reference: str,
+        clip: str | None,
         now: str,
     ) -> Iterator[tuple]:
-        """Decode a clip; every step gives the status line, the columns and what is on screen."""
-        yield view.status(DECODING if self.model.ready else LOADING), gr.skip(), gr.skip()
-        shown = _filter(tags_on, categories, confidence)
-        number = secrets.token_hex(8)
+        """Decode a clip; every step gives what is on screen, changes to the history, the status line and the columns.
+
+        Where a visitor has two clips decoded at once, the screen is the later one's; the earlier goes to the history.
+        """
+        number = look.decoding = secrets.token_hex(8)
+        look.shown = _filter(tags_on, categories, confidence)
+        yield gr.skip(), gr.skip(), view.working(DECODING if self.model.ready else LOADING), gr.skip()
         try:
             for transcripts in self.decoder.stream(clip, language):
                 name, model = Path(clip).name, self.model.engine().checkpoint.name
-                on_screen = Shown((Result(number, name, model, now, transcripts, reference),))
-                yield view.status(DECODING), draw(on_screen, shown, reference), on_screen
+                on_screen = Shown((Result(number, name, model, now, transcripts, reference),), clip=clip)
+                changes = history.added(*on_screen.results) if on_screen.done else gr.skip()
+                if look.decoding == number:
+                    yield on_screen, changes, view.working(DECODING), draw(on_screen, look.shown, reference)
+                else:
+                    yield gr.skip(), changes, gr.skip(), gr.skip()
         except EvoxtralError as error:
             # The clip stays in the recorder; what an earlier clip gave would only look like this one's.
-            yield view.alarm(str(error)), view.empty_cards(), None
+            yield None, [], view.alarm(str(error)), view.empty_cards()
+        finally:
+            if look.decoding == number:
+                look.decoding = ""
 
     def compare(self, audio: str, language: str = "en") -> dict:
         """Transcribe a clip with every variant of the model.
@@ -450,14 +502,25 @@ def score(prediction: str, reference: str) -> dict:
     return asdict(metrics.score([(prediction, reference)]).scores)
 
 
-def redraw(on_screen: Shown | None, tags_on: bool, categories: list[str], confidence: float, reference: str) -> tuple:
+def redraw(
+    on_screen: Shown | None,
+    look: Look,
+    tags_on: bool,
+    categories: list[str],
+    confidence: float,
+    reference: str,
+    clip: str | None,
+) -> tuple:
     """The status line and the columns, as to be shown now: nothing is decoded again."""
+    look.shown = _filter(tags_on, categories, confidence)
     if on_screen is None:
         return gr.skip(), gr.skip()
-    shown = _filter(tags_on, categories, confidence)
-    sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), shown)}".strip()
-    scored = any(column.reference for column in on_screen.columns(reference))
-    return view.verdict(sentence, scored), draw(on_screen, shown, reference)
+    said = reference if clip == on_screen.clip else None
+    drawn = draw(on_screen, look.shown, said)
+    if look.decoding:  # then the line is the decoder's
+        return gr.skip(), drawn
+    sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), look.shown)}".strip()
+    return view.verdict(sentence, any(column.reference for column in on_screen.columns(said))), drawn
 
 
 def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
@@ -465,25 +528,29 @@ def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
     event.success(None, changes, js="changes => kept.change(changes)", **QUIETLY)
 
 
-def not_decoded(full: bool | None) -> str:
-    """What the status line says of a clip that the decoder never saw to the end of."""
-    return view.alarm(FULL if full else NOT_DECODED)
+def not_decoded(full: bool | None, on_screen: Shown | None, *how_shown: Any) -> tuple:
+    """What is on screen, changes to the history, status line and columns, of a clip that the decoder never saw to the
+    end of."""
+    if on_screen is None or on_screen.done:
+        return gr.skip(), [], view.alarm(FULL if full else NOT_DECODED), gr.skip()
+    on_screen = on_screen.broken_off()
+    if on_screen is None:
+        return None, [], view.alarm(NOT_DECODED), view.empty_cards()
+    _, columns = redraw(on_screen, *how_shown)
+    return on_screen, history.added(*on_screen.results), view.alarm(BROKEN_OFF), columns
 
 
-def remember(on_screen: Shown | None) -> list[dict]:
-    """Changes to the history: what has just been decoded."""
-    return [] if on_screen is None else history.added(*on_screen.results)
-
-
-def refer(reference: str, on_screen: Shown | None) -> tuple:
+def refer(on_screen: Shown | None, reference: str, clip: str | None) -> tuple:
     """What is on screen and changes to the history, with a reference that was given after decoding."""
-    if on_screen is None or len(on_screen.results) != 1 or on_screen.results[0].reference == reference:
+    if on_screen is None or len(on_screen.results) != 1 or on_screen.clip != clip:
+        return gr.skip(), []
+    if on_screen.results[0].reference == reference:
         return gr.skip(), []
     after = on_screen.replaced(replace(on_screen.results[0], reference=reference))
     return after, history.changed(on_screen.results, after.results)
 
 
-def use_pen(pen: gr.EventData, on_screen: Shown | None, *how_shown: object) -> tuple:
+def use_pen(pen: gr.EventData, on_screen: Shown | None, *how_shown: Any) -> tuple:
     """What is on screen, changes to the history, status line and columns, after a button of an editor was pressed."""
     if on_screen is None:
         return gr.skip(), [], gr.skip(), gr.skip()

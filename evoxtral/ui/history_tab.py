@@ -70,7 +70,8 @@ class HistoryTab:
         relisted.then(**files)
         self.chosen.change(**files)
         self.chosen.change(None, self.chosen, [self.show, self.delete], js=USABLE, **QUIETLY)
-        compare.show_after(self.show.click, tabs, fn=chosen_results, inputs=[*known, self.variant], js=RECALLED)
+        picked = {"fn": chosen_results, "inputs": [*known, self.variant, compare.clip], "js": RECALLED}
+        compare.show_after(self.show.click, tabs, **picked)
         self.delete.click(None, self.chosen, js=DELETE, **QUIETLY)
         self.clear.click(None, js=CLEAR, **QUIETLY)
 
@@ -120,12 +121,14 @@ def downloads(kept: object, chosen: list[str]) -> Markup:
     )
 
 
-def chosen_results(kept: object, chosen: list[str], variant: str) -> tuple:
-    """What is to be on screen, its reference, and the open tab."""
+def chosen_results(kept: object, chosen: list[str], variant: str, clip: str | None) -> tuple:
+    """What is to be on screen, its reference, and the open tab. clip: what lies in the recorder."""
     results = _picked(kept, chosen)
     if not results:  # another tab has just deleted them, and the list is about to show it
         return gr.skip(), gr.skip(), gr.skip()
     references = {result.reference for result in results}
     note = f"Earlier: {results[0].file[:LONGEST_NAME]}." if len(results) == 1 else "Earlier results."
     reference = references.pop() if len(references) == 1 else ""
-    return Shown(results, variant, note=note), reference, gr.Tabs(selected="compare")
+    if not any(variant in result.written for result in results):
+        *_, variant = results[0].written
+    return Shown(results, variant, note=note, clip=clip), reference, gr.Tabs(selected="compare")

@@ -4,9 +4,10 @@
 document.addEventListener("click", async event => {
   const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
   if (copy) {
-    await navigator.clipboard.writeText(copy.dataset.copy);
-    const label = copy.textContent;
-    copy.textContent = "Copied";
+    const label = copy.dataset.label ??= copy.textContent;
+    // A page that is not served over https, nor from this machine, has no clipboard.
+    const copied = await navigator.clipboard?.writeText(copy.dataset.copy).then(() => true, () => false);
+    copy.textContent = copied ? "Copied" : "The browser forbids it";
     setTimeout(() => { copy.textContent = label; }, 1500);
   } else if (insert) {
     const script = document.querySelector("#script textarea");
@@ -14,6 +15,12 @@ document.addEventListener("click", async event => {
     script.dispatchEvent(new Event("input", {bubbles: true}));
     script.focus();
   }
+});
+
+// What the visitor has typed as the reference; what an example or a script has put there is not among it.
+const typed = {reference: ""};
+document.addEventListener("input", event => {
+  if (event.target.closest("#reference")) typed.reference = event.target.value;
 });
 
 // What a tag or a score says of itself stands above it while it has the pointer or the focus, in the top layer: nothing

@@ -36,15 +36,12 @@ def script() -> str:
     return f"<script>{limits}\n{SCRIPT.read_text(encoding='utf-8')}</script>"
 
 
-def head(model: Model) -> Markup:
-    """The page's head, once the model is there to be named."""
+def head(model: Model) -> tuple:
+    """The page's head, which names the model once it is there; and whether to look again."""
+    if not model.ready:
+        return HEAD.format(model.progress), gr.skip()
     title, understands = description(model.engine().checkpoint)
-    return HEAD.format(Markup("Running <b>{}</b>: {}.").format(title, understands))
-
-
-def loading(model: Model) -> tuple:
-    """The page's head and whether to look again, while the model is not there."""
-    return (gr.skip(), gr.Timer(active=False)) if model.ready else (HEAD.format(model.progress), gr.skip())
+    return HEAD.format(Markup("Running <b>{}</b>: {}.").format(title, understands)), gr.Timer(active=False)
 
 
 def build(model: Model, examples: Path) -> gr.Blocks:
@@ -63,9 +60,8 @@ def build(model: Model, examples: Path) -> gr.Blocks:
                 HistoryTab(compare, tabs, tab, notice)
             with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
-        page.load(lambda: head(model), outputs=top, **QUIETLY)
         timer = gr.Timer(LOOK_EVERY)
-        timer.tick(lambda: loading(model), outputs=[top, timer], **QUIETLY)
+        gr.on([page.load, timer.tick], lambda: head(model), outputs=[top, timer], **QUIETLY)
     return page.queue(max_size=QUEUE)
 
 
@@ -81,6 +77,7 @@ def serve(page: gr.Blocks, model: Model) -> None:
         footer_links=["api"],
         mcp_server=True,
         run_history=False,
+        ssr_mode=False,  # a Space would switch it on where Node is: one page everywhere
         prevent_thread_lock=True,
     )
     answer_in_json(page.mcp_server_obj)

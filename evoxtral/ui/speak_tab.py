@@ -1,6 +1,7 @@
 """The Speak tab: write a tagged script, hear it, and send it on to be transcribed."""
 
 import random
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ WRITTEN = '() => [{variant: "primary", __type__: "update"}, {variant: "secondary
 HEARD = """() => [
   {variant: "secondary", __type__: "update"}, {variant: "primary", interactive: true, __type__: "update"}
 ]"""
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 
 SCRIPTS = (
     "[stammers] I see your point, but consider the garden. [clears throat] We need sixteen more plates on Friday.",
@@ -273,7 +276,7 @@ class SpeakTab:
             hand_over, [self.clip, self.spoken], [self.status, tabs, compare.clip, compare.reference], **QUIETLY
         )
         compare.decode_after(sent.success)
-        compare.columns.say(take_over, self.script, [tabs, *replaced], **QUIETLY)
+        compare.columns.say(take_over, self.script, [tabs, self.status, *replaced], **QUIETLY)
         script = text_input("Script", "[sighs] I told you. [whispers] It is a SECRET.")
         outputs = gr.Audio(label="Speech", visible=False), typed(list[str], "Skipped tags")
         endpoint(speak, [script, self.voice, self.seed], *outputs)
@@ -285,8 +288,19 @@ def hand_over(clip: str, script: str) -> tuple:
 
 
 def take_over(say: gr.EventData, script: str) -> tuple:
-    """The open tab, the script from a transcript that is to be spoken, and the one before it."""
-    return gr.Tabs(selected="speak"), say.text[:MOST_CHARACTERS], *_put_away(script)
+    """The open tab, status, the script from a transcript that is to be spoken, and the one before it."""
+    text = beginning(say.text)
+    told = HINT if text == say.text else f"The text is long: these are the first {len(text):,} of its characters."
+    return gr.Tabs(selected="speak"), view.status(told), text, *_put_away(script)
+
+
+def beginning(text: str) -> str:
+    """As many whole sentences of a text as are spoken at once; of one endless sentence, as many words."""
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    cut = text[: MOST_CHARACTERS + 1]
+    *_, end = [0, *(match.start() for match in _SENTENCE_END.finditer(cut))]
+    return cut[: end or max(cut.rfind(" "), 0) or MOST_CHARACTERS]
 
 
 def voice_name(voice: str) -> str:

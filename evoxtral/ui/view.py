@@ -16,7 +16,7 @@ from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui.diff import WORD, Change, Item, Marks, against, agreed_share, between, tag_change
 
 NO_MARKS = Marks()
-MOST_CHARACTERS = 20_000  # of a text that a visitor pastes or changes: half an hour of speech has about so many
+MOST_CHARACTERS = 40_000  # of a text that a visitor pastes or changes: half an hour of fast speech has fewer
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,8 @@ def _exports(transcript: Transcript, shown: Filter, stem: str) -> Markup:
         download(f"{stem}.{kind}", f"{KINDS[kind]};charset=utf-8", content, kind.upper(), HINTS[kind])
         for kind, content in files.items()
     )
+    if not files["txt"]:
+        return Markup('<p class="ev-exports">{}</p>').format(links)
     copy = Markup('<button type="button" class="ev-copy" data-copy="{}" title="{}">Copy for v3</button>').format(
         files["txt"], "Copy the tagged text as shown: it is ready for an ElevenLabs v3 prompt"
     )
@@ -263,7 +265,7 @@ def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
     cut = Markup("")
     if transcript.done and transcript.cut:
         cut = Markup('<p class="ev-note ev-cut">{}</p>').format(
-            "Cut short: the text reached its length limit, or repeated itself, before the audio ended."
+            "Cut short: the text reached its length limit, repeated itself or was broken off before the audio ended."
         )
     return _cues(visible, marks) + cut
 
@@ -427,6 +429,11 @@ def agreement(columns: Sequence[Column], shown: Filter = EVERYTHING) -> str:
 def status(sentence: str) -> Markup:
     """A plain word on how things stand."""
     return Markup('<p class="ev-status" role="status">{}</p>').format(sentence)
+
+
+def working(sentence: str) -> Markup:
+    """What is being done; as long as another line stands there, a clip that was sent waits for its turn."""
+    return Markup('<p class="ev-status ev-working" role="status">{}</p>').format(sentence)
 
 
 def verdict(sentence: str, scored: bool) -> Markup:
