@@ -41,7 +41,7 @@ from evoxtral.decode import Decoding
 from evoxtral.engine import Engine
 from evoxtral.lora import BASE
 from evoxtral.prompt import load_processor
-from training.loop import end_with_parent
+from training.loop import cores, end_with_parent
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results.json"
@@ -329,7 +329,7 @@ def machine(device: str) -> dict:
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
     return {
         "name": torch.cuda.get_device_name() if device == "cuda" else cpu.partition(":")[2].strip() or cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
         "instructions": torch.backends.cpu.get_cpu_capability(),

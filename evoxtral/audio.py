@@ -336,7 +336,12 @@ def _chunks_of_stream(
         whole = whole or packet.size > 0  # the empty packet that ends a stream is no frame
         for frame in frames:
             seconds += frame.samples / frame.sample_rate
-            samples = frame.to_ndarray()  # planar: (C, T), packed: (1, T * C)
+            try:
+                samples = frame.to_ndarray()  # planar: (C, T), packed: (1, T * C)
+            except ValueError as error:  # of 64 bits
+                raise AudioError(
+                    f"{name} has samples of a kind that is not read ({frame.format.name}): save it with 16 or 32 bits."
+                ) from error
             planar = samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
             yield frame.sample_rate, _mono(planar.T, name)
     if damaged > max(BAD_PACKETS, BAD_SHARE * packets) or (damaged and not seconds):

@@ -85,13 +85,15 @@ class _Recording:
 
 
 def _pools(files: Iterable[str], window: float, segments: float, max_seconds: float) -> Iterator[list[_Recording]]:
-    """Files in groups of at least so many segments together, but for the last."""
+    """Files in groups of at least so many segments together, but for the last; one without any counts as one."""
     pool: list[_Recording] = []
+    held = 0
     for recording in _read_ahead(files, window, max_seconds):
         pool.append(recording)
-        if sum(len(held.segments) for held in pool) >= segments:
+        held += max(1, len(recording.segments))
+        if held >= segments:
             yield pool
-            pool = []
+            pool, held = [], 0
     if pool:
         yield pool
 
@@ -117,7 +119,8 @@ def _read(file: str, window: float, max_seconds: float) -> _Recording:
     except AudioError as error:
         return _Recording(file, error=error)
     segments = audio.segments(wave, window)
-    return _Recording(file, audio.duration(wave), segments, [segment.of(wave) for segment in segments])
+    # Copies: a view would keep all of a long recording for the little that is said in it.
+    return _Recording(file, audio.duration(wave), segments, [segment.of(wave).copy() for segment in segments])
 
 
 def _decoded(
@@ -190,8 +193,11 @@ class Results:
         return result
 
     def add(self, result: FileResult) -> None:
-        self._file.write(json.dumps(asdict(result), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(asdict(result), allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise BulkError(f"{self.path} cannot be written: {error.strerror}.") from error
 
     def __enter__(self) -> "Results":
         return self

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 TINY, MINI = "tiny", "mini-3b"
 TINY_FOLDER = Path(__file__).parent / "assets" / "tiny"
 MINI_BASE = "mistralai/Voxtral-Mini-3B-2507"
+MINI_BYTES = 12e9  # of a GPU: 9.4 for the base, the rest for adapters, a cache and what computing needs
 MINI_ADAPTERS = {"sft": "YongkangZOU/evoxtral-lora", "rl": "YongkangZOU/evoxtral-rl"}
 ADAPTER_ORDER = ("sft", "rl")  # the order in which a folder's adapters were trained; others follow by name
 
@@ -71,7 +72,7 @@ def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Chec
     """
     reason = "asked for"
     replaced, added = _named_adapters(environ)
-    if name == "auto" and environ.get("EVOXTRAL_MODEL", "auto") != "auto":
+    if name == "auto" and (environ.get("EVOXTRAL_MODEL") or "auto") != "auto":
         name, reason = environ["EVOXTRAL_MODEL"], "EVOXTRAL_MODEL names it"
     elif name == "auto":
         name, reason = _best_here(environ, {**MINI_ADAPTERS, **replaced, **added})
@@ -131,6 +132,8 @@ def _named_adapters(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[st
 def _best_here(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple[str, str]:
     if not torch.cuda.is_available() and not environ.get("SPACES_ZERO_GPU"):
         return TINY, f"no CUDA device here; to hear people, choose a GPU or set EVOXTRAL_MODEL={MINI}"
+    if not environ.get("SPACES_ZERO_GPU") and (room := _gpu_bytes()) < MINI_BYTES:
+        return TINY, f"the GPU has {room / 1e9:.0f} GB and {MINI} needs {MINI_BYTES / 1e9:.0f}"
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HTTPError
 
@@ -145,6 +148,10 @@ def _best_here(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple
         return TINY, _GATED.format(MINI_BASE).rstrip(".")
     except (HTTPError, ConnectionError) as error:
         return TINY, f"not all of {MINI} is on this machine, and the Hub does not give it ({type(error).__name__})"
+
+
+def _gpu_bytes() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
 
 
 def _is_here(reference: str) -> bool:
@@ -393,7 +400,7 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
             f"{variant!r} cannot be merged: the adapters of {checkpoint.name} are "
             f"{', '.join(checkpoint.adapters) or 'none'}."
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not folder.name or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise CheckpointError(f"{folder} exists already: name a new folder.")
     with ExitStack() as stack:
         with _writing(folder):

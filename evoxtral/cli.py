@@ -331,7 +331,8 @@ def _serve(args: argparse.Namespace) -> int:
     _show_progress(not args.quiet)
     asked = {"megabytes": args.max_megabytes, "seconds": args.max_seconds}
     limits = api.Limits(**{name: value for name, value in asked.items() if value is not None})
-    api.run(Engine(checkpoints.resolve(args.model)), args.host, args.port, limits)
+    with api.address(args.host, args.port) as at:  # before the weights: what is wrong with it is known at once
+        api.run(Engine(checkpoints.resolve(args.model)), at, limits)
     return OK
 
 

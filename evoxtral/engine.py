@@ -24,7 +24,7 @@ from transformers import AttentionInterface, VoxtralConfig
 from evoxtral import audio, checkpoints, lora
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Batch, Decoding, Row, cache_length, chances
-from evoxtral.errors import EvoxtralError
+from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
 from evoxtral.prompt import Prompt
 from evoxtral.text_model import Session, TextModel
 from evoxtral.transcript import Cue, Token, Transcript
@@ -32,7 +32,7 @@ from evoxtral.transcript import Cue, Token, Transcript
 log = logging.getLogger(__name__)
 
 ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
-FREE = 0.8  # of what a CUDA device has left beside the weights, at most
+FREE = 0.4  # of what a CUDA device has left beside the weights, at most: serve decodes two requests at once
 FIRST_SEGMENTS = 4  # of a clip that a CPU decodes together before it goes on with more
 MOST_ROWS = 96  # more of them only make a batch wait longer for its slowest row
 SHOW_EVERY = 0.05  # s between two growing transcripts, at first
@@ -78,7 +78,7 @@ class Engine:
         self.prompt = Prompt(folder, config)
         self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
-        with _freed_memory_returned():
+        with _freed_memory_returned(), _room_for(checkpoint, self.device):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
@@ -131,7 +131,7 @@ class Engine:
         columns = {name: _Column(audio.duration(wave)) for name in names}
         clock = _Clock()
         for part, first in self._parts(segments, len(names)):
-            waves = [_stretch(wave, segment) for segment in part]
+            waves = [segment.of(wave) for segment in part]
             for column in columns.values():
                 column.begin(part, clock.seconds)
             for rows in self._decode(waves, names, language, decoding, keys=range(first, first + len(part))):
@@ -260,8 +260,9 @@ class Engine:
             draws = [(key, sample) for key in keys for sample in range(samples)] * len(names)
             chance = chances(decoding.seed, draws, max(budgets))
         ids = self.prompt.transcription_ids(language)
-        mels = self.prompt.log_mel(waves, self.device.type)
         length = cache_length(len(ids), budgets, self.device)
+        with _memory_named():
+            mels = self.prompt.log_mel(waves, self.device.type)
         with _memory_named(), self._lock, torch.inference_mode():
             _return_freed_memory()  # what the log-mels were made of, before the encoder begins
             prompts = self._prompts(ids, mels, names)
@@ -390,10 +391,6 @@ def _cue(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
     return Cue(segment.start, segment.end, tokens, row.cut)
 
 
-def _stretch(wave: np.ndarray, segment: audio.Segment) -> np.ndarray:
-    return wave[round(segment.start * audio.SAMPLE_RATE) : round(segment.end * audio.SAMPLE_RATE)]
-
-
 def _empty(wave: np.ndarray) -> Transcript:
     return Transcript((), audio.duration(wave), 0.0)
 
@@ -461,8 +458,20 @@ def _memory_named() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise EvoxtralError(
+        raise DeviceFullError(
             "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
+        ) from error
+
+
+@contextmanager
+def _room_for(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
+    """While its weights go to a device, which may be too small for them."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CheckpointError(
+            f"{checkpoint.name} does not fit the memory that is free on {device.type}: choose a larger device, or the "
+            "model tiny."
         ) from error
 
 

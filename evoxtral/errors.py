@@ -23,6 +23,10 @@ class CheckpointError(EvoxtralError):
     """Weights that cannot be found, do not fit the model, or did not all land."""
 
 
+class DeviceFullError(EvoxtralError):
+    """The device has no memory left for what was asked; later it may."""
+
+
 class SpeechError(EvoxtralError):
     """Text that cannot be spoken, or a voice that does not exist."""
 

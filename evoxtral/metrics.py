@@ -498,13 +498,3 @@ def _p_value(differences: np.ndarray) -> float:
     defined = differences[~np.isnan(differences)]
     beyond = min((defined <= 0).sum(), (defined >= 0).sum())
     return min(1.0, 2 * (int(beyond) + 1) / (len(defined) + 1))
-
-
-def per_tag(pairs: Iterable[Pair]) -> dict[str, TagScore]:
-    """Pooled scores of every tag (see `Report.per_tag`)."""
-    return score(pairs).per_tag
-
-
-def pooled(pairs: Iterable[Pair], names: Collection[str] = (), categories: Collection[str] = ()) -> TagScore:
-    """Scores over the counts of several tags together (see `Report.pooled`)."""
-    return score(pairs).pooled(names, categories)

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tone
 from fastapi.testclient import TestClient
 
-from evoxtral import audio
+from evoxtral import audio, cli
+from evoxtral.engine import Engine
 from evoxtral.serve.api import Limits, create_app
 
 CLIP = audio.wav_bytes(tone(1.5))
@@ -130,6 +132,27 @@ def test_serve_answers_over_a_socket(checkpoint, unused_port):
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.mark.parametrize("port", ["70000", "taken"])
+def test_an_address_that_cannot_be_had_is_said_before_the_weights_are_read(port, unused_port, monkeypatch, capsys):
+    monkeypatch.setattr(Engine, "__init__", lambda *_: pytest.fail("the weights were read"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", unused_port))
+        other.listen()
+        asked = str(unused_port) if port == "taken" else port
+        assert cli.main(["serve", "--model", "tiny", "--port", asked]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "choose another --host or --port" in said
+
+
+def test_a_full_device_is_a_reason_to_ask_again_later(engine, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine, "_prompts", full)
+    answer = upload(TestClient(create_app(engine)))
+    assert answer.status_code == 503 and "no memory left" in answer.json()["detail"]
 
 
 def ask(url: str, server: subprocess.Popen) -> dict:

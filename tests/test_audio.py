@@ -241,6 +241,11 @@ def test_every_sample_type_has_the_same_full_scale(dtype, low, zero, high):
     np.testing.assert_allclose(wave[:3], [-1, 0, 1], atol=0.01)
 
 
+def test_samples_of_64_bits_are_refused_in_one_sentence():
+    with pytest.raises(AudioError, match="16 or 32 bits"):
+        audio.load(encode("wav", "pcm_s64le"))
+
+
 ARRAYS = st.builds(
     lambda dtype, length, channels, seed: (
         np.random.default_rng(seed).integers(-(2**15), 2**15, (length, channels) if channels else length).astype(dtype)

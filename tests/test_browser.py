@@ -275,7 +275,9 @@ def test_a_clip_that_is_too_long_is_refused_before_anything_runs(visit, tmp_path
     audio.save(long, np.zeros(round((audio.MAX_SECONDS + 60) * audio.SAMPLE_RATE), np.float32))
     page = visit()
     upload(page, str(long))
-    expect(page.locator("#about-clip [role=alert]")).to_contain_text("31 min long and the limit is 30 min", timeout=PATIENCE)
+    expect(page.locator("#about-clip [role=alert]")).to_contain_text(
+        "31 min long and the limit is 30 min", timeout=PATIENCE
+    )
 
 
 def test_a_language_is_chosen_and_those_without_tags_say_so(visit, spoken_clip):

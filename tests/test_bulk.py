@@ -1,5 +1,6 @@
 """`python -m evoxtral bulk`: many recordings to one file of results, whatever interrupts it."""
 
+import io
 import json
 from pathlib import Path
 
@@ -119,6 +120,37 @@ def test_reading_is_ahead_but_never_far(clips):
     next(reading)
     assert len(asked) == bulk.READ_AHEAD + 1
     reading.close()
+
+
+def test_of_a_long_recording_only_what_is_said_is_held(clips):
+    recording = bulk._read(str(clips / "a.wav"), window=10.0, max_seconds=60.0)
+    assert recording.waves and all(wave.base is None for wave in recording.waves)
+
+
+def test_files_without_speech_are_told_in_groups_too(clips):
+    pools = bulk._pools([str(clips / "silent.wav")] * 7, window=10.0, segments=3, max_seconds=60.0)
+    assert [len(pool) for pool in pools] == [3, 3, 1]
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    with bulk.Results(tmp_path / "out.jsonl", "tiny", ("rl",)) as results:
+        full = io.BufferedWriter(Full())
+        monkeypatch.setattr(results, "_file", full)
+        with pytest.raises(bulk.BulkError, match="out.jsonl cannot be written: No space left"):
+            results.add(FileResult("a.wav", 1.0, "tiny", {}))
+        full.raw.free = True
+
+
+class Full(io.RawIOBase):
+    free = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        if self.free:
+            return len(data)
+        raise OSError(28, "No space left on device")
 
 
 def test_segments_of_many_files_share_a_batch(engine, clips, monkeypatch):

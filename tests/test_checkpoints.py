@@ -59,6 +59,18 @@ def test_a_machine_without_cuda_gets_tiny_and_the_reason(monkeypatch):
     assert chosen.name == "tiny" and "no CUDA device" in chosen.reason
 
 
+def test_a_gpu_that_is_too_small_gets_tiny_and_the_reason(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(checkpoints, "_gpu_bytes", lambda: 8 * 2**30)
+    chosen = resolve("auto", environ={})
+    assert chosen.name == "tiny" and "the GPU has 9 GB and mini-3b needs 12" in chosen.reason
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve("auto", environ={"EVOXTRAL_MODEL": "", "EVOXTRAL_SFT": "", "EVOXTRAL_ADAPTERS": ""}).name == "tiny"
+
+
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
     """A ZeroGPU's environment: `files` of the base and its adapters are cached, and the Hub raises an error or not."""

@@ -354,3 +354,4 @@ def test_merge_refuses_what_it_cannot_do(run, model, tmp_path):
     write_lines(tmp_path / "full" / "mine.txt")
     assert_one_sentence(*run("-q", "merge", "--variant", "base", "--model", model, "-o", "new"), "base")
     assert_one_sentence(*run("-q", "merge", "--model", model, "-o", "full"), "full")
+    assert_one_sentence(*run("-q", "merge", "--model", model, "-o", "."), "name a new folder")

@@ -13,7 +13,7 @@ from conftest import tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import audio
+from evoxtral import audio, checkpoints
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
@@ -205,6 +205,15 @@ def test_threads_get_the_same_transcripts_as_one_after_the_other(engine):
 
 
 @pytest.mark.gpu
+def test_a_device_that_is_too_small_for_the_weights_is_said(checkpoint, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(checkpoints, "load_base", full)
+    with pytest.raises(CheckpointError, match="random does not fit the memory .* or the model tiny"):
+        Engine(checkpoint)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_captured_step_writes_what_the_cpu_writes_while_others_ask_for_memory(engine, checkpoint):
     def more_and_more() -> None:

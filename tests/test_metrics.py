@@ -116,14 +116,14 @@ def test_per_tag_pools_counts_over_clips():
         "pause": TagScore(precision=0, recall=0, f1=0, support=1),
         "calm": TagScore(precision=0, recall=0, f1=0, support=0),
     }
-    assert metrics.per_tag([("[sad] a", "[sad] a")]) == {"sad": TagScore(1, 1, 1, 1)}
+    assert metrics.score([("[sad] a", "[sad] a")]).per_tag == {"sad": TagScore(1, 1, 1, 1)}
 
 
 def test_pooled_f1_takes_tags_by_name_or_by_category():
     pairs = [("[sad] [laughs] a", "[sad] [pause] a"), ("[whispers] b [moonwalks]", "[whispers] b")]
-    assert metrics.pooled(pairs, names={"laughs", "pause"}) == TagScore(0, 0, 0, support=1)
-    assert metrics.pooled(pairs, categories=("emotion", "delivery")) == TagScore(1, 1, 1, support=2)
-    assert metrics.pooled(pairs, categories=tags.CATEGORIES).f1 == pytest.approx(2 * 2 / (4 + 3))
+    assert metrics.score(pairs).pooled(names={"laughs", "pause"}) == TagScore(0, 0, 0, support=1)
+    assert metrics.score(pairs).pooled(categories=("emotion", "delivery")) == TagScore(1, 1, 1, support=2)
+    assert metrics.score(pairs).pooled(categories=tags.CATEGORIES).f1 == pytest.approx(2 * 2 / (4 + 3))
 
 
 def test_grouped_f1_takes_a_synonym_for_the_name():
@@ -302,7 +302,7 @@ def test_each_point_of_the_curve_is_the_pooled_score_of_the_tags_kept(items):
             (" ".join(f"[{name}]" for name, p in predicted if p >= point.threshold), reference)
             for predicted, reference in items
         ]
-        pooled = metrics.pooled(kept, categories=tags.CATEGORIES)
+        pooled = metrics.score(kept).pooled(categories=tags.CATEGORIES)
         assert (point.precision, point.recall, point.f1) == pytest.approx((pooled.precision, pooled.recall, pooled.f1))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from evoxtral import metrics
+from evoxtral.errors import EvoxtralError
 from evoxtral.ui import report
 from training import publish, raft
 
@@ -98,6 +99,18 @@ def test_a_run_on_the_base_that_ships_keeps_that_bases_curve(run):
     (publish.RESULTS / "training.json").write_text(json.dumps({"stages": {"pretrain": {"steps": 1}, "sft": {}}}))
     stages = publish.curves(run)["stages"]
     assert list(stages) == ["pretrain", "sft"] and stages["pretrain"] == {"steps": 1} and stages["sft"]["steps"] == 3000
+
+
+@pytest.mark.parametrize(("base", "sentence"), [("mini-3b", "a run of mini-3b"), ("tiny", "base")])
+def test_a_run_that_cannot_be_published_leaves_what_is_there(run, tmp_path, base, sentence):
+    recipe = json.loads((run / "recipe.json").read_text()) | {"base": base}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    there = tmp_path / "tiny"
+    there.mkdir()
+    (there / "weights").touch()
+    with pytest.raises(EvoxtralError, match=sentence):  # the run of tiny has no base that could be read
+        publish.install(run, there)
+    assert [path.name for path in tmp_path.glob("tiny*/*")] == ["weights"]
 
 
 def test_the_page_can_show_what_was_published(run):

@@ -8,7 +8,6 @@ build goes on with the shards that are missing, and the same seed gives the same
 import itertools
 import json
 import logging
-import os
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -86,7 +85,7 @@ def build(folder: Path, name: str, config: DataConfig, workers: int | None = Non
     counts = [min(SHARD, config.clips - start) for start in range(0, config.clips, SHARD)]
     missing = [(k, n) for k, n in enumerate(counts) if not (folder / f"{name}-{k:04d}.jsonl").exists()]
     with (
-        ProcessPoolExecutor(workers or os.cpu_count(), initializer=loop.end_with_parent) as pool,
+        ProcessPoolExecutor(workers or loop.cores(), initializer=loop.end_with_parent) as pool,
         tqdm(
             total=config.clips,
             desc=f"speak {name}",

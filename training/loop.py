@@ -51,13 +51,18 @@ class Schedule:
         return min(1.0, (step + 1) / max(1, self.warmup)) * (self.floor + (1 - self.floor) * cosine)
 
 
+def cores() -> int:
+    """How many this process may use, where the system tells (Linux), or else how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def parallel(work: Callable[..., None], *args, processes: int | None = None) -> None:
-    """Run `work(*args)` in several processes that share each step, one per core.
+    """Run `work(*args)` in several processes that share each step: by default one per core, or one for a CUDA device.
 
     On a CPU with few cores this beats threads: no operator waits for another thread at its end. The work itself must be
     importable and picklable. One process: it runs right here.
     """
-    processes = processes or len(os.sched_getaffinity(0))
+    processes = processes or (1 if torch.cuda.is_available() else cores())
     if processes == 1:
         work(*args)
         return
@@ -82,12 +87,12 @@ def end_with_parent() -> None:
 
 def _join(rank: int, processes: int, folder: Path, work: Callable[..., None], args: tuple) -> None:
     end_with_parent()
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // processes))
+    torch.set_num_threads(max(1, cores() // processes))
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     try:
         work(*args)
-    except EvoxtralError as error:  # only its traceback would reach the parent
+    except (EvoxtralError, OSError) as error:  # only its traceback would reach the parent
         Path(folder, MISTAKE).write_text(str(error), encoding="utf-8")
         raise
     dist.destroy_process_group()

@@ -34,20 +34,24 @@ COPIED = ("config.json", "generation_config.json", "processor_config.json", "pre
 
 
 def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:
-    """Copy the base (in shards), the adapters and the figures of a finished run. Raises RecipeError for another."""
+    """Copy the base (in shards), the adapters and the figures of a finished run of the scale model. Raises RecipeError
+    for another; what is there already stays until all of the new is."""
     if not (run / "results.json").is_file():
         raise RecipeError(f"{run} is not a finished run: it has no results.json; finish it with training/run.py.")
-    if (run / "base").resolve() != (target / "base").resolve():
-        shutil.rmtree(target, ignore_errors=True)
+    if (base := _recipe(run)["base"]) != checkpoints.TINY:
+        raise RecipeError(f"{run} is a run of {base}: what ships here is the scale model.")
+    with checkpoints.whole(target.with_name(f"{target.name}.new")) as new:
         model = checkpoints.load_base(run / "base", checkpoints.load_config(run / "base").dtype)
-        model.save_pretrained(target / "base", max_shard_size=MAX_SHARD)
+        model.save_pretrained(new / "base", max_shard_size=MAX_SHARD)
         for name in COPIED:
-            if (run / "base" / name).is_file() and not (target / "base" / name).is_file():
-                shutil.copyfile(run / "base" / name, target / "base" / name)
-    for name in ("sft", "rl"):
-        (target / name).mkdir(parents=True, exist_ok=True)
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(run / name / file, target / name / file)
+            if (run / "base" / name).is_file() and not (new / "base" / name).is_file():
+                shutil.copyfile(run / "base" / name, new / "base" / name)
+        for name in ("sft", "rl"):
+            (new / name).mkdir()
+            for file in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copyfile(run / name / file, new / name / file)
+    shutil.rmtree(target, ignore_errors=True)
+    target.with_name(f"{target.name}.new").rename(target)
     RESULTS.mkdir(parents=True, exist_ok=True)
     _write("measured.json", figures(run))
     _write("training.json", curves(run))

@@ -76,7 +76,7 @@ def run_pretrain(run: Run) -> None:
     parts = [dataset.build(run.data, f"pretrain{k}", config) for k, config in enumerate(run.recipe.pretraining_data)]
     clips, validation = Clips.joined(parts), dataset.build(run.data, "validation", run.recipe.validation)
     pretrain.prepare(run.folder, clips, run.recipe.pretrain)
-    loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain)
+    loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain, processes=loop.cores())
 
 
 def run_data(run: Run) -> None:

@@ -5,6 +5,7 @@
 Every answer is JSON; every mistake of the caller is a 4xx with one sentence in `detail`.
 """
 
+import socket
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evoxtral import __version__, audio
 from evoxtral.engine import Engine
-from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.errors import AudioError, DeviceFullError, EvoxtralError
 from evoxtral.results import FileResult
 
 
@@ -108,13 +109,28 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-def run(engine: Engine, host: str, port: int, limits: Limits) -> None:
-    """Serve until interrupted."""
-    uvicorn.run(create_app(engine, limits), host=host, port=port, limit_concurrency=limits.requests)
+def address(host: str, port: int) -> socket.socket:
+    """A socket at this address, on which nobody is answered yet. Raises EvoxtralError where it cannot be had."""
+    taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind((host, port))
+    except (OSError, OverflowError) as error:
+        taken.close()
+        reason = getattr(error, "strerror", None) or error
+        raise EvoxtralError(
+            f"{host}, port {port} cannot be served ({reason}): choose another --host or --port."
+        ) from error
+    return taken
+
+
+def run(engine: Engine, at: socket.socket, limits: Limits) -> None:
+    """Serve at an address until interrupted."""
+    uvicorn.Server(uvicorn.Config(create_app(engine, limits), limit_concurrency=limits.requests)).run([at])
 
 
 def _mistake(request: Request, error: EvoxtralError) -> JSONResponse:
-    status = 422 if isinstance(error, AudioError) else 400
+    status = 422 if isinstance(error, AudioError) else 503 if isinstance(error, DeviceFullError) else 400
     return JSONResponse({"detail": str(error)}, status)
 
 
