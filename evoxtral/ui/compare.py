@@ -79,7 +79,7 @@ STAMPED = """async (...given) => {
 
 # Whether a full queue is why nothing was decoded. Gradio says so in a note that knows nothing of the clip: the status
 # line has a better sentence, and one is enough.
-WAS_FULL = """async () => {
+WAS_FULL = """async (_, ...given) => {
   await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
   const notes = [...document.querySelectorAll(".toast-body.error")];
   const full = notes.filter(note => note.textContent.includes("currently busy"));
@@ -87,7 +87,7 @@ WAS_FULL = """async () => {
     note.hidden = true;
     note.querySelector(".toast-close").click();
   }
-  return [full.length > 0];
+  return [full.length > 0, ...given];
 }"""
 
 READY = "Record, upload or pick a clip, and see what each model hears in it."
