@@ -130,10 +130,11 @@ def _named_adapters(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[st
 
 
 def _best_here(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple[str, str]:
-    if not torch.cuda.is_available() and not environ.get("SPACES_ZERO_GPU"):
-        return TINY, f"no CUDA device here; to hear people, choose a GPU or set EVOXTRAL_MODEL={MINI}"
-    if not environ.get("SPACES_ZERO_GPU") and (room := _gpu_bytes()) < MINI_BYTES:
-        return TINY, f"the GPU has {room / 1e9:.0f} GB and {MINI} needs {MINI_BYTES / 1e9:.0f}"
+    if not environ.get("SPACES_ZERO_GPU"):
+        if not torch.cuda.is_available():
+            return TINY, f"no CUDA device here; to hear people, choose a GPU or set EVOXTRAL_MODEL={MINI}"
+        if (room := _gpu_bytes()) < MINI_BYTES:
+            return TINY, f"the GPU has {room / 1e9:.0f} GB and {MINI} needs {MINI_BYTES / 1e9:.0f}"
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HTTPError
 

@@ -31,6 +31,8 @@ from evoxtral.transcript import Cue, Token, Transcript
 
 log = logging.getLogger(__name__)
 
+FULL = "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
+TOO_LARGE = "{} does not fit the memory that is free on {}: choose a larger device, or the model tiny."
 ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
 FREE = 0.4  # of what a CUDA device has left beside the weights, at most: serve decodes two requests at once
 FIRST_SEGMENTS = 4  # of a clip that a CPU decodes together before it goes on with more
@@ -78,7 +80,7 @@ class Engine:
         self.prompt = Prompt(folder, config)
         self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
-        with _freed_memory_returned(), _room_for(checkpoint, self.device):
+        with _freed_memory_returned(), _memory_or(CheckpointError(TOO_LARGE.format(checkpoint.name, self.device.type))):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
@@ -261,17 +263,17 @@ class Engine:
             chance = chances(decoding.seed, draws, max(budgets))
         ids = self.prompt.transcription_ids(language)
         length = cache_length(len(ids), budgets, self.device)
-        with _memory_named():
+        with _memory_or(DeviceFullError(FULL)):
             mels = self.prompt.log_mel(waves, self.device.type)
-        with _memory_named(), self._lock, torch.inference_mode():
-            _return_freed_memory()  # what the log-mels were made of, before the encoder begins
-            prompts = self._prompts(ids, mels, names)
-            _return_freed_memory()  # the encoder's, before the cache is made
-            session = self._session((names, len(budgets), length))
-            with self._mix.using(names):
-                batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
+            with self._lock, torch.inference_mode():
+                _return_freed_memory()  # what the log-mels were made of, before the encoder begins
+                prompts = self._prompts(ids, mels, names)
+                _return_freed_memory()  # the encoder's, before the cache is made
+                session = self._session((names, len(budgets), length))
+                with self._mix.using(names):
+                    batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
         while not batch.done:
-            with _memory_named(), self._lock, self._mix.using(names):
+            with _memory_or(DeviceFullError(FULL)), self._lock, self._mix.using(names):
                 batch.advance()
             yield batch.rows
         with self._lock:
@@ -453,26 +455,12 @@ class _FeedForward(nn.Module):
 
 
 @contextmanager
-def _memory_named() -> Iterator[None]:
+def _memory_or(mistake: EvoxtralError) -> Iterator[None]:
     """A device that is full is the visitor's to know of."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DeviceFullError(
-            "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
-        ) from error
-
-
-@contextmanager
-def _room_for(checkpoint: Checkpoint, device: torch.device) -> Iterator[None]:
-    """While its weights go to a device, which may be too small for them."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise CheckpointError(
-            f"{checkpoint.name} does not fit the memory that is free on {device.type}: choose a larger device, or the "
-            "model tiny."
-        ) from error
+        raise mistake from error
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def clip(tmp_path_factory) -> str:
 
 
 def decoding(tab: compare.CompareTab, look: Look, clip: str, reference: str = ""):
-    return tab.decode("en", look, True, list(tags.CATEGORIES), 0, reference, clip, "2026-11-22 14:32:05")
+    return tab.decode("2026-11-22 14:32:05", "en", look, True, list(tags.CATEGORIES), 0, reference, clip)
 
 
 def test_the_last_step_puts_the_result_on_the_screen_and_into_the_history(tab, clip):

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -70,11 +70,11 @@ watch("value", () => { follow?.(); follow = null; });
 # A new clip is not what the last one said: of the reference, only what the visitor has typed stays.
 ANEW = "reference => reference === typed.reference ? reference : ''"
 
-# The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the last input; and where the columns are below
-# the screen, they come into view.
-STAMPED = """async (...given) => {
+# The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the first input; and where the columns are
+# below the screen, they come into view.
+STAMPED = """async (_, ...given) => {
   if (innerWidth < 900) document.querySelector("#status").scrollIntoView({behavior: "smooth"});
-  return [...given.slice(0, -1), new Date().toLocaleString("sv")];
+  return [new Date().toLocaleString("sv"), ...given];
 }"""
 
 # Whether a full queue is why nothing was decoded. Gradio says so in a note that knows nothing of the clip: the status
@@ -174,6 +174,26 @@ class Look:
 
     shown: view.Filter = view.EVERYTHING
     decoding: str = ""
+
+
+class Controls(NamedTuple):
+    """What a visitor has set, as the page sends it with each event.
+
+    confidence: in percent.  reference: what stands in its box.  clip: path of what lies in the recorder.
+    """
+
+    look: Look
+    tags_on: bool
+    categories: list[str]
+    confidence: float
+    reference: str
+    clip: str | None
+
+    def hold(self) -> view.Filter:
+        """Which tags are shown from now on."""
+        categories, likely = frozenset(self.categories), self.confidence / 100
+        self.look.shown = view.Filter(categories, likely, words_alone=not self.tags_on)
+        return self.look.shown
 
 
 @dataclass(frozen=True)
@@ -362,13 +382,12 @@ class CompareTab:
         self.full = gr.Checkbox(visible=False)
 
     def _connect(self) -> None:
-        controls = [self.tags_on, self.categories, self.confidence]
-        how_shown = [self.look, *controls, self.reference, self.clip]
+        controls = Controls(self.look, self.tags_on, self.categories, self.confidence, self.reference, self.clip)
         known = [self.on_screen, self.changes]
         drawn = [self.status, self.columns]
         self._decode = {
             "fn": self.decode,
-            "inputs": [self.language, *how_shown, self.now],
+            "inputs": [self.now, self.language, *controls],
             "outputs": [*known, *drawn],
             "js": STAMPED,
             "show_progress": "minimal",
@@ -376,11 +395,11 @@ class CompareTab:
             "api_visibility": "private",
             **QUEUEING,
         }
-        self._redraw = {"fn": redraw, "inputs": [self.on_screen, *how_shown], "outputs": drawn, **QUIETLY}
+        self._redraw = {"fn": redraw, "inputs": [self.on_screen, *controls], "outputs": drawn, **QUIETLY}
         self._refer = {"fn": refer, "inputs": [self.on_screen, self.reference, self.clip], "outputs": known, **QUIETLY}
         self._fail = {
             "fn": not_decoded,
-            "inputs": [self.full, self.on_screen, *how_shown],
+            "inputs": [self.full, self.on_screen, *controls],
             "outputs": [*known, *drawn],
             "js": WAS_FULL,
             **QUIETLY,
@@ -393,12 +412,12 @@ class CompareTab:
         self.decode_after(self.go.click)
         # An example that is clicked while another is decoded comes next: its clip and reference are there already.
         self.decode_after(self.examples.load_input_event.then, trigger_mode="always_last")
-        changed = [control.change for control in (*controls, self.reference)]
-        gr.on(changed, trigger_mode="always_last", **self._redraw)
+        set_anew = [part.change for part in (self.tags_on, self.categories, self.confidence, self.reference)]
+        gr.on(set_anew, trigger_mode="always_last", **self._redraw)
         keep_after(self.reference.blur(**self._refer), self.changes)
         # Each of these counts: by default, one that comes while another is on its way is dropped.
         often = {"trigger_mode": "multiple", **QUIETLY}
-        keep_after(self.columns.pen(use_pen, [self.on_screen, *how_shown], [*known, *drawn], **often), self.changes)
+        keep_after(self.columns.pen(use_pen, [self.on_screen, *controls], [*known, *drawn], **often), self.changes)
         keep_after(self.columns.write(write, self.on_screen, self.changes, **often), self.changes)
         self._serve()
 
@@ -426,23 +445,16 @@ class CompareTab:
         shown = trigger(outputs=[self.on_screen, self.reference, *outputs], **event, **QUIETLY)
         shown.success(**self._redraw)
 
-    def decode(
-        self,
-        language: str,
-        look: Look,
-        tags_on: bool,
-        categories: list[str],
-        confidence: float,
-        reference: str,
-        clip: str | None,
-        now: str,
-    ) -> Iterator[tuple]:
+    def decode(self, now: str, language: str, *controls: Any) -> Iterator[tuple]:
         """Decode a clip; every step gives what is on screen, changes to the history, the status line and the columns.
 
-        Where a visitor has two clips decoded at once, the screen is the later one's; the earlier goes to the history.
+        controls: see Controls.  Where a visitor has two clips decoded at once, the screen is the later one's; the
+        earlier goes to the history.
         """
+        controls = Controls(*controls)
+        controls.hold()
+        look, clip, reference = controls.look, controls.clip, controls.reference
         number = look.decoding = secrets.token_hex(8)
-        look.shown = _filter(tags_on, categories, confidence)
         yield gr.skip(), gr.skip(), view.working(DECODING if self.model.ready else LOADING), gr.skip()
         try:
             for transcripts in self.decoder.stream(clip, language):
@@ -502,24 +514,17 @@ def score(prediction: str, reference: str) -> dict:
     return asdict(metrics.score([(prediction, reference)]).scores)
 
 
-def redraw(
-    on_screen: Shown | None,
-    look: Look,
-    tags_on: bool,
-    categories: list[str],
-    confidence: float,
-    reference: str,
-    clip: str | None,
-) -> tuple:
-    """The status line and the columns, as to be shown now: nothing is decoded again."""
-    look.shown = _filter(tags_on, categories, confidence)
+def redraw(on_screen: Shown | None, *controls: Any) -> tuple:
+    """The status line and the columns, as to be shown now: nothing is decoded again. controls: see Controls."""
+    controls = Controls(*controls)
+    shown = controls.hold()
     if on_screen is None:
         return gr.skip(), gr.skip()
-    said = reference if clip == on_screen.clip else None
-    drawn = draw(on_screen, look.shown, said)
-    if look.decoding:  # then the line is the decoder's
+    said = controls.reference if controls.clip == on_screen.clip else None
+    drawn = draw(on_screen, shown, said)
+    if controls.look.decoding:  # then the line is the decoder's
         return gr.skip(), drawn
-    sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), look.shown)}".strip()
+    sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), shown)}".strip()
     return view.verdict(sentence, any(column.reference for column in on_screen.columns(said))), drawn
 
 
@@ -528,7 +533,7 @@ def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
     event.success(None, changes, js="changes => kept.change(changes)", **QUIETLY)
 
 
-def not_decoded(full: bool | None, on_screen: Shown | None, *how_shown: Any) -> tuple:
+def not_decoded(full: bool | None, on_screen: Shown | None, *controls: Any) -> tuple:
     """What is on screen, changes to the history, status line and columns, of a clip that the decoder never saw to the
     end of."""
     if on_screen is None or on_screen.done:
@@ -536,7 +541,7 @@ def not_decoded(full: bool | None, on_screen: Shown | None, *how_shown: Any) -> 
     on_screen = on_screen.broken_off()
     if on_screen is None:
         return None, [], view.alarm(NOT_DECODED), view.empty_cards()
-    _, columns = redraw(on_screen, *how_shown)
+    _, columns = redraw(on_screen, *controls)
     return on_screen, history.added(*on_screen.results), view.alarm(BROKEN_OFF), columns
 
 
@@ -550,7 +555,7 @@ def refer(on_screen: Shown | None, reference: str, clip: str | None) -> tuple:
     return after, history.changed(on_screen.results, after.results)
 
 
-def use_pen(pen: gr.EventData, on_screen: Shown | None, *how_shown: Any) -> tuple:
+def use_pen(pen: gr.EventData, on_screen: Shown | None, *controls: Any) -> tuple:
     """What is on screen, changes to the history, status line and columns, after a button of an editor was pressed."""
     if on_screen is None:
         return gr.skip(), [], gr.skip(), gr.skip()
@@ -560,7 +565,7 @@ def use_pen(pen: gr.EventData, on_screen: Shown | None, *how_shown: Any) -> tupl
     if pen.what == "undo":
         on_screen = on_screen.edited(pen.column, pen.result, None)
     on_screen = replace(on_screen, editing=pen.column if pen.what == "open" else "")
-    return on_screen, history.changed(before.results, on_screen.results), *redraw(on_screen, *how_shown)
+    return on_screen, history.changed(before.results, on_screen.results), *redraw(on_screen, *controls)
 
 
 def write(draft: gr.EventData, on_screen: Shown | None) -> list[dict]:
@@ -568,8 +573,3 @@ def write(draft: gr.EventData, on_screen: Shown | None) -> list[dict]:
     if on_screen is None:
         return []
     return history.changed(on_screen.results, on_screen.edited(draft.column, draft.result, draft.texts).results)
-
-
-def _filter(tags_on: bool, categories: list[str], confidence: float) -> view.Filter:
-    """From the page's own units: confidence in percent."""
-    return view.Filter(frozenset(categories), confidence / 100, words_alone=not tags_on)
