@@ -204,9 +204,14 @@ def test_whoever_waits_is_told_so_and_sees_the_place_in_the_queue(visit, long_cl
     busy.get_by_role("button", name="Compare", exact=True).click()
     expect(busy.locator("#status .ev-working")).to_be_visible(timeout=PATIENCE)
     waiting.locator("#examples .gallery-item").first.click()
-    expect(waiting.locator("#status .progress-text")).to_contain_text("queue: 1/1", timeout=PATIENCE)
-    says = "e => getComputedStyle(e, '::before').content"
-    assert "Your clip waits for its turn" in waiting.locator("#status .progress-text").evaluate(says)
+    waiting.wait_for_function(  # in one look: the turn may come at any moment
+        """() => {
+            const line = document.querySelector('#status .progress-text');
+            return line?.textContent.includes('queue: 1/1')
+                && getComputedStyle(line, '::before').content.includes('Your clip waits for its turn');
+        }""",
+        timeout=PATIENCE,
+    )
     photograph(waiting, "waiting")
     finish(waiting)
 

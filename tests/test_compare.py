@@ -63,6 +63,8 @@ def test_of_two_clips_at_once_the_later_has_the_screen_and_the_earlier_goes_to_t
     assert (on_screen, status, columns) == (SKIPPED,) * 3
     assert [change["add"]["id"] for change in changes] != [change["add"]["id"] for change in kept]
     assert kept == history.added(*shown.results) and not look.decoding
+    ids = [result[0]["add"]["id"] for result in (changes, kept)]
+    assert ids == sorted(ids), "the history knows the order, within a second too"
 
 
 def test_what_was_written_before_a_break_is_kept_and_said_to_be_cut(tab, clip):

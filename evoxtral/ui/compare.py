@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -454,7 +455,7 @@ class CompareTab:
         controls = Controls(*controls)
         controls.hold()
         look, clip, reference = controls.look, controls.clip, controls.reference
-        number = look.decoding = secrets.token_hex(8)
+        number = look.decoding = _new_number()
         yield gr.skip(), gr.skip(), view.working(DECODING if self.model.ready else LOADING), gr.skip()
         try:
             for transcripts in self.decoder.stream(clip, language):
@@ -512,6 +513,11 @@ def score(prediction: str, reference: str) -> dict:
     if max(len(prediction), len(reference)) > view.MOST_CHARACTERS:
         raise EvoxtralError(f"A text has more than {view.MOST_CHARACTERS:,} characters: score it in parts.")
     return asdict(metrics.score([(prediction, reference)]).scores)
+
+
+def _new_number() -> str:
+    """Of a result: no other has it, and later ones sort behind it, within a second too."""
+    return f"{time.time_ns():016x}{secrets.token_hex(4)}"
 
 
 def redraw(on_screen: Shown | None, *controls: Any) -> tuple:
