@@ -102,6 +102,18 @@ def finish(page) -> None:
     expect(page.locator(".ev-exports")).to_have_count(3, timeout=PATIENCE)
 
 
+def write_script(page, text: str):
+    """Open the Speak tab and fill its box, which is returned. Gradio lays a tab out when it is first opened, and sets
+    its values again a frame later: no person types in between, but a test does.
+    """
+    page.get_by_role("tab", name="Speak").click()
+    script = page.locator("#script textarea")
+    expect(script).not_to_have_value("", timeout=PATIENCE)
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    script.fill(text)
+    return script
+
+
 def column(page, variant: str):
     return page.locator(f'.ev-column[data-variant="{variant}"]')
 
@@ -205,11 +217,8 @@ def test_whoever_waits_is_told_so_and_sees_the_place_in_the_queue(visit, long_cl
     expect(busy.locator("#status .ev-working")).to_be_visible(timeout=PATIENCE)
     waiting.locator("#examples .gallery-item").first.click()
     waiting.wait_for_function(  # in one look: the turn may come at any moment
-        """() => {
-            const line = document.querySelector('#status .progress-text');
-            return line?.textContent.includes('queue: 1/1')
-                && getComputedStyle(line, '::before').content.includes('Your clip waits for its turn');
-        }""",
+        """() => document.querySelector('#status .ev-waiting[role=status]')?.textContent.includes('waits for its turn')
+            && document.querySelector('#status .progress-text')?.textContent.includes('queue: 1/1')""",
         timeout=PATIENCE,
     )
     photograph(waiting, "waiting")
@@ -233,10 +242,9 @@ def test_text_grows_in_every_column_at_once(visit):
 
 def test_a_script_is_spoken_and_transcribed_with_itself_as_the_reference(visit):
     page = visit()
-    page.get_by_role("tab", name="Speak").click()
-    page.locator("#script textarea").fill("We waited for the train. ")
+    script = write_script(page, "We waited for the train. ")
     page.locator('.ev-palette [data-insert="[sighs] "]').click()
-    expect(page.locator("#script textarea")).to_have_value("We waited for the train. [sighs] ")
+    expect(script).to_have_value("We waited for the train. [sighs] ")
     speak, send = page.get_by_role("button", name="Speak", exact=True), page.locator("#send")
     expect(send).to_be_disabled()
     speak.click()
@@ -252,8 +260,7 @@ def test_a_script_is_spoken_and_transcribed_with_itself_as_the_reference(visit):
 
 def test_on_a_phone_the_timeline_is_as_wide_as_the_waveform_and_no_label_is_cut(visit):
     page = visit(390, 844)
-    page.get_by_role("tab", name="Speak").click()
-    page.locator("#script textarea").fill("[whispers] We waited for it. [clears throat] So. [short pause] Never.")
+    write_script(page, "[whispers] We waited for it. [clears throat] So. [short pause] Never.")
     page.get_by_role("button", name="Speak", exact=True).click()
     expect(page.locator(".ev-timeline .ev-tag")).to_have_count(3, timeout=PATIENCE)
     cut = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
@@ -343,8 +350,7 @@ def test_markup_in_a_script_and_in_the_name_of_a_file_is_text(visit, tmp_path, s
     compare(page)
     open_history(page, 1)
     expect(page.locator("#results")).to_contain_text(".wav", timeout=PATIENCE)
-    page.get_by_role("tab", name="Speak").click()
-    page.locator("#script textarea").fill(f"[{HOSTILE}] Hello. [sighs] {HOSTILE}")
+    write_script(page, f"[{HOSTILE}] Hello. [sighs] {HOSTILE}")
     page.get_by_role("button", name="Speak", exact=True).click()
     expect(page.locator("#speak-status")).to_contain_text("${document.title=2}", timeout=PATIENCE)
     page.locator("#send").click()
@@ -801,9 +807,7 @@ def test_a_key_that_cannot_be_used_is_said_and_is_gone_after_a_reload(visit):
 
 def test_a_script_that_gives_way_to_another_is_brought_back(visit):
     page = visit()
-    page.get_by_role("tab", name="Speak").click()
-    script = page.locator("#script textarea")
-    script.fill("[sighs] This one is mine.")
+    script = write_script(page, "[sighs] This one is mine.")
     page.get_by_role("button", name="Surprise me").click()
     expect(script).not_to_have_value("[sighs] This one is mine.", timeout=PATIENCE)
     page.get_by_role("button", name="Bring mine back").click()

@@ -1,5 +1,6 @@
 """The Compare tab while text streams: the visitor's controls hold, and nothing that was written is lost."""
 
+import dataclasses
 from pathlib import Path
 
 import gradio as gr
@@ -30,7 +31,11 @@ def clip(tmp_path_factory) -> str:
 
 
 def decoding(tab: compare.CompareTab, look: Look, clip: str, reference: str = ""):
-    return tab.decode("2026-11-22 14:32:05", "en", look, True, list(tags.CATEGORIES), 0, reference, clip)
+    return tab.decode("2026-11-22 14:32:05", "en", *controls(look, clip, reference))
+
+
+def controls(look: Look, clip: str, reference: str = "", tags_on: bool = True) -> tuple:
+    return look, tags_on, list(tags.CATEGORIES), 0, reference, clip
 
 
 def test_the_last_step_puts_the_result_on_the_screen_and_into_the_history(tab, clip):
@@ -45,11 +50,11 @@ def test_a_control_that_is_moved_while_text_streams_holds_from_then_on(tab, clip
     look = Look()
     steps = decoding(tab, look, clip)
     on_screen = next(step[0] for step in steps if step[0] != SKIPPED)
-    status, _ = compare.redraw(on_screen, look, False, list(tags.CATEGORIES), 0, "", clip)
+    status, _ = compare.redraw(on_screen, *controls(look, clip, tags_on=False))
     assert status == SKIPPED, "the line is the decoder's until it is done"
     for on_screen, _, _, columns in steps:
         assert columns == compare.draw(on_screen, look.shown, "") and look.shown.words_alone
-    status, _ = compare.redraw(on_screen, look, False, list(tags.CATEGORIES), 0, "", clip)
+    status, _ = compare.redraw(on_screen, *controls(look, clip, tags_on=False))
     assert "ev-working" not in status
 
 
@@ -73,17 +78,49 @@ def test_what_was_written_before_a_break_is_kept_and_said_to_be_cut(tab, clip):
     partial = next(step[0] for step in steps if step[0] != SKIPPED and all_begun(step[0]))
     steps.close()
     assert not look.decoding
-    how_shown = look, True, list(tags.CATEGORIES), 0, "", clip
-    on_screen, changes, status, columns = compare.not_decoded(False, partial, *how_shown)
+    on_screen, changes, status, columns = compare.not_decoded(False, partial, *controls(look, clip))
     assert on_screen.done and 'aria-busy="true"' not in columns and "Cut short" in columns
     assert changes == history.added(*on_screen.results) and compare.BROKEN_OFF in status
     assert [t.text for t in texts(on_screen)] == [t.text for t in texts(partial)]
     assert all(t.cut for t in texts(on_screen))
 
 
+def test_a_reference_from_the_history_is_not_taken_for_that_of_the_clip_in_the_recorder(tab, clip):
+    *_, (on_screen, *_) = decoding(tab, Look(), clip, "[sad] So.")
+    earlier = dataclasses.replace(on_screen, note="Earlier: tone.wav.")
+
+    def reference_of(shown: compare.Shown | None, recorder: str):
+        status, reference = compare.send(shown, *controls(Look(), recorder, "[sad] So."))
+        assert compare.WAITING in status
+        return reference
+
+    assert reference_of(earlier, clip) == ""
+    assert reference_of(earlier, "another.wav") == reference_of(on_screen, clip) == reference_of(None, clip) == SKIPPED
+
+
+def test_the_line_says_that_a_clip_waits_until_it_is_decoded_or_cannot_be(tab, clip):
+    look = Look()
+    *_, (on_screen, *_) = decoding(tab, look, clip)
+    ends = [lambda: list(decoding(tab, look, clip)), lambda: compare.not_decoded(True, None, *controls(look, clip))]
+    for end in ends:
+        status, _ = compare.send(on_screen, *controls(look, clip))
+        assert compare.WAITING in status
+        assert compare.redraw(on_screen, *controls(look, clip))[0] == SKIPPED
+        end()
+        assert compare.redraw(on_screen, *controls(look, clip))[0] != SKIPPED
+
+
+def test_a_clip_that_is_sent_while_another_is_decoded_leaves_the_line_to_that_one(tab, clip):
+    look = Look()
+    steps = decoding(tab, look, clip)
+    next(steps)
+    assert compare.send(None, *controls(look, clip))[0] == SKIPPED
+    steps.close()
+
+
 @pytest.mark.parametrize(("full", "sentence"), [(True, compare.FULL), (False, compare.NOT_DECODED), (None, "again")])
 def test_a_clip_that_was_never_begun_leaves_the_result_before_on_the_screen(full, sentence):
-    on_screen, changes, status, columns = compare.not_decoded(full, None)
+    on_screen, changes, status, columns = compare.not_decoded(full, None, *controls(Look(), "tone.wav"))
     assert (on_screen, changes, columns) == (SKIPPED, [], SKIPPED) and sentence in status
 
 

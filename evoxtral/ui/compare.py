@@ -95,6 +95,8 @@ READY = "Record, upload or pick a clip, and see what each model hears in it."
 LIMITS = f"Up to {audio.MAX_SECONDS / 60:.0f} minutes and {audio.MAX_MEGABYTES:.0f} MB, in any common format."
 NO_CLIP = "Record or upload a clip, or pick an example."
 CLEANED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
+QUEUED = "queued"
+WAITING = "Your clip waits for its turn…"
 DECODING = "Decoding…"
 # A lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
 NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
@@ -170,7 +172,7 @@ class Shown:
 class Look:
     """How a visitor looks at the columns, which changes while they fill: every step of the decoder asks anew.
 
-    decoding: the number of the result that the screen is waiting for, "" for none.
+    decoding: the number of the result that the screen is waiting for, QUEUED before it has one, "" for none.
     """
 
     shown: view.Filter = view.EVERYTHING
@@ -396,6 +398,8 @@ class CompareTab:
             "api_visibility": "private",
             **QUEUEING,
         }
+        sent = [self.status, self.reference]
+        self._send = {"fn": send, "inputs": [self.on_screen, *controls], "outputs": sent, **QUIETLY}
         self._redraw = {"fn": redraw, "inputs": [self.on_screen, *controls], "outputs": drawn, **QUIETLY}
         self._refer = {"fn": refer, "inputs": [self.on_screen, self.reference, self.clip], "outputs": known, **QUIETLY}
         self._fail = {
@@ -433,7 +437,7 @@ class CompareTab:
 
     def decode_after(self, trigger: Callable, **how: Any) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
-        decoded = trigger(**self._decode, **how)
+        decoded = trigger(**self._send).then(**self._decode, **how)
         keep_after(decoded, self.changes)
         # The reference may have been given while text was streaming.
         complete = decoded.success(**self._redraw)
@@ -520,6 +524,18 @@ def _new_number() -> str:
     return f"{time.time_ns():016x}{secrets.token_hex(4)}"
 
 
+def send(on_screen: Shown | None, *controls: Any) -> tuple:
+    """The status line and the reference, for a clip that joins the queue. controls: see Controls."""
+    controls = Controls(*controls)
+    # The box may be about a result of the history, which is shown while the clip still lies in the recorder.
+    other = on_screen is not None and on_screen.note and on_screen.clip == controls.clip
+    reference = "" if other else gr.skip()
+    if controls.look.decoding:  # the line is about that one
+        return gr.skip(), reference
+    controls.look.decoding = QUEUED
+    return view.waiting(WAITING), reference
+
+
 def redraw(on_screen: Shown | None, *controls: Any) -> tuple:
     """The status line and the columns, as to be shown now: nothing is decoded again. controls: see Controls."""
     controls = Controls(*controls)
@@ -528,7 +544,7 @@ def redraw(on_screen: Shown | None, *controls: Any) -> tuple:
         return gr.skip(), gr.skip()
     said = controls.reference if controls.clip == on_screen.clip else None
     drawn = draw(on_screen, shown, said)
-    if controls.look.decoding:  # then the line is the decoder's
+    if controls.look.decoding:  # then the line is about that
         return gr.skip(), drawn
     sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), shown)}".strip()
     return view.verdict(sentence, any(column.reference for column in on_screen.columns(said))), drawn
@@ -542,6 +558,9 @@ def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
 def not_decoded(full: bool | None, on_screen: Shown | None, *controls: Any) -> tuple:
     """What is on screen, changes to the history, status line and columns, of a clip that the decoder never saw to the
     end of."""
+    look = Controls(*controls).look
+    if look.decoding == QUEUED:
+        look.decoding = ""
     if on_screen is None or on_screen.done:
         return gr.skip(), [], view.alarm(FULL if full else NOT_DECODED), gr.skip()
     on_screen = on_screen.broken_off()

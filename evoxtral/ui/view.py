@@ -432,8 +432,13 @@ def status(sentence: str) -> Markup:
 
 
 def working(sentence: str) -> Markup:
-    """What is being done; as long as another line stands there, a clip that was sent waits for its turn."""
+    """What is being done."""
     return Markup('<p class="ev-status ev-working" role="status">{}</p>').format(sentence)
+
+
+def waiting(sentence: str) -> Markup:
+    """What is yet to be done; Gradio writes the place in the queue beside it."""
+    return Markup('<p class="ev-status ev-waiting" role="status">{}</p>').format(sentence)
 
 
 def verdict(sentence: str, scored: bool) -> Markup:
