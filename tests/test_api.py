@@ -134,8 +134,12 @@ def test_serve_answers_over_a_socket(checkpoint, unused_port):
         server.wait()
 
 
-@pytest.mark.parametrize("port", ["70000", "taken"])
-def test_an_address_that_cannot_be_had_is_said_before_the_weights_are_read(port, unused_port, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("port", "reason"), [("70000", "(ports are 0 to 65535): choose"), ("taken", "(Address already in use): choose")]
+)
+def test_an_address_that_cannot_be_had_is_said_before_the_weights_are_read(
+    port, reason, unused_port, monkeypatch, capsys
+):
     monkeypatch.setattr(Engine, "__init__", lambda *_: pytest.fail("the weights were read"))
     with socket.socket() as other:
         other.bind(("127.0.0.1", unused_port))
@@ -143,7 +147,7 @@ def test_an_address_that_cannot_be_had_is_said_before_the_weights_are_read(port,
         asked = str(unused_port) if port == "taken" else port
         assert cli.main(["serve", "--model", "tiny", "--port", asked]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "choose another --host or --port" in said
+    assert said.count("\n") == 1 and f"{reason} another --host or --port" in said
 
 
 def test_a_full_device_is_a_reason_to_ask_again_later(engine, monkeypatch):

@@ -117,7 +117,7 @@ def address(host: str, port: int) -> socket.socket:
         taken.bind((host, port))
     except (OSError, OverflowError) as error:
         taken.close()
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
         raise EvoxtralError(
             f"{host}, port {port} cannot be served ({reason}): choose another --host or --port."
         ) from error
