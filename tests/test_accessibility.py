@@ -1,7 +1,17 @@
 """Everyone can use the page: axe-core finds nothing serious in any tab, and the keyboard reaches every control."""
 
 import pytest
-from test_browser import PATIENCE, chromium, expect, finish, pytestmark, spoken_clip, visit  # noqa: F401
+from test_browser import (  # noqa: F401
+    PATIENCE,
+    chromium,
+    expect,
+    finish,
+    photograph,
+    pytestmark,
+    spoken_clip,
+    visit,
+    write_script,
+)
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
@@ -64,8 +74,29 @@ def test_axe_finds_nothing_serious_in_any_tab(used, scheme):
     assert not {tab: violations for tab, violations in found.items() if violations}
 
 
-def test_axe_finds_nothing_serious_in_a_report_on_an_uploaded_file_and_in_a_complaint(visit, tmp_path):  # noqa: F811
-    page = visit()
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_what_opens_when_it_is_asked_for(used, scheme):
+    page = used(scheme)
+    page.locator("[data-pen=open]").last.click()
+    expect(page.locator("#columns textarea")).to_be_visible(timeout=PATIENCE)
+    photograph(page, f"{scheme}-editor")
+    assert not serious(page)
+    write_script(page, "[sighs] So. [long pause] Never.")
+    page.get_by_role("button", name="Speak", exact=True).click()
+    expect(page.locator(".ev-timeline .ev-tag")).to_have_count(2, timeout=PATIENCE)
+    page.get_by_role("button", name="In ElevenLabs v3").click()
+    expect(page.locator("#key input")).to_be_visible()
+    photograph(page, f"{scheme}-speak")
+    assert not serious(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_a_report_on_an_uploaded_file_and_in_a_complaint(
+    visit,  # noqa: F811
+    scheme,
+    tmp_path,
+):
+    page = visit(scheme=scheme)
     page.get_by_role("tab", name="Metrics").click()
     page.get_by_role("tab", name="Score your own").click()
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"

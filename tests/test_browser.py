@@ -503,6 +503,13 @@ def test_a_phone_needs_no_scrolling_across(visit):
     finish(page)
     assert overflow(page)[0] == 0
     photograph(page, "phone")
+    page.locator("[data-pen=open]").last.click()
+    expect(page.locator("#columns textarea")).to_be_visible(timeout=PATIENCE)
+    assert overflow(page)[0] == 0
+    photograph(page, "phone-editor")
+    open_history(page, 1)
+    assert overflow(page)[0] == 0
+    photograph(page, "phone-history")
     page.get_by_role("tab", name="Metrics").click()
     for part in ("Results", "Training", "Score your own"):
         page.get_by_role("tab", name=part).click()

@@ -1,6 +1,5 @@
 """The Compare tab while text streams: the visitor's controls hold, and nothing that was written is lost."""
 
-import dataclasses
 from pathlib import Path
 
 import gradio as gr
@@ -8,7 +7,7 @@ import pytest
 from conftest import tone
 
 from evoxtral import audio, tags
-from evoxtral.ui import compare, history
+from evoxtral.ui import compare, history, view
 from evoxtral.ui.compare import Look
 from evoxtral.ui.model import Model
 
@@ -34,7 +33,7 @@ def decoding(tab: compare.CompareTab, look: Look, clip: str, reference: str = ""
     return tab.decode("2026-11-22 14:32:05", "en", *controls(look, clip, reference))
 
 
-def controls(look: Look, clip: str, reference: str = "", tags_on: bool = True) -> tuple:
+def controls(look: Look, clip: str | None, reference: str = "", tags_on: bool = True) -> tuple:
     return look, tags_on, list(tags.CATEGORIES), 0, reference, clip
 
 
@@ -85,26 +84,12 @@ def test_what_was_written_before_a_break_is_kept_and_said_to_be_cut(tab, clip):
     assert all(t.cut for t in texts(on_screen))
 
 
-def test_a_reference_from_the_history_is_not_taken_for_that_of_the_clip_in_the_recorder(tab, clip):
-    *_, (on_screen, *_) = decoding(tab, Look(), clip, "[sad] So.")
-    earlier = dataclasses.replace(on_screen, note="Earlier: tone.wav.")
-
-    def reference_of(shown: compare.Shown | None, recorder: str):
-        status, reference = compare.send(shown, *controls(Look(), recorder, "[sad] So."))
-        assert compare.WAITING in status
-        return reference
-
-    assert reference_of(earlier, clip) == ""
-    assert reference_of(earlier, "another.wav") == reference_of(on_screen, clip) == reference_of(None, clip) == SKIPPED
-
-
 def test_the_line_says_that_a_clip_waits_until_it_is_decoded_or_cannot_be(tab, clip):
     look = Look()
     *_, (on_screen, *_) = decoding(tab, look, clip)
     ends = [lambda: list(decoding(tab, look, clip)), lambda: compare.not_decoded(True, None, *controls(look, clip))]
     for end in ends:
-        status, _ = compare.send(on_screen, *controls(look, clip))
-        assert compare.WAITING in status
+        assert compare.WAITING in compare.send(*controls(look, clip))
         assert compare.redraw(on_screen, *controls(look, clip))[0] == SKIPPED
         end()
         assert compare.redraw(on_screen, *controls(look, clip))[0] != SKIPPED
@@ -114,7 +99,43 @@ def test_a_clip_that_is_sent_while_another_is_decoded_leaves_the_line_to_that_on
     look = Look()
     steps = decoding(tab, look, clip)
     next(steps)
-    assert compare.send(None, *controls(look, clip))[0] == SKIPPED
+    assert compare.send(*controls(look, clip)) == SKIPPED
+    steps.close()
+
+
+def test_without_a_clip_nobody_waits_to_be_told_so():
+    look = Look()
+    assert compare.NO_CLIP in compare.send(*controls(look, None)) and not look.decoding
+
+
+def test_a_new_clip_takes_away_what_was_wrong_with_the_last_one_and_no_other_line(tab, clip):
+    look = Look()
+    assert compare.READY in compare.begin(None, *controls(look, None))
+    *_, (on_screen, *_) = decoding(tab, look, clip)
+    assert compare.begin(on_screen, *controls(look, "new.wav")) == compare.redraw(on_screen, *controls(look, clip))[0]
+    compare.send(*controls(look, clip))
+    assert compare.begin(on_screen, *controls(look, "new.wav")) == SKIPPED
+
+
+def test_a_clip_that_cannot_be_used_takes_the_screen_only_while_no_later_one_has_it(tab, clip):
+    look = Look()
+    *_, (on_screen, changes, status, columns) = decoding(tab, look, "gone.wav")
+    assert (on_screen, changes, columns) == (None, [], view.empty_cards()) and compare.CLEANED in status
+    earlier = decoding(tab, look, "gone.wav")
+    next(earlier)
+    later = decoding(tab, look, clip)
+    next(later)
+    on_screen, changes, status, columns = next(earlier)
+    assert (on_screen, changes, columns) == (SKIPPED, [], SKIPPED) and compare.CLEANED in status
+    later.close()
+
+
+def test_a_full_queue_leaves_a_clip_that_is_being_decoded_on_the_screen(tab, clip):
+    look = Look()
+    steps = decoding(tab, look, clip)
+    partial = next(step[0] for step in steps if step[0] != SKIPPED)
+    on_screen, changes, status, columns = compare.not_decoded(True, partial, *controls(look, clip))
+    assert (on_screen, changes, columns) == (SKIPPED, [], SKIPPED) and compare.FULL in status
     steps.close()
 
 

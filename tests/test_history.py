@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evoxtral import tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import history, history_tab
-from evoxtral.ui.compare import Look, Shown, redraw, refer, use_pen, write
+from evoxtral.ui.compare import Controls, Look, Shown, redraw, refer, use_pen, write
 from evoxtral.ui.history import Result, rewritten
 
 HOSTILE = '<img src=x onerror=alert(1)> ${1} [<b>] "&\n'
@@ -203,7 +203,7 @@ def test_the_archive_has_every_text_in_every_format_under_harmless_names():
 
 # ------------------------------------------------------------------------------------- on the page
 
-EVERYTHING = (Look(), True, list(tags.CATEGORIES), 0, "", None)
+EVERYTHING = Controls(Look(), True, list(tags.CATEGORIES), 0, "", None)
 
 
 def pen(what: str, on_screen: Shown, column: str, *texts: str) -> gr.EventData:
@@ -232,8 +232,11 @@ def test_an_edit_is_drawn_marked_and_kept_and_can_be_undone():
 
 def test_what_stands_in_an_editor_that_was_left_is_kept():
     on_screen, kept = Shown((result(),)), browser(result())
-    assert written(kept, write(left(on_screen, "rl", HOSTILE), on_screen))[0].edits == {"rl": (HOSTILE.strip(),)}
-    assert write(left(on_screen, "rl", "[sad] It is over."), on_screen) == []
+    on_screen, changes = write(left(on_screen, "rl", HOSTILE), on_screen)
+    assert written(kept, changes)[0].edits == {"rl": (HOSTILE.strip(),)}
+    on_screen, more = write(left(on_screen, "rl", "[sad] It is over."), on_screen)
+    assert written(kept, changes + more)[0].edits == {}, "what is put right by hand is the model's again"
+    assert write(left(on_screen, "rl", "[sad] It is over."), on_screen) == (on_screen, [])
 
 
 def test_opening_another_editor_keeps_what_stands_in_the_first():
@@ -248,7 +251,7 @@ def test_a_pen_on_columns_that_have_been_filled_anew_changes_nothing():
     late = Shown((result("a"),))
     now = Shown((result("b"),))
     assert use_pen(pen("done", late, "rl", "of the clip before"), now, *EVERYTHING)[:2] == (now, [])
-    assert write(left(late, "rl", "of the clip before"), now) == []
+    assert write(left(late, "rl", "of the clip before"), now) == (now, [])
 
 
 def test_a_reference_given_later_is_kept_with_its_result():
@@ -271,6 +274,17 @@ def test_one_result_is_shown_again_as_it_was_with_its_reference():
     on_screen, reference, _ = history_tab.chosen_results(browser(old, result("b")), ["a"], "rl", None)
     assert on_screen.results == (old,) and reference == "[sad] Over."
     assert [column.key for column in on_screen.columns()] == ["rl"]
+
+
+def test_while_a_clip_lies_in_the_recorder_the_box_for_the_reference_stays_that_ones():
+    old = replace(result("a"), reference="[sad] Over.")
+    on_screen, reference, _ = history_tab.chosen_results(browser(old), ["a"], "rl", "clip.wav")
+    assert reference == gr.skip()
+    (column,) = on_screen.columns()
+    assert column.reference == "[sad] Over."
+    assert refer(on_screen, "of the clip in the recorder", "clip.wav") == refer(on_screen, "", None) == (gr.skip(), [])
+    status, columns = redraw(on_screen, *EVERYTHING._replace(reference="of another", clip="clip.wav"))
+    assert columns == redraw(on_screen, *EVERYTHING)[1] and "ev-scores" in columns
 
 
 def test_several_are_compared_in_one_variant_and_edited_each_by_itself():

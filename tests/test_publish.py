@@ -68,7 +68,7 @@ def test_the_curve_over_the_threshold_is_small_and_ends_with_every_tag(run):
 
 def test_training_curves_are_thinned_and_know_how_long_the_stage_took(run):
     stage = publish.curves(run)["stages"]["sft"]
-    assert (stage["steps"], stage["seconds"]) == (3000, 6000)
+    assert (stage["steps"], stage["seconds"], stage["commit"]) == (3000, 6000, "abc")
     losses = stage["series"]["loss"]
     assert set(stage["series"]) == {"loss"} and 30 <= len(losses) <= 60
     assert losses[-1][0] == 3000 and losses == sorted(losses, key=lambda point: -point[1])
@@ -81,6 +81,7 @@ def test_steps_done_again_after_an_interruption_count_once(run):
     assert stage == {
         "steps": 40,
         "seconds": 40,
+        "commit": "abc",
         "series": {"loss": [(20, 3.0), (40, 1.0)], "validation_loss": [(40, 5.0)]},
     }
 
@@ -89,9 +90,26 @@ def test_rewards_are_counted_before_and_after_curation(run):
     found = publish.curves(run)["raft"]
     assert (found["clips"], found["samples"], found["kept"], found["threshold"]) == (4, 2, 3, 0.9)
     assert found["mean_reward"] == pytest.approx(0.675) and found["mean_curated_reward"] == pytest.approx(2.9 / 3)
-    assert found["without_mistake"] == 3 / 8
+    assert found["without_mistake"] == 3 / 8 and found["commit"] == "abc"
     sampled, curated = found["histogram"]["sampled"], found["histogram"]["curated"]
     assert sum(sampled) == 8 and sum(curated) == 3 and curated[-1] == 2  # a reward of 1.0 is in the last part
+
+
+def test_where_only_contested_clips_were_learned_from_the_others_are_not_counted(run):
+    recipe = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps(recipe | {"raft": {"drop": 0.25, "contested": True}}))
+    raft = publish.curves(run)["raft"]
+    assert (raft["kept"], sum(raft["histogram"]["curated"])) == (2, 2)
+    assert "another got less" in report.rewards_chart(raft)
+
+
+def test_a_base_that_went_on_from_another_says_so(run):
+    recipe = json.loads((run / "recipe.json").read_text())
+    write(run / "pretrain.log.jsonl", {"step": 20, "loss": 1.0, "seconds": 1.0})
+    for start in ("tiny", ""):
+        (run / "recipe.json").write_text(json.dumps(recipe | {"pretrain": {"start": start}}))
+        stage = publish.curves(run)["stages"]["pretrain"]
+        assert ("went on from" in report.stage_chart(stage)) == bool(start)
 
 
 def test_a_run_on_the_base_that_ships_keeps_that_bases_curve(run):

@@ -69,14 +69,20 @@ def figures(run: Path) -> dict:
 def curves(run: Path) -> dict:
     """Training curves of a run: losses by stage, and the rewards of RAFT before and after choosing."""
     recipe, committed, stages = _recipe(run), RESULTS / "training.json", {}
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    about = {name: results[name] for name in ("date", "commit") if name in results}
     if recipe["base"] == "tiny" and committed.is_file():  # a run on the base that ships: its curve is still right
         known = json.loads(committed.read_text(encoding="utf-8"))["stages"]
         stages = {name: known[name] for name in known if name == "pretrain"}
     for name in ("pretrain", "sft", "rl"):
         log = run / f"{name}.log.jsonl"
         if log.is_file():
-            stages[name] = stage(_rows(log))
-    return {"stages": stages, "raft": rewards(raft.read(run / "samples.jsonl"), recipe["raft"]["drop"])}
+            stages[name] = stage(_rows(log)) | about
+            if name == "pretrain":
+                stages[name]["start"] = recipe["pretrain"]["start"]
+    choice = recipe["raft"]
+    samples = raft.read(run / "samples.jsonl")
+    return {"stages": stages, "raft": rewards(samples, choice["drop"], choice.get("contested", False)) | about}
 
 
 def stage(rows: list[dict]) -> dict:
@@ -101,7 +107,7 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(group[-1][0], round(statistics.median(value for _, value in group), 4)) for group in groups]
 
 
-def rewards(samples: list[raft.Sampled], drop: float) -> dict:
+def rewards(samples: list[raft.Sampled], drop: float, contested: bool) -> dict:
     """Mean rewards and their distribution, of all samples and of those that were learned from.
 
     without_mistake: share of the samples with a reward of 1.
@@ -109,11 +115,12 @@ def rewards(samples: list[raft.Sampled], drop: float) -> dict:
     histogram: how many rewards fall into each of REWARD_BINS equal parts of 0 to 1.
     """
     every = [reward for sampled in samples for reward in sampled.rewards]
-    curated = [sampled.rewards[sampled.best] for sampled in raft.curate(samples, drop)]
+    curated = [sampled.rewards[sampled.best] for sampled in raft.curate(samples, drop, contested)]
     return {
         "clips": len(samples),
         "samples": len(samples[0].rewards),
         "drop": drop,
+        "contested": contested,
         "kept": len(curated),
         "threshold": min(curated),
         "mean_reward": statistics.fmean(every),

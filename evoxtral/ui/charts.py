@@ -24,15 +24,18 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, label: str, values: Sequence[float], ratio: float = math.inf) -> "Axis":
-        """From round number to round number; logarithmic where the values' ratio is greater than `ratio`."""
+    def around(cls, label: str, values: Sequence[float], ratio: float = math.inf, parts: int = 4) -> "Axis":
+        """From round number to round number; logarithmic where the values' ratio is greater than `ratio`.
+
+        parts: the fewest between ticks, two and a half times as many are the most.
+        """
         low, high = min(values), max(values)
         if 0 < low * ratio < high:
             decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             rounds = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
             low, high = max(r for r in rounds if r <= low), min(r for r in rounds if r >= high)
             return cls(label, low, high, _named(r for r in rounds if low <= r <= high), log=True)
-        step = _step(high - low or abs(high) or 1.0)
+        step = _step(high - low or abs(high) or 1.0, parts)
         first, last = math.floor(low / step), math.ceil(high / step)
         marks = [step * i for i in range(first, max(last, first + 1) + 1)]
         return cls(label, marks[0], marks[-1], _named(marks))
@@ -43,10 +46,10 @@ class Axis:
         return min(1.0, max(0.0, (here - low) / (high - low)))
 
 
-def _step(width: float) -> float:
-    """A round number of which four to ten make the width."""
-    decade = 10.0 ** math.floor(math.log10(width / 4))
-    return max(digit * decade for digit in (1, 2, 5) if digit * decade <= width / 4)
+def _step(width: float, parts: int) -> float:
+    """A round number of which `parts` make the width, or up to two and a half times as many."""
+    decade = 10.0 ** math.floor(math.log10(width / parts))
+    return max(digit * decade for digit in (1, 2, 5) if digit * decade <= width / parts)
 
 
 def _named(values: Iterable[float]) -> list[tuple[float, str]]:

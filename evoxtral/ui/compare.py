@@ -98,11 +98,14 @@ CLEANED = "This clip is no longer on the server, which keeps clips for an hour: 
 QUEUED = "queued"
 WAITING = "Your clip waits for its turn…"
 DECODING = "Decoding…"
-# A lost connection, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
+# A mistake in the server, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
 NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
 BROKEN_OFF = "This broke off, and what was written is kept. Your clip is still here: press Compare again in a moment."
 FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
 LOADING = "Loading the model: this happens once, in seconds if it is here, in minutes if it is downloaded first…"
+
+
+ELSEWHERE = ""  # no path: never what lies in the recorder
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Shown:
     """What the columns hold: every variant of one result, or one variant of several.
 
     editing: key of the column whose text is being changed.  note: where the results come from, if not from the clip.
-    clip: what lay in the recorder when they came; the box for the reference is about them until another lies there.
+    clip: what lies in the recorder while the box for the reference is about them; ELSEWHERE if that has another clip.
     """
 
     results: tuple[Result, ...]
@@ -396,10 +399,10 @@ class CompareTab:
             "show_progress": "minimal",
             "show_progress_on": self.status,
             "api_visibility": "private",
+            "trigger_mode": "always_last",  # a clip that is sent while another is decoded comes next
             **QUEUEING,
         }
-        sent = [self.status, self.reference]
-        self._send = {"fn": send, "inputs": [self.on_screen, *controls], "outputs": sent, **QUIETLY}
+        self._send = {"fn": send, "inputs": [*controls], "outputs": self.status, **QUIETLY}
         self._redraw = {"fn": redraw, "inputs": [self.on_screen, *controls], "outputs": drawn, **QUIETLY}
         self._refer = {"fn": refer, "inputs": [self.on_screen, self.reference, self.clip], "outputs": known, **QUIETLY}
         self._fail = {
@@ -410,20 +413,18 @@ class CompareTab:
             **QUIETLY,
         }
         self.clip.change(lambda clip: about_clip(clip, self.decoder), self.clip, self.about, **QUIETLY)
-        # A visitor who begins anew has read what was wrong with the last clip.
         anew = [self.clip.clear, self.clip.upload, self.clip.start_recording]
-        gr.on(anew, lambda there: gr.skip() if there else view.status(READY), self.on_screen, self.status, **QUIETLY)
+        gr.on(anew, begin, [self.on_screen, *controls], self.status, **QUIETLY)
         gr.on(anew, None, self.reference, self.reference, js=ANEW, **QUIETLY)
         self.decode_after(self.go.click)
-        # An example that is clicked while another is decoded comes next: its clip and reference are there already.
-        self.decode_after(self.examples.load_input_event.then, trigger_mode="always_last")
+        self.decode_after(self.examples.load_input_event.then)
         set_anew = [part.change for part in (self.tags_on, self.categories, self.confidence, self.reference)]
         gr.on(set_anew, trigger_mode="always_last", **self._redraw)
         keep_after(self.reference.blur(**self._refer), self.changes)
         # Each of these counts: by default, one that comes while another is on its way is dropped.
         often = {"trigger_mode": "multiple", **QUIETLY}
         keep_after(self.columns.pen(use_pen, [self.on_screen, *controls], [*known, *drawn], **often), self.changes)
-        keep_after(self.columns.write(write, self.on_screen, self.changes, **often), self.changes)
+        keep_after(self.columns.write(write, self.on_screen, known, **often), self.changes)
         self._serve()
 
     def _serve(self) -> None:
@@ -435,9 +436,9 @@ class CompareTab:
         endpoint(self.transcribe, [self.clip, variant, self.language], typed(VariantResult), **QUEUEING)
         endpoint(score, [prediction, reference], typed(metrics.Scores, n="pairs that were scored: 1", **meanings))
 
-    def decode_after(self, trigger: Callable, **how: Any) -> None:
+    def decode_after(self, trigger: Callable) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
-        decoded = trigger(**self._send).then(**self._decode, **how)
+        decoded = trigger(**self._send).then(**self._decode)
         keep_after(decoded, self.changes)
         # The reference may have been given while text was streaming.
         complete = decoded.success(**self._redraw)
@@ -445,8 +446,8 @@ class CompareTab:
         keep_after(decoded.failure(**self._fail), self.changes)
 
     def show_after(self, trigger: Callable, *outputs: gr.components.Component, **event: Any) -> None:
-        """Show results without decoding when something happens: the event's `fn` gives what is on screen, its
-        reference, and what else `outputs` are."""
+        """Show results without decoding when something happens: the event's `fn` gives what is on screen, what stands
+        in the box for the reference, and what else `outputs` are."""
         shown = trigger(outputs=[self.on_screen, self.reference, *outputs], **event, **QUIETLY)
         shown.success(**self._redraw)
 
@@ -472,7 +473,8 @@ class CompareTab:
                     yield gr.skip(), changes, gr.skip(), gr.skip()
         except EvoxtralError as error:
             # The clip stays in the recorder; what an earlier clip gave would only look like this one's.
-            yield None, [], view.alarm(str(error)), view.empty_cards()
+            mine = look.decoding == number
+            yield None if mine else gr.skip(), [], view.alarm(str(error)), view.empty_cards() if mine else gr.skip()
         finally:
             if look.decoding == number:
                 look.decoding = ""
@@ -524,16 +526,23 @@ def _new_number() -> str:
     return f"{time.time_ns():016x}{secrets.token_hex(4)}"
 
 
-def send(on_screen: Shown | None, *controls: Any) -> tuple:
-    """The status line and the reference, for a clip that joins the queue. controls: see Controls."""
+def send(*controls: Any) -> str:
+    """The status line, for a clip that joins the queue. controls: see Controls."""
     controls = Controls(*controls)
-    # The box may be about a result of the history, which is shown while the clip still lies in the recorder.
-    other = on_screen is not None and on_screen.note and on_screen.clip == controls.clip
-    reference = "" if other else gr.skip()
     if controls.look.decoding:  # the line is about that one
-        return gr.skip(), reference
+        return gr.skip()
+    if controls.clip is None:
+        return view.alarm(NO_CLIP)
     controls.look.decoding = QUEUED
-    return view.waiting(WAITING), reference
+    return view.waiting(WAITING)
+
+
+def begin(on_screen: Shown | None, *controls: Any) -> str:
+    """The status line, for a visitor who clears the recorder or takes another clip: what was wrong with the last one
+    has been read. controls: see Controls."""
+    if Controls(*controls).look.decoding:
+        return gr.skip()
+    return redraw(on_screen, *controls)[0] if on_screen else view.status(READY)
 
 
 def redraw(on_screen: Shown | None, *controls: Any) -> tuple:
@@ -561,7 +570,7 @@ def not_decoded(full: bool | None, on_screen: Shown | None, *controls: Any) -> t
     look = Controls(*controls).look
     if look.decoding == QUEUED:
         look.decoding = ""
-    if on_screen is None or on_screen.done:
+    if full or on_screen is None or on_screen.done:
         return gr.skip(), [], view.alarm(FULL if full else NOT_DECODED), gr.skip()
     on_screen = on_screen.broken_off()
     if on_screen is None:
@@ -593,8 +602,10 @@ def use_pen(pen: gr.EventData, on_screen: Shown | None, *controls: Any) -> tuple
     return on_screen, history.changed(before.results, on_screen.results), *redraw(on_screen, *controls)
 
 
-def write(draft: gr.EventData, on_screen: Shown | None) -> list[dict]:
-    """Changes to the history: what stands in an editor, which has been left; whatever comes next, it is not lost."""
+def write(draft: gr.EventData, on_screen: Shown | None) -> tuple:
+    """What is on screen and changes to the history, with what stands in an editor that has been left: whatever comes
+    next, it is not lost. The editor stays as it is."""
     if on_screen is None:
-        return []
-    return history.changed(on_screen.results, on_screen.edited(draft.column, draft.result, draft.texts).results)
+        return gr.skip(), []
+    after = on_screen.edited(draft.column, draft.result, draft.texts)
+    return after, history.changed(on_screen.results, after.results)

@@ -7,7 +7,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from evoxtral.ui import history, view
-from evoxtral.ui.compare import QUIETLY, CompareTab, Shown
+from evoxtral.ui.compare import ELSEWHERE, QUIETLY, CompareTab, Shown
 from evoxtral.ui.history import Result
 
 EMPTY = (
@@ -122,13 +122,18 @@ def downloads(kept: object, chosen: list[str]) -> Markup:
 
 
 def chosen_results(kept: object, chosen: list[str], variant: str, clip: str | None) -> tuple:
-    """What is to be on screen, its reference, and the open tab. clip: what lies in the recorder."""
+    """What is to be on screen, what stands in the box for the reference, and the open tab.
+
+    clip: what lies in the recorder; then the box stays that one's.
+    """
     results = _picked(kept, chosen)
     if not results:  # another tab has just deleted them, and the list is about to show it
         return gr.skip(), gr.skip(), gr.skip()
-    references = {result.reference for result in results}
     note = f"Earlier: {results[0].file[:LONGEST_NAME]}." if len(results) == 1 else "Earlier results."
-    reference = references.pop() if len(references) == 1 else ""
     if not any(variant in result.written for result in results):
         *_, variant = results[0].written
-    return Shown(results, variant, note=note, clip=clip), reference, gr.Tabs(selected="compare")
+    tab = gr.Tabs(selected="compare")
+    if clip is not None:
+        return Shown(results, variant, note=note, clip=ELSEWHERE), gr.skip(), tab
+    references = {result.reference for result in results}
+    return Shown(results, variant, note=note), references.pop() if len(references) == 1 else "", tab

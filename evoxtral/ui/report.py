@@ -177,10 +177,19 @@ def _changes(content: Mapping) -> Differences:
 
 def origin(results: Results) -> str:
     """ "model · source · n = 400 · seed 7"; what the source leaves out is said at the end."""
-    parts = [form.format(results.origin[name]) for name, form in ORIGIN.items() if name in results.origin]
+    parts = _origins(results.origin)
     if results.unstated:
         parts.append(f"{_listed(results.unstated)} not stated")
     return " · ".join(parts)
+
+
+def _origins(known: Mapping) -> list[str]:
+    return [form.format(known[name]) for name, form in ORIGIN.items() if name in known]
+
+
+def _made(entry: Mapping) -> str:
+    """Where a training curve comes from, in brackets."""
+    return f" ({', '.join(parts)})" if (parts := _origins(entry)) else ""
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -546,13 +555,16 @@ LEFT_OUT = 0.01  # of rewards, at most, at the lower end of their chart
 def stage_chart(stage: Mapping) -> Markup:
     """The losses of one stage over its steps."""
     lines = [(series, stage["series"][name]) for name, series in LOSSES.items() if name in stage["series"]]
-    steps = Axis.around("Step", [0, stage["steps"]])
+    steps = Axis.around("Step", [0, stage["steps"]], parts=2)  # their labels stand side by side
     words = [
         f"{series.name} {' to '.join(f'{loss:.2f}' for _, loss in _first_and_last(points))}" for series, points in lines
     ]
     losses = Axis.around("Loss, nats", [value for _, points in lines for _, value in points], ratio=20)
     summary = f"Loss over {stage['steps']:,} steps: {'; '.join(words)}."
-    about = f"{stage['steps']:,} steps in {_duration(stage['seconds'])}.{_on_validation(stage['series'].get('wer'))}"
+    about = f"{stage['steps']:,} steps in {_duration(stage['seconds'])}{_made(stage)}."
+    if stage.get("start"):
+        about += " They went on from the base of earlier runs."
+    about += _on_validation(stage["series"].get("wer"))
     if len(lines) > 2:
         about += (
             " Each curve is one task's loss, averaged over all steps: a task that takes part in every fourth step only"
@@ -588,11 +600,12 @@ def rewards_chart(raft: Mapping) -> Markup:
     parts = len(shares[SAMPLED])
     tenth = parts // 10  # the axis has a tick at each, and two of them at least
     start = max(i for i in range(0, parts - tenth, tenth) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
+    kept = f"{raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}"
     about = (
         f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f},"
-        f" {view.percent(raft['without_mistake'])} of them without a mistake."
-        f" Learned from: the best of each clip, without the lowest {view.percent(raft['drop'])} (below"
-        f" {raft['threshold']:.2f}): {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}."
+        f" {view.percent(raft['without_mistake'])} of them without a mistake{_made(raft)}."
+        f" Learned from: the best of each clip, where it got {raft['threshold']:.2f} or more"
+        f"{' and another got less' * raft['contested']}: {kept}."
     )
     if below := sum(raft["histogram"]["sampled"][:start]):
         about += f" Not drawn: {view.counted(below, 'sample')} with less than {start / parts:g}."

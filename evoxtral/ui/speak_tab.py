@@ -1,5 +1,6 @@
 """The Speak tab: write a tagged script, hear it, and send it on to be transcribed."""
 
+import itertools
 import random
 import re
 import tempfile
@@ -36,20 +37,40 @@ HEARD = """() => [
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 
-SCRIPTS = (
-    "[stammers] I see your point, but consider the garden. [clears throat] We need sixteen more plates on Friday.",
-    "[calm] The little walrus closed its eyes [pause] and dreamed of the sea. [sighs]",
-    "[whispers] I've been secretly watching that hospital drama without you. [laughs]",
-    "[crying] Please, cried the snowman, let me go HOME! [pause] The king gave his last helmet to a poor nurse.",
-    "[excited] I can't believe you remembered my favourite cake! [laughs] I laughed so hard I missed the last bus.",
-    "[sad] The shop where I bought my first guitar is closed. [sighs] What a terrible way to end the year.",
-    "[nervous] Please don't be angry, but I ruined the wheelbarrow. [laughs] I think I'm COMPLETELY in love with Ravi!",
-    "[clears throat] Alright everyone, let's get started with the budget. [excited] It starts on Monday morning!",
-    "[shouts] That is NOT how you hold a saucepan! [laughs] [whispers] The soup is cold.",
-    "[frustrated] I've already restarted the telephone four times! [sighs] You want me to wait until Sunday?",
-    "[angry] You forgot my birthday because of football? [sighs] I baked a cake for the school play.",
+# A surprise is one of the first and one of the second: how somebody begins, and the turn that it takes.
+OPENINGS = (
+    "[stammers] I see your point, but consider the garden.",
+    "[calm] The little walrus closed its eyes [pause] and dreamed of the sea.",
+    "[whispers] I've been secretly watching that hospital drama without you.",
+    "[crying] Please, cried the snowman, let me go HOME!",
+    "[excited] I can't believe you remembered my favourite cake!",
+    "[sad] The shop where I bought my first guitar is closed.",
+    "[nervous] Please don't be angry, but I ruined the wheelbarrow.",
+    "[clears throat] Alright everyone, let's get started with the budget.",
+    "[shouts] That is NOT how you hold a saucepan!",
+    "[frustrated] I've already restarted the telephone four times!",
+    "[angry] You forgot my birthday because of football?",
     "[gasps] Sorry to bother you, but could I borrow some sugar?",
 )
+TURNS = (
+    "[clears throat] We need sixteen more plates on Friday.",
+    "[pause] The king gave his last helmet to a poor nurse.",
+    "[laughs] I laughed so hard I missed the last bus.",
+    "[sighs] What a terrible way to end the year.",
+    "[laughs] I think I'm COMPLETELY in love with Ravi!",
+    "[excited] It starts on Monday morning!",
+    "[whispers] The soup is cold.",
+    "[sighs] You want me to wait until Sunday?",
+    "[long pause] I baked a cake for the school play.",
+    "[short pause] Never mind. [laughs]",
+    "[gasps] Is that MY umbrella?",
+    "[calm] We have all the time in the world.",
+)
+
+
+def surprises() -> Iterator[str]:
+    """Every script that a surprise can be."""
+    return map(" ".join, itertools.product(OPENINGS, TURNS))
 
 
 def palette() -> Markup:
@@ -163,7 +184,7 @@ def _listed(names: Iterable[str]) -> str:
 
 def another(script: str) -> tuple:
     """A script that is not the one there; that one, and the button that brings it back."""
-    return random.choice([other for other in SCRIPTS if other != script]), *_put_away(script)
+    return random.choice([other for other in surprises() if other != script]), *_put_away(script)
 
 
 def _put_away(script: str) -> tuple:
@@ -213,7 +234,7 @@ class SpeakTab:
 
     def _lay_out_script(self) -> None:
         self.script = gr.Textbox(
-            SCRIPTS[0],
+            next(surprises()),
             label="Script",
             lines=5,
             max_lines=8,
