@@ -95,14 +95,6 @@ def test_rewards_are_counted_before_and_after_curation(run):
     assert sum(sampled) == 8 and sum(curated) == 3 and curated[-1] == 2  # a reward of 1.0 is in the last part
 
 
-def test_where_only_contested_clips_were_learned_from_the_others_are_not_counted(run):
-    recipe = json.loads((run / "recipe.json").read_text())
-    (run / "recipe.json").write_text(json.dumps(recipe | {"raft": {"drop": 0.25, "contested": True}}))
-    raft = publish.curves(run)["raft"]
-    assert (raft["kept"], sum(raft["histogram"]["curated"])) == (2, 2)
-    assert "another got less" in report.rewards_chart(raft)
-
-
 def test_a_base_that_went_on_from_another_says_so(run):
     recipe = json.loads((run / "recipe.json").read_text())
     write(run / "pretrain.log.jsonl", {"step": 20, "loss": 1.0, "seconds": 1.0})

@@ -80,9 +80,7 @@ def curves(run: Path) -> dict:
             stages[name] = stage(_rows(log)) | about
             if name == "pretrain":
                 stages[name]["start"] = recipe["pretrain"]["start"]
-    choice = recipe["raft"]
-    samples = raft.read(run / "samples.jsonl")
-    return {"stages": stages, "raft": rewards(samples, choice["drop"], choice.get("contested", False)) | about}
+    return {"stages": stages, "raft": rewards(raft.read(run / "samples.jsonl"), recipe["raft"]["drop"]) | about}
 
 
 def stage(rows: list[dict]) -> dict:
@@ -107,7 +105,7 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(group[-1][0], round(statistics.median(value for _, value in group), 4)) for group in groups]
 
 
-def rewards(samples: list[raft.Sampled], drop: float, contested: bool) -> dict:
+def rewards(samples: list[raft.Sampled], drop: float) -> dict:
     """Mean rewards and their distribution, of all samples and of those that were learned from.
 
     without_mistake: share of the samples with a reward of 1.
@@ -115,12 +113,11 @@ def rewards(samples: list[raft.Sampled], drop: float, contested: bool) -> dict:
     histogram: how many rewards fall into each of REWARD_BINS equal parts of 0 to 1.
     """
     every = [reward for sampled in samples for reward in sampled.rewards]
-    curated = [sampled.rewards[sampled.best] for sampled in raft.curate(samples, drop, contested)]
+    curated = [sampled.rewards[sampled.best] for sampled in raft.curate(samples, drop)]
     return {
         "clips": len(samples),
         "samples": len(samples[0].rewards),
         "drop": drop,
-        "contested": contested,
         "kept": len(curated),
         "threshold": min(curated),
         "mean_reward": statistics.fmean(every),

@@ -20,15 +20,12 @@ CHUNK = 48  # clips between two writes: what an interruption can cost
 
 @dataclass(frozen=True)
 class RaftConfig:
-    """The published recipe. drop: share of clips with the lowest best reward that is left out. contested: leave out
-    as well what every attempt got equally right, as Reinforce-Rej does (https://arxiv.org/abs/2504.11343).
-    """
+    """The published recipe. drop: share of clips with the lowest best reward that is left out."""
 
     samples: int = 4
     temperature: float = 0.7
     top_p: float = 0.9
     drop: float = 0.1
-    contested: bool = False
     seed: int = 42
     sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=5e-5, warmup=20, epochs=1, neftune=0.0))
 
@@ -54,11 +51,6 @@ class Sampled:
     def merit(self, index: int) -> tuple[float, float]:
         """What attempts are ranked by: the reward, and among equals the F1 of stressed words, which it does not see."""
         return self.rewards[index], metrics.count(self.texts[index], self.reference).emphasis.f1
-
-    @property
-    def contested(self) -> bool:
-        """Whether there is a choice to learn from: some attempt is worse than the best."""
-        return len({self.merit(index) for index in range(len(self.rewards))}) > 1
 
 
 def sample(engine: Engine, variant: str, clips: Clips, config: RaftConfig, path: Path) -> list[Sampled]:
@@ -87,9 +79,8 @@ def read(path: Path) -> list[Sampled]:
     return [Sampled(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def curate(samples: Iterable[Sampled], drop: float, contested: bool = False) -> list[Sampled]:
-    """The clips to learn from, in their order: all but the lowest `drop` by the merit of their best attempt, and of
-    those, where it is asked for, the contested ones.
+def curate(samples: Iterable[Sampled], drop: float) -> list[Sampled]:
+    """The clips to learn from, in their order: all but the lowest `drop` by the merit of their best attempt.
 
     The threshold is a merit, and clips at the threshold are kept: when many tie at the top, a strict cut would throw
     out everything.
@@ -97,5 +88,4 @@ def curate(samples: Iterable[Sampled], drop: float, contested: bool = False) -> 
     samples = list(samples)
     bests = [s.merit(s.best) for s in samples]
     threshold = sorted(bests)[int(drop * len(bests))]
-    kept = [s for s, merit in zip(samples, bests, strict=True) if merit >= threshold]
-    return [s for s in kept if s.contested] if contested else kept
+    return [s for s, merit in zip(samples, bests, strict=True) if merit >= threshold]

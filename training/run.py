@@ -116,7 +116,7 @@ def run_raft(run: Run) -> None:
     clips = Clips.load(run.data, "fresh" if run.recipe.fresh else "train")
     validation = Clips.load(run.data, "validation")
     samples = raft.sample(_engine(run, "sft"), "sft", clips, config, run.samples)
-    curated = {s.id: s.texts[s.best] for s in raft.curate(samples, config.drop, config.contested)}
+    curated = {s.id: s.texts[s.best] for s in raft.curate(samples, config.drop)}
     kept = clips.only([clip.id in curated for clip in clips.clips])
     texts = [curated[clip.id] for clip in kept.clips]
     means = [sum(s.rewards) / len(s.rewards) for s in samples]

@@ -600,12 +600,11 @@ def rewards_chart(raft: Mapping) -> Markup:
     parts = len(shares[SAMPLED])
     tenth = parts // 10  # the axis has a tick at each, and two of them at least
     start = max(i for i in range(0, parts - tenth, tenth) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
-    kept = f"{raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}"
     about = (
         f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f},"
         f" {view.percent(raft['without_mistake'])} of them without a mistake{_made(raft)}."
-        f" Learned from: the best of each clip, where it got {raft['threshold']:.2f} or more"
-        f"{' and another got less' * raft['contested']}: {kept}."
+        f" Learned from: the best of each clip, where it got {raft['threshold']:.2f} or more:"
+        f" {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}."
     )
     if below := sum(raft["histogram"]["sampled"][:start]):
         about += f" Not drawn: {view.counted(below, 'sample')} with less than {start / parts:g}."
