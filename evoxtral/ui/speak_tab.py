@@ -61,9 +61,9 @@ TURNS = (
     "[excited] It starts on Monday morning!",
     "[whispers] The soup is cold.",
     "[sighs] You want me to wait until Sunday?",
-    "[long pause] I baked a cake for the school play.",
+    "[pause] I baked a cake for the school play.",
     "[short pause] Never mind. [laughs]",
-    "[gasps] Is that MY umbrella?",
+    "[gasps] Is that my umbrella?",
     "[calm] We have all the time in the world.",
 )
 
