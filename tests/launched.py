@@ -16,16 +16,26 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0  # s to wait for the page; generous, as tests run on busy machines
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+ELEVENLABS_PORT = free_port()  # where the app believes ElevenLabs to be
+
+
 @functools.cache
 def app_url() -> str:
     """Where the app answers. It runs the scale model, or what EVOXTRAL_MODEL names, until the tests end."""
     port = free_port()
+    there = f"http://127.0.0.1:{ELEVENLABS_PORT}"
     settings = {"EVOXTRAL_MODEL": "tiny", "GRADIO_SERVER_NAME": "127.0.0.1"} | dict(os.environ)
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         process = subprocess.Popen(
             [sys.executable, "app.py"],
             cwd=ROOT,
-            env=settings | {"GRADIO_SERVER_PORT": str(port)},
+            env=settings | {"GRADIO_SERVER_PORT": str(port), "EVOXTRAL_ELEVENLABS": there},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -39,12 +49,6 @@ def app_url() -> str:
                 return url
             time.sleep(0.3)
     raise RuntimeError(f"app.py did not serve a page in {PATIENCE:.0f} s.")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def _answers(url: str) -> bool:

@@ -3,13 +3,19 @@
 Every test starts from a fresh page of one running app; screenshots of the main states go to tests/screenshots/.
 """
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from launched import ROOT, app_url
+import soundfile
+from launched import ELEVENLABS_PORT, ROOT, app_url
+from test_elevenlabs import KEY, serving
+
+from evoxtral import audio
+from evoxtral.speech import speak
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
@@ -30,9 +36,6 @@ LAPTOPS = [(1280, 720), (1440, 900)]
 
 @pytest.fixture(scope="module")
 def spoken_clip(tmp_path_factory) -> str:
-    from evoxtral import audio
-    from evoxtral.speech import speak
-
     path = tmp_path_factory.mktemp("clips") / "train <b>.wav"
     audio.save(path, speak(SPOKEN).wave)
     return str(path)
@@ -41,9 +44,6 @@ def spoken_clip(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory) -> str:
     """Ten minutes: long enough to be seen while it is decoded, on a fast machine too."""
-    from evoxtral import audio
-    from evoxtral.speech import speak
-
     path = tmp_path_factory.mktemp("clips") / "long.wav"
     audio.save(path, np.tile(speak(SPOKEN).wave, 100))
     return str(path)
@@ -791,6 +791,26 @@ def test_a_full_queue_is_said_and_nothing_on_the_screen_is_lost(visit):
 
 
 # ------------------------------------------------------------------------------------- ElevenLabs
+
+
+def test_what_elevenlabs_speaks_is_transcribed_with_its_script_as_the_reference(visit):
+    recording = io.BytesIO()
+    soundfile.write(recording, speak(SPOKEN).wave, audio.SAMPLE_RATE, format="MP3")
+    with serving(ELEVENLABS_PORT) as elevenlabs:
+        elevenlabs.body = recording.getvalue()
+        page = visit()
+        write_script(page, SPOKEN)
+        page.get_by_role("button", name="In ElevenLabs v3").click()
+        page.locator("#key input").fill(KEY)
+        page.locator("#speak-there").click()
+        expect(page.locator("#speak-status")).to_contain_text("Spoken by ElevenLabs v3", timeout=PATIENCE)
+        photograph(page, "elevenlabs-spoken")
+        page.locator("#send").click()
+        finish(page)
+    ((_, key, sent),) = elevenlabs.asked
+    assert (key, sent["text"]) == (KEY, SPOKEN)
+    assert page.locator("#reference textarea").input_value() == SPOKEN
+    expect(column(page, "rl").locator(".ev-scores")).to_contain_text("Tag F1")
 
 
 def test_a_key_that_cannot_be_used_is_said_and_is_gone_after_a_reload(visit):

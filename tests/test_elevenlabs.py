@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -19,8 +20,8 @@ MP3 = b"ID3\x04\x00 a recording"
 class Server(ThreadingHTTPServer):
     """Answers every request with `status`, `kind` and `body`, and keeps what was asked."""
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, port: int = 0):
+        super().__init__(("127.0.0.1", port), Handler)
         self.status, self.kind, self.body = 200, "audio/mpeg", MP3
         self.asked = []
         self.delay = 0.0  # s before it answers
@@ -48,12 +49,18 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server():
-    with Server() as server:
+@contextmanager
+def serving(port: int = 0):
+    with Server(port) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def server():
+    with serving() as server:
+        yield server
 
 
 def refusal(api: str, text: str = "[sighs] Hello.", key: str = KEY, voice: str = elevenlabs.DEFAULT_VOICE) -> str:

@@ -3,13 +3,15 @@
 The key travels in the header of one request and is kept nowhere: no message, log or exception here has it.
 """
 
+import os
 import re
 
 import httpx
 
 from evoxtral.errors import SpeechError
 
-API = "https://api.elevenlabs.io"
+# An account with data residency has an address of its own.
+API = os.environ.get("EVOXTRAL_ELEVENLABS") or "https://api.elevenlabs.io"
 MODEL = "eleven_v3"  # the model that speaks inline tags
 FORMAT = "mp3_44100_128"  # the one every plan has
 # Voices of theirs that every account has; any other is used by its id.
