@@ -95,7 +95,6 @@ READY = "Record, upload or pick a clip, and see what each model hears in it."
 LIMITS = f"Up to {audio.MAX_SECONDS / 60:.0f} minutes and {audio.MAX_MEGABYTES:.0f} MB, in any common format."
 NO_CLIP = "Record or upload a clip, or pick an example."
 CLEANED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
-QUEUED = "queued"
 WAITING = "Your clip waits for its turn…"
 DECODING = "Decoding…"
 # A mistake in the server, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
@@ -104,8 +103,8 @@ BROKEN_OFF = "This broke off, and what was written is kept. Your clip is still h
 FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
 LOADING = "Loading the model: this happens once, in seconds if it is here, in minutes if it is downloaded first…"
 
-
 ELSEWHERE = ""  # no path: never what lies in the recorder
+QUEUED = "queued"  # no number: never a result's
 
 
 @dataclass(frozen=True)
