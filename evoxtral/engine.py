@@ -26,7 +26,7 @@ from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Batch, Decoding, Row, cache_length, chances
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
 from evoxtral.prompt import Prompt
-from evoxtral.text_model import Session, TextModel
+from evoxtral.text_model import Session, TextModel, equal_parts
 from evoxtral.transcript import Cue, Token, Transcript
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ DRAWING_SHARE, LOOKS = 1 / 5, 50
 SMALL, LARGE = 1e8, 2e9
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
 _ATTENTION = "evoxtral"  # the name under which transformers finds `_attend`
-_POSITIONS = 512  # of the encoder at a time, so that scores and hidden layers stay in a CPU's cache
+_POSITIONS = 256  # of the encoder at a time, at most, so that scores and hidden layers stay in a CPU's cache
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
@@ -268,10 +268,13 @@ class Engine:
             with self._lock, torch.inference_mode():
                 _return_freed_memory()  # what the log-mels were made of, before the encoder begins
                 prompts = self._prompts(ids, mels, names)
+                del mels
                 _return_freed_memory()  # the encoder's, before the cache is made
                 session = self._session((names, len(budgets), length))
                 with self._mix.using(names):
                     batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
+                del prompts
+                _return_freed_memory()  # theirs, before the first step
         while not batch.done:
             with _memory_or(DeviceFullError(FULL)), self._lock, self._mix.using(names):
                 batch.advance()
@@ -319,9 +322,10 @@ class Engine:
                 return self._tower(mels.repeat(len(names), 1, 1)).last_hidden_state
         tower = self._config.audio_config
         hidden = mels.new_empty(len(names) * len(mels), tower.max_source_positions, tower.hidden_size)
-        for row, (name, mel) in zip(hidden, product(names, mels), strict=True):
+        for name, rows in zip(names, _blocks(hidden, len(names)), strict=True):
             with self._mix.using((name,)):
-                row.copy_(self._tower(mel[None]).last_hidden_state[0])
+                for row, mel in zip(rows, mels, strict=True):
+                    row.copy_(self._tower(mel[None]).last_hidden_state[0])
         return hidden
 
     def _owners(self, names: Sequence[str], *parts: str) -> list[str]:
@@ -430,10 +434,10 @@ def _attend(
     out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
     for b, h in product(range(q.shape[0]), range(q.shape[1])):
         keys, values = k[b, h].float().contiguous(), v[b, h].T.contiguous()
-        for start in range(0, q.shape[2], _POSITIONS):
-            some = slice(start, start + _POSITIONS)
-            scores = lora.onednn_linear((q[b, h, some] * scaling).float(), keys)
-            out[b, some, h] = lora.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values)
+        parts = (equal_parts(x, _POSITIONS) for x in (q[b, h], out[b, :, h]))
+        for queries, written in zip(*parts, strict=True):
+            scores = lora.onednn_linear((queries * scaling).float(), keys)
+            written.copy_(lora.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
     return out, None
 
 
@@ -451,7 +455,7 @@ class _FeedForward(nn.Module):
         self.layers = nn.Sequential(widen, activation, narrow)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.layers(some) for some in x.split(_POSITIONS, dim=1)], dim=1)
+        return torch.cat([self.layers(some) for some in equal_parts(x, _POSITIONS, dim=1)], dim=1)
 
 
 @contextmanager
@@ -476,7 +480,7 @@ def _freed_memory_returned() -> Iterator[None]:
         _return_freed_memory()
         if _libc:
             # What is computed with is kept and used again: fresh pages would cost the encoder much of its time.
-            _libc.mallopt(_MMAP_THRESHOLD, 8 << 20)
+            _libc.mallopt(_MMAP_THRESHOLD, 2 << 20)
             _libc.mallopt(_TRIM_THRESHOLD, 32 << 20)
 
 

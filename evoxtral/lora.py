@@ -270,9 +270,11 @@ class MixedLinear(nn.Module):
     """Linear layers that read the same input, as one product, with the LoRA of each row's own adapter.
 
     weight (outs, in) is the layers' weights one after the other. lora_a (N, in, layers x r) holds the N
-    adapters side by side for all layers, lora_b (N, layers x r, outs) one block per layer on its diagonal:
-    the zeros between the blocks cost less than more and smaller products. Ranks below the largest are padded
-    with zeros, and so are adapters that leave these layers alone.
+    adapters side by side for all layers. lora_b (N, r, outs) holds theirs side by side, a product for each
+    layer, where all layers are of one size; otherwise (N, layers x r, outs), one block per layer on its
+    diagonal: products of several shapes would cost more than the zeros between the blocks, in time and, on a
+    CPU, in what oneDNN keeps for every shape. Ranks below the largest are padded with zeros, and so are
+    adapters that leave these layers alone.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix):
@@ -290,8 +292,10 @@ class MixedLinear(nn.Module):
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
         self._plans: dict[tuple[str, ...], tuple[int, torch.Tensor, torch.Tensor] | None] = {}
+        sizes = [linear.out_features for linear in linears]
+        self._products = len(sizes) if len({*sizes}) == 1 else 1
         if self.changed_by:
-            lora_a, lora_b = _stacked(layers, adapters, like=self.weight.data)
+            lora_a, lora_b = _stacked(layers, adapters, self.weight.data, diagonal=self._products == 1)
             self.register_buffer("lora_a", lora_a, persistent=False)
             self.register_buffer("lora_b", lora_b, persistent=False)
 
@@ -307,8 +311,14 @@ class MixedLinear(nn.Module):
         plan = self._plans[active]
         if plan is not None:
             first, lora_a, lora_b = plan
-            adapted = x.reshape(len(active), -1, x.shape[-1])[first:]
-            y.view(len(active), -1, y.shape[-1])[first:].baddbmm_(torch.bmm(adapted, lora_a), lora_b)
+            low = torch.bmm(x.reshape(len(active), -1, x.shape[-1])[first:], lora_a)
+            changed = y.view(len(active), -1, y.shape[-1])[first:]
+            if self._products == 1:
+                changed.baddbmm_(low, lora_b)
+            else:
+                parts = (matrix.chunk(self._products, dim=-1) for matrix in (changed, low, lora_b))
+                for some, low, b in zip(*parts, strict=True):
+                    some.baddbmm_(low, b)
         return y
 
     def settle(self, device: torch.device) -> "MixedLinear":
@@ -335,7 +345,7 @@ class MixedLinear(nn.Module):
 
 
 def _stacked(
-    layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], like: torch.Tensor
+    layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], like: torch.Tensor, diagonal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices of all adapters for layers that read the same input, as MixedLinear holds them.
 
@@ -344,13 +354,14 @@ def _stacked(
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
     outs = [linear.out_features for linear in layers.values()]
     lora_a = like.new_zeros(len(adapters), like.shape[1], len(layers) * rank)
-    lora_b = like.new_zeros(len(adapters), len(layers) * rank, sum(outs))
+    lora_b = like.new_zeros(len(adapters), len(layers) * rank if diagonal else rank, sum(outs))
     for n, adapter in enumerate(adapters):
         for i, path in enumerate(layers):
             if path in adapter.weights:
                 a, b = adapter.weights.pop(path)
                 low, out = i * rank, sum(outs[:i])
                 lora_a[n, :, low : low + a.shape[0]] = a.T
+                low = low if diagonal else 0
                 lora_b[n, low : low + b.shape[1], out : out + b.shape[0]] = b.T
     return lora_a, lora_b
 

@@ -13,7 +13,7 @@ from conftest import tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import audio, checkpoints
+from evoxtral import audio, checkpoints, text_model
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
@@ -46,6 +46,18 @@ def test_greedy_tokens_equal_generate_run_per_variant(engine, checkpoint, langua
         assert [t.text for t in transcript.cues[0].tokens] == engine.prompt.pieces(until_end(ids, engine))
         texts.add(transcript.text)
     assert len(texts) == 3, "the fixture's adapters must change what is written"
+
+
+def test_a_prompt_read_in_chunks_is_the_same_prompt(engine, monkeypatch):
+    whole = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
+    monkeypatch.setattr(text_model, "_POSITIONS", 50)
+    in_chunks = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
+    for variant in engine.variants:
+        for a, b in zip(whole[variant], in_chunks[variant], strict=True):
+            assert [t.text for t in a.cues[0].tokens] == [t.text for t in b.cues[0].tokens]
+            assert [t.probability for t in a.cues[0].tokens] == pytest.approx(
+                [t.probability for t in b.cues[0].tokens], abs=1e-4
+            )
 
 
 def until_end(ids: list[int], engine: Engine) -> list[int]:
