@@ -448,7 +448,7 @@ def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
 
 
 def _size(entry: Mapping, what: str) -> str:
-    return f"{entry[what + '_bytes'] / 1e9:.2f} GB ({entry[what]:.0%})"
+    return f"{entry[what + '_bytes'] / 1e9:.2f} GB ({entry[what]:.1%})"
 
 
 def write_docs() -> None:

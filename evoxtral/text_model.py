@@ -72,7 +72,7 @@ class Block(nn.Module):
 def equal_parts(x: torch.Tensor, most: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
     """Views of x, of at most so many positions each, all but perhaps the last of one size.
 
-    For every shape that it multiplies, oneDNN keeps 0.6 MB: a short rest at the end would cost more than it is worth.
+    For every shape that it multiplies, oneDNN keeps a kernel: for a short rest at the end it would be one more.
     """
     return x.chunk(-(-x.shape[dim] // most), dim)
 
