@@ -46,7 +46,7 @@ DRAWING_SHARE, LOOKS = 1 / 5, 50
 SMALL, LARGE = 1e8, 2e9
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
 _ATTENTION = "evoxtral"  # the name under which transformers finds `_attend`
-_POSITIONS = 256  # of the encoder at a time, at most, so that scores and hidden layers stay in a CPU's cache
+_POSITIONS = 150  # of the encoder at a time, at most, so that scores and hidden layers stay in a CPU's cache
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
@@ -481,7 +481,7 @@ def _freed_memory_returned() -> Iterator[None]:
         if _libc:
             # What is computed with is kept and used again: fresh pages would cost the encoder much of its time.
             _libc.mallopt(_MMAP_THRESHOLD, 2 << 20)
-            _libc.mallopt(_TRIM_THRESHOLD, 32 << 20)
+            _libc.mallopt(_TRIM_THRESHOLD, 4 << 20)
 
 
 def _return_freed_memory() -> None:

@@ -22,7 +22,7 @@ from evoxtral.lora import Adapter, Mix, MixedLinear
 LANGUAGE_MODEL = "model.language_model"
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos and sin (T, d)
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_POSITIONS = 144  # of a prompt that a CPU reads at a time, at most: the whole of it would be the most memory of all
+_POSITIONS = 96  # of a prompt that a CPU reads at a time, at most: the whole of it would be the most memory of all
 _WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
 
 

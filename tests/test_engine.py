@@ -49,6 +49,7 @@ def test_greedy_tokens_equal_generate_run_per_variant(engine, checkpoint, langua
 
 
 def test_a_prompt_read_in_chunks_is_the_same_prompt(engine, monkeypatch):
+    monkeypatch.setattr(text_model, "_POSITIONS", 1000)
     whole = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
     monkeypatch.setattr(text_model, "_POSITIONS", 50)
     in_chunks = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
