@@ -46,7 +46,7 @@ DRAWING_SHARE, LOOKS = 1 / 5, 50
 SMALL, LARGE = 1e8, 2e9
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
 _ATTENTION = "evoxtral"  # the name under which transformers finds `_attend`
-_POSITIONS = 150  # of the encoder at a time, at most, so that scores and hidden layers stay in a CPU's cache
+_POSITIONS = 150  # of the encoder at a time, about, so that scores and hidden layers stay in a CPU's cache
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 

@@ -22,7 +22,7 @@ from evoxtral.lora import Adapter, Mix, MixedLinear
 LANGUAGE_MODEL = "model.language_model"
 Rope = tuple[torch.Tensor, torch.Tensor]  # cos and sin (T, d)
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_POSITIONS = 96  # of a prompt that a CPU reads at a time, at most: the whole of it would be the most memory of all
+_POSITIONS = 96  # of a prompt that a CPU reads at a time, about: the whole of it would be the most memory of all
 _WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
 
 
@@ -69,12 +69,12 @@ class Block(nn.Module):
         return x + self.down(silu(gate).mul_(up))
 
 
-def equal_parts(x: torch.Tensor, most: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Views of x, of at most so many positions each, all but perhaps the last of one size.
+def equal_parts(x: torch.Tensor, about: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """Views of x, of about so many positions each, all but perhaps the last of one size.
 
     For every shape that it multiplies, oneDNN keeps a kernel: for a short rest at the end it would be one more.
     """
-    return x.chunk(-(-x.shape[dim] // most), dim)
+    return x.chunk(max(1, round(x.shape[dim] / about)), dim)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
