@@ -46,7 +46,7 @@ DRAWING_SHARE, LOOKS = 1 / 5, 50
 SMALL, LARGE = 1e8, 2e9
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
 _ATTENTION = "evoxtral"  # the name under which transformers finds `_attend`
-_POSITIONS = 150  # of the encoder at a time, about, so that scores and hidden layers stay in a CPU's cache
+_POSITIONS = 150  # of the encoder at a time, about: scores and wide layers of all would be the most memory of all
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
@@ -322,10 +322,9 @@ class Engine:
                 return self._tower(mels.repeat(len(names), 1, 1)).last_hidden_state
         tower = self._config.audio_config
         hidden = mels.new_empty(len(names) * len(mels), tower.max_source_positions, tower.hidden_size)
-        for name, rows in zip(names, _blocks(hidden, len(names)), strict=True):
+        for row, (name, mel) in zip(hidden, product(names, mels), strict=True):
             with self._mix.using((name,)):
-                for row, mel in zip(rows, mels, strict=True):
-                    row.copy_(self._tower(mel[None]).last_hidden_state[0])
+                row.copy_(self._tower(mel[None]).last_hidden_state[0])
         return hidden
 
     def _owners(self, names: Sequence[str], *parts: str) -> list[str]:
@@ -447,7 +446,7 @@ AttentionInterface.register(_ATTENTION, _attend)
 class _FeedForward(nn.Module):
     """The two layers that end an encoder layer, some positions at a time: (B, T, D) -> (B, T, D).
 
-    Between them it is four times as wide. The whole of it would be the most memory of all, and leave a CPU's cache.
+    Between them it is four times as wide.
     """
 
     def __init__(self, widen: nn.Module, activation: nn.Module, narrow: nn.Module):

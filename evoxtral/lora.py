@@ -2,7 +2,7 @@
 
 Low-rank adaptation (https://arxiv.org/abs/2106.09685): y = W x + (alpha / r) B A x. Here the base weight W is
 held once and read once for a whole batch; the rows of the batch are variant-major, (V, rows of one variant,
-…), so that all adapters of a batch apply as two batched products, whatever the number of variants. That holds
+…), so that all adapters of a batch apply as a few batched products, whatever the number of variants. That holds
 in the audio tower and the projector as well, where the leading dimension is windows or audio tokens.
 """
 
@@ -359,10 +359,9 @@ def _stacked(
         for i, path in enumerate(layers):
             if path in adapter.weights:
                 a, b = adapter.weights.pop(path)
-                low, out = i * rank, sum(outs[:i])
-                lora_a[n, :, low : low + a.shape[0]] = a.T
-                low = low if diagonal else 0
-                lora_b[n, low : low + b.shape[1], out : out + b.shape[0]] = b.T
+                column, row, out = i * rank, i * rank * diagonal, sum(outs[:i])
+                lora_a[n, :, column : column + a.shape[0]] = a.T
+                lora_b[n, row : row + b.shape[1], out : out + b.shape[0]] = b.T
     return lora_a, lora_b
 
 
