@@ -318,6 +318,12 @@ def test_the_chart_of_rewards_starts_where_they_are(sampled, ticks, left_out):
     assert shown.count("<rect") == 2 * 5 * (len(ticks.split()) - 1)  # two series, and five parts from tick to tick
 
 
+def test_the_chart_of_rewards_says_what_else_was_learned_from():
+    for replay, said in ((0, False), (4500, True)):
+        shown = report.rewards_chart(TRAINING["raft"] | {"replay": replay})
+        assert ("; and 4,500 clips of SFT's own, with their references." in shown) == said
+
+
 # ------------------------------------------------------------------------------------- score your own
 
 

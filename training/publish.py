@@ -80,7 +80,8 @@ def curves(run: Path) -> dict:
             stages[name] = stage(_rows(log)) | about
             if name == "pretrain":
                 stages[name]["start"] = recipe["pretrain"]["start"]
-    return {"stages": stages, "raft": rewards(raft.read(run / "samples.jsonl"), recipe["raft"]["drop"]) | about}
+    found = rewards(raft.read(run / "samples.jsonl"), recipe["raft"]["drop"])
+    return {"stages": stages, "raft": found | {"replay": recipe["raft"].get("replay", 0)} | about}
 
 
 def stage(rows: list[dict]) -> dict:

@@ -116,15 +116,15 @@ def run_raft(run: Run) -> None:
     clips = Clips.load(run.data, "fresh" if run.recipe.fresh else "train")
     validation = Clips.load(run.data, "validation")
     samples = raft.sample(_engine(run, "sft"), "sft", clips, config, run.samples)
-    curated = {s.id: s.texts[s.best] for s in raft.curate(samples, config.drop)}
-    kept = clips.only([clip.id in curated for clip in clips.clips])
-    texts = [curated[clip.id] for clip in kept.clips]
+    learned, texts = raft.training_set(samples, clips, Clips.load(run.data, "train"), config)
     means = [sum(s.rewards) / len(s.rewards) for s in samples]
     log.info(
-        "RAFT: mean reward %.3f, of the best %.3f; %d of %d clips kept",
-        sum(means) / len(means), sum(max(s.rewards) for s in samples) / len(samples), len(kept), len(clips),
+        "RAFT: mean reward %.3f, of the best %.3f; %d clips to learn from",
+        sum(means) / len(means), sum(max(s.rewards) for s in samples) / len(samples), len(learned),
     )  # fmt: skip
-    loop.parallel(sft.train, run.folder, "rl", run.base, run.recipe.lora, run.sft, kept, texts, validation, config.sft)
+    loop.parallel(
+        sft.train, run.folder, "rl", run.base, run.recipe.lora, run.sft, learned, texts, validation, config.sft
+    )
 
 
 def run_bench(run: Run) -> None:
