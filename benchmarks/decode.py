@@ -327,12 +327,13 @@ def fresh(function: Callable, *args: object) -> object:
 def machine(device: str) -> dict:
     """Where this was measured."""
     cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
+    amx = torch.cpu.get_capabilities().get("amx_bf16", False)
     return {
         "name": torch.cuda.get_device_name() if device == "cuda" else cpu.partition(":")[2].strip() or cpu,
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instructions": torch.backends.cpu.get_cpu_capability() + (" and AMX" if amx else ""),
         "torch": torch.__version__,
     }
 
