@@ -619,7 +619,7 @@ def rewards_chart(raft: Mapping) -> Markup:
 
 
 def _replayed(raft: Mapping) -> str:
-    return f"; and {raft['replay']:,} clips of SFT's own, with their references" if raft.get("replay") else ""
+    return f"; and {raft['replay']:,} clips that SFT had, with their references" if raft["replay"] else ""
 
 
 def training(curves: Mapping) -> Markup:
