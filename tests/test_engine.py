@@ -14,11 +14,13 @@ from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
 from evoxtral import audio, checkpoints, text_model
+from evoxtral import engine as engine_module
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
 from evoxtral.engine import Engine
 from evoxtral.errors import AudioError, CheckpointError, EvoxtralError
+from evoxtral.transcript import Transcript
 
 TO_THE_END = Decoding(max_tokens=40, stop_loops=False)  # the reference has no stop rule but its budget
 
@@ -53,8 +55,23 @@ def test_a_prompt_read_in_chunks_is_the_same_prompt(engine, monkeypatch):
     whole = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
     monkeypatch.setattr(text_model, "_POSITIONS", 50)
     in_chunks = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
-    for variant in engine.variants:
-        for a, b in zip(whole[variant], in_chunks[variant], strict=True):
+    assert_same(whole, in_chunks)
+
+
+def test_either_attention_of_the_encoder_hears_the_same(checkpoint, monkeypatch):
+    """A CPU takes the faster one."""
+    heard = []
+    for attention in (engine_module._ATTENTION, "sdpa"):
+        monkeypatch.setattr(engine_module, "_faster_attention", lambda *_, name=attention: name)
+        heard += Engine(checkpoint, device="cpu").batch([tone(4.0)], decoding=TO_THE_END)
+    assert_same(*heard)
+
+
+def assert_same(one: dict[str, list[Transcript]], other: dict[str, list[Transcript]]) -> None:
+    """The same tokens, and the same certainty of each."""
+    assert list(one) == list(other)
+    for variant in one:
+        for a, b in zip(one[variant], other[variant], strict=True):
             assert [t.text for t in a.cues[0].tokens] == [t.text for t in b.cues[0].tokens]
             assert [t.probability for t in a.cues[0].tokens] == pytest.approx(
                 [t.probability for t in b.cues[0].tokens], abs=1e-4
