@@ -511,8 +511,7 @@ def _product_seconds(dtype: torch.dtype) -> float:
 def _faster_attention(config: VoxtralConfig, dtype: torch.dtype) -> str:
     """The encoder's attention on this CPU, as transformers names it: `_attend` or PyTorch's own.
 
-    Measured, in 25 to 170 ms: on an AMD EPYC the first takes two thirds of the other's time, on an Intel Xeon twice as
-    long, because PyTorch multiplies with MKL, which knows the one badly and the other well.
+    Measured: PyTorch multiplies float32 with MKL, which is quick on an Intel Xeon and slow on an AMD EPYC.
     """
     heads = config.audio_config.num_attention_heads
     q = torch.ones(1, heads, 4 * _POSITIONS, config.audio_config.hidden_size // heads, dtype=dtype)
