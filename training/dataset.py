@@ -33,6 +33,8 @@ FRAMES, TOKENS = 64, 32  # what batches are rounded up to, in mel frames and tex
 HELD_OUT = frozenset({"f4", "Annie", "m3", "edward", "max"})  # voice variants that training never hears
 ACCENTS = {"en-us": 0.4, "en": 0.2, "en-gb-x-rp": 0.2, "en-gb-scotland": 0.2}
 VARIANTS = speech.FEMALE + speech.MALE
+# More for a base that is to follow anyone. None is nearer to a held-out voice than the nearest of the others is.
+FURTHER = speech.FURTHER_FEMALE + speech.FURTHER_MALE
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to build. augment: room, tone, level and noise, for training only. window_seconds, hop: the model's."""
+    """What to build. window_seconds, hop: the model's. stress: see `scripts.write`. For training only: augment (room,
+    tone, level and noise) and further_voices (besides those of the bench)."""
 
     clips: int = 1000
     split: str = "train"
@@ -62,6 +65,8 @@ class DataConfig:
     hop: int = 320  # samples per mel frame
     held_out_share: float = 0.0  # of clips spoken by held-out voices
     augment: bool = False
+    further_voices: bool = False
+    stress: float = 1.15
     keep_audio: bool = True
     sources: Sources = field(default_factory=Sources)
     slices: Slices = field(default_factory=Slices)
@@ -156,9 +161,11 @@ def _performance(
     rng: random.Random, kind: str, held_out: bool, config: DataConfig
 ) -> tuple[scripts.Script, str, int, np.ndarray] | None:
     # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
-    script = scripts.write(rng, kind, config.split, config.sources, int(11.5 * config.window_seconds))
+    room = int(11.5 * config.window_seconds)
+    script = scripts.write(rng, kind, config.split, config.sources, room, config.stress)
+    known = VARIANTS + FURTHER if config.further_voices else VARIANTS
     accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
-    voice = f"{accent}+{rng.choice([v for v in VARIANTS if (v in HELD_OUT) == held_out])}"
+    voice = f"{accent}+{rng.choice([v for v in known if (v in HELD_OUT) == held_out])}"
     seed = rng.getrandbits(31)
     wave = speech.speak(script.text, voice, seed).wave
     if config.augment:

@@ -86,11 +86,14 @@ def write(
     split: str,
     sources: Sources = Sources(),  # noqa: B008 - frozen
     max_characters: int = 115,
+    stress: float = 1.15,
 ) -> Script:
-    """A script of one slice and split. max_characters: of plain text, about, so that a clip fits the model's window."""
+    """A script of one slice and split. max_characters: of plain text, about, so that a clip fits the model's window.
+    stress: words stressed, on average, in a sentence that stresses any; from 1 to 2.
+    """
     domain = rng.choice(domains())
     if kind == "edge":
-        return Script(_edge(rng, split, domain, sources), kind, domain)
+        return Script(_edge(rng, split, domain, sources, stress), kind, domain)
     count = rng.randint(*TAG_RANGE[kind])
     # Many tags take time of their own: leave less of the window to words. And they need more than one sentence.
     room = max(36, max_characters - 9 * max(0, count - 1))
@@ -98,7 +101,7 @@ def write(
     sentences: list[Sentence] = []
     while len(sentences) < least:
         sentences = _sentences(rng, split, domain, sources, rng.choice((1, 1, 2, 2, 3)) + least - 1, room)
-    return Script(_tagged(rng, sentences, count), kind, domain)
+    return Script(_tagged(rng, sentences, count, stress), kind, domain)
 
 
 # --- sentences ------------------------------------------------------------------------------------------------------
@@ -359,7 +362,7 @@ def _from_words(rng, domain):
 # --- tags -----------------------------------------------------------------------------------------------------------
 
 
-def _tagged(rng: random.Random, sentences: list[Sentence], count: int) -> str:
+def _tagged(rng: random.Random, sentences: list[Sentence], count: int, stress: float) -> str:
     """Place `count` tags over the sentences: deliveries and stammers by sentence, sounds between and inside.
 
     One sentence has room for up to 4 tags, and each further one for 4 more.
@@ -378,7 +381,7 @@ def _tagged(rng: random.Random, sentences: list[Sentence], count: int) -> str:
                 gaps[i].append(sound)
         elif i < n and len(sentences[i].words) > 1:
             inside.setdefault(i, sound)
-    stress = rng.random() < (0.75 if count else 0.2)
+    stress *= rng.random() < (0.75 if count else 0.2)
     parts: list[str] = []
     previous = None
     for i, sentence in enumerate(sentences):
@@ -397,11 +400,11 @@ def _mood(rng: random.Random, sentence: Sentence, choices: tuple[str, ...]) -> s
     return rng.choice(fitting if fitting and rng.random() < 0.5 else choices)
 
 
-def _perform(rng: random.Random, sentence: Sentence, delivery: str | None, inside: str | None, stress: bool) -> str:
-    """One sentence as text, with its delivery, a sound inside it and its stressed word."""
+def _perform(rng: random.Random, sentence: Sentence, delivery: str | None, inside: str | None, stress: float) -> str:
+    """One sentence as text, with its delivery, a sound inside it and its stressed words, see `write`; 0: none."""
     tokens = list(sentence.words)
     if stress and sentence.stressable and delivery not in UNSTRESSED and rng.random() < 0.85:
-        for i in rng.sample(sentence.stressable, 1 if rng.random() < 0.85 else min(2, len(sentence.stressable))):
+        for i in rng.sample(sentence.stressable, 1 if rng.random() < 2 - stress else min(2, len(sentence.stressable))):
             tokens[i] = tokens[i].upper()
     before: dict[int, list[str]] = {0: []}  # tags in front of word i
     if delivery == "stammers":
@@ -415,14 +418,15 @@ def _perform(rng: random.Random, sentence: Sentence, delivery: str | None, insid
     return " ".join(part for i, token in enumerate(tokens) for part in (*(f"[{t}]" for t in before.get(i, ())), token))
 
 
-def _edge(rng: random.Random, split: str, domain: str, sources: Sources) -> str:
+def _edge(rng: random.Random, split: str, domain: str, sources: Sources, stress: float) -> str:
     """What breaks careless systems: sounds alone, one word, the same tag twice, stacked tags, all words stressed."""
     kind = rng.randrange(6)
     if kind == 0:
         return " ".join(f"[{s}]" for s in rng.sample(SOUNDS[:-1], rng.randint(1, 2)))
     if kind == 1:
         word = rng.choice(words("interjections"))
-        return _tagged(rng, [Sentence((word[0].upper() + word[1:] + rng.choice(".!?"),), (), ())], rng.randint(0, 1))
+        sentence = Sentence((word[0].upper() + word[1:] + rng.choice(".!?"),), (), ())
+        return _tagged(rng, [sentence], rng.randint(0, 1), stress)
     sentences = _sentences(rng, split, domain, sources, 2, 80)
     if kind == 2:
         sound = rng.choice(SOUNDS)
@@ -437,8 +441,8 @@ def _edge(rng: random.Random, split: str, domain: str, sources: Sources) -> str:
         )
     if kind == 3:
         delivery = rng.choice(DELIVERIES)
-        return " ".join(_perform(rng, s, delivery, None, False) for s in sentences)
+        return " ".join(_perform(rng, s, delivery, None, 0) for s in sentences)
     if kind == 4:
         stack = rng.sample(SOUNDS[:-1], 2)
-        return " ".join([f"[{s}]" for s in stack] + [_perform(rng, sentences[0], rng.choice(DELIVERIES), None, False)])
-    return " ".join(_perform(rng, s, None, None, True) for s in sentences)
+        return " ".join([f"[{s}]" for s in stack] + [_perform(rng, sentences[0], rng.choice(DELIVERIES), None, 0)])
+    return " ".join(_perform(rng, s, None, None, stress) for s in sentences)

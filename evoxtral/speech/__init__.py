@@ -20,6 +20,11 @@ LANGUAGES = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")  # accents of Englis
 FEMALE = ("f1", "f2", "f3", "f4", "f5", "Annie", "belinda", "linda", "steph", "anika")
 MALE = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "adam", "Andy", "benjamin", "edward", "ian", "john", "max",
         "Michael", "Mike", "paul", "robert", "victor")  # fmt: skip
+FURTHER_FEMALE = ("Alicia", "Andrea", "grandma")  # heard in training, not offered: rougher ones
+FURTHER_MALE = ("AnxiousAndy", "Denis", "Gene", "Gene2", "Henrique", "Hugo", "Jacky", "Lee", "Marco", "Mario",
+                "Reed", "RicishayMax", "antonio", "boris", "david", "ed", "gustave", "iven", "iven2", "iven3",
+                "kaukovalta", "marcelo", "michel", "miguel", "mike2", "norbert", "pablo", "pedro", "quincy", "rob",
+                "sandro", "shelby", "travis", "zac")  # fmt: skip
 VOICES = tuple(f"{language}+{variant}" for language in LANGUAGES for variant in FEMALE + MALE)
 DEFAULT_VOICE = "en-us+f3"
 
@@ -172,7 +177,7 @@ class _Recording:
     def __init__(self, engine: Espeak, voice: str, speaker: Prosody, rng: np.random.Generator) -> None:
         self.engine, self.voice, self.speaker, self.rng = engine, voice, speaker, rng
         self.language, _, variant = voice.partition("+")
-        self.female = variant in FEMALE
+        self.female = variant in FEMALE + FURTHER_FEMALE
         self.parts = [effects.silence(rng.uniform(0.08, 0.25))]
         self.count = len(self.parts[0])  # samples so far
         self.words: list[Timed] = []
