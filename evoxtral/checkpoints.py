@@ -297,12 +297,15 @@ def load_config(folder: Path) -> VoxtralConfig:
         return VoxtralConfig.from_pretrained(folder)
 
 
-def load_base(folder: Path, dtype: torch.dtype) -> VoxtralForConditionalGeneration:
-    """The base model, in evaluation mode on the CPU, every weight from its files. Raises CheckpointError."""
+def load_base(folder: Path, dtype: torch.dtype, mapped: bool = False) -> VoxtralForConditionalGeneration:
+    """The base model, in evaluation mode on the CPU, every weight from its files. Raises CheckpointError.
+
+    mapped: weights of this dtype stay in the files until they are read, which is quicker where they go on to a GPU.
+    Where they stay, mapped pages would be in memory beside what is made of them, and the base there twice: by
+    default they are read, one by one.
+    """
     config = load_config(folder)
-    # Read, not mapped: mapped pages stay in memory beside what is made of them, and the base would be there twice.
-    # Tensors come from the files one by one.
-    files = [_opened(file) for file in _weight_files(folder)]
+    files = [_opened(file, mapped) for file in _weight_files(folder)]
     tensors = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118  no mapping
     with _unreported(), reading(f"config.json or the weights in {folder}", RuntimeError, SafetensorError):
         model, info = VoxtralForConditionalGeneration.from_pretrained(
@@ -345,11 +348,11 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted({*lora.read_json(index)["weight_map"].values()})]
 
 
-def _opened(file: Path) -> safe_open:
+def _opened(file: Path, mapped: bool) -> safe_open:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: the model was not downloaded or copied whole; do so again.")
     with reading(file, SafetensorError):
-        return safe_open(file, framework="pt", backend="pread")
+        return safe_open(file, framework="pt", backend="mmap" if mapped else "pread")
 
 
 def published_config() -> VoxtralConfig:

@@ -100,20 +100,20 @@ def repeated_tail(ids: Sequence[int]) -> int:
 def choose(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token (B,) of every row and its log-probability (B,) under the model, temperature aside.
 
-    logits: (B, vocabulary) float32.  uniform: (B,) in [0, 1), the chance of each row: where it falls in the
+    logits: (B, vocabulary).  uniform: (B,) in [0, 1), the chance of each row: where it falls in the
     cumulated nucleus decides the token, so one number per row and step is all that sampling draws.
     """
-    log_probabilities = torch.log_softmax(logits, dim=-1)
+    log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
     if decoding.temperature == 0:
-        token = logits.argmax(dim=-1)
-    else:
-        ordered, order = torch.softmax(logits / decoding.temperature, dim=-1).sort(dim=-1, descending=True)
-        cumulated = ordered.cumsum(dim=-1)
-        kept = ordered * (cumulated - ordered < decoding.top_p)
-        cumulated = kept.cumsum(dim=-1)
-        rank = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
-        last = kept.count_nonzero(dim=-1)[:, None] - 1  # rounding must not step out of the nucleus
-        token = order.gather(-1, rank.minimum(last))[:, 0]
+        best = log_probabilities.max(dim=-1)
+        return best.indices, best.values
+    ordered, order = torch.softmax(logits.float() / decoding.temperature, dim=-1).sort(dim=-1, descending=True)
+    cumulated = ordered.cumsum(dim=-1)
+    kept = ordered * (cumulated - ordered < decoding.top_p)
+    cumulated = kept.cumsum(dim=-1)
+    rank = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
+    last = kept.count_nonzero(dim=-1)[:, None] - 1  # rounding must not step out of the nucleus
+    token = order.gather(-1, rank.minimum(last))[:, 0]
     return token, log_probabilities.gather(-1, token[:, None])[:, 0]
 
 
@@ -162,7 +162,7 @@ class Batch:
         """Decode up to LOOK_EVERY more tokens of every row."""
         start, end = self._steps, min(self._steps + LOOK_EVERY, self._tokens.shape[1])
         for i in range(start, end):
-            token, log_probability = choose(self._logits.float(), self.decoding, self._chance[:, i])
+            token, log_probability = choose(self._logits, self.decoding, self._chance[:, i])
             self._tokens[:, i], self._log_probabilities[:, i] = token, log_probability
             self._logits = self.session.step(token)
         self._steps = end

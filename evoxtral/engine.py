@@ -99,11 +99,12 @@ class Engine:
 
     def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
         """Weights from the files to where the model runs, layer by layer: the base is in memory once."""
-        model = checkpoints.load_base(folder, self.dtype)
+        model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
         adapters = [lora.read(folder, model, name, self.dtype) for name, folder in adapter_folders.items()]
         self._mix = lora.Mix(adapters)
         self.variants = self._mix.variants
         self._tower = lora.attach(model, adapters, self._mix, lora.TOWER, self.device)
+        self._tower.layers[0].register_forward_pre_hook(_in_rows)
         if lora.onednn_takes(self._tower.conv1.weight):
             self._tower.set_attn_implementation(_faster_attention(self._config, self.dtype))
             for layer in self._tower.layers:
@@ -265,7 +266,7 @@ class Engine:
         ids = self.prompt.transcription_ids(language)
         length = cache_length(len(ids), budgets, self.device)
         with _memory_or(DeviceFullError(FULL)):
-            mels = self.prompt.log_mel(waves, self.device.type)
+            mels = self.prompt.log_mel(waves, self.device)
             with self._lock, torch.inference_mode():
                 _return_freed_memory()  # what the log-mels were made of, before the encoder begins
                 prompts = self._prompts(ids, mels, names)
@@ -294,7 +295,7 @@ class Engine:
     def _prompts(self, ids: Sequence[int], mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """Embedded prompts (names x S, L, D): ids (L,) with what is heard in mels (S, bands, frames)."""
         tokens = torch.tensor(ids, device=self.device)
-        features = self._audio_features(mels.to(self.device, self.dtype), names)
+        features = self._audio_features(mels.to(self.dtype), names)
         prompts = self._text.embed(tokens).repeat(len(features), 1, 1)
         prompts[:, tokens == self.prompt.audio_id] = features.to(prompts.dtype)
         return prompts
@@ -443,6 +444,12 @@ def _attend(
 AttentionInterface.register(_ATTENTION, _attend)
 
 
+def _in_rows(layer: nn.Module, inputs: tuple) -> tuple:
+    """What the first encoder layer reads, laid out as it reads it. The convolutions give columns, and all layers would
+    add to columns and copy them into rows."""
+    return inputs[0].contiguous(), *inputs[1:]
+
+
 class _FeedForward(nn.Module):
     """The two layers that end an encoder layer, some positions at a time: (B, T, D) -> (B, T, D).
 
@@ -503,7 +510,7 @@ def _bfloat16_is_faster() -> bool:
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """How long a layer of the engine's takes for some rows."""
-    layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([])).settle(torch.device("cpu"))
+    layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([]), torch.device("cpu")).settle()
     rows = torch.ones(512, 1024, dtype=dtype)
     return _least_seconds(lambda: layer(rows))
 

@@ -269,38 +269,42 @@ class Mix:
 class MixedLinear(nn.Module):
     """Linear layers that read the same input, as one product, with the LoRA of each row's own adapter.
 
-    weight (outs, in) is the layers' weights one after the other. lora_a (N, in, layers x r) holds the N
-    adapters side by side for all layers. lora_b (N, r, outs) holds theirs side by side, a product for each
+    weight (outs + N x layers x r, in) is the layers' weights one after the other, and below them the A of all N
+    adapters: a few rows more of the one product that is read for, instead of a small one of their own, which
+    would take a third as long. lora_b (N, r, outs) holds the B of all adapters side by side, a product for each
     layer, where all layers are of one size; otherwise (N, layers x r, outs), one block per layer on its
     diagonal: products of several shapes would cost more than the zeros between the blocks, in time and, on a
     CPU, in what oneDNN keeps for every shape. Ranks below the largest are padded with zeros, and so are
     adapters that leave these layers alone.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix):
-        """Takes the layers' matrices out of the adapters.
+    def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix, device: torch.device):
+        """Takes the layers' matrices out of the adapters, to where the model runs.
 
         layers: module path -> linear layer; all have a bias or none has.
         """
         super().__init__()
         linears = list(layers.values())
-        biases = [linear.bias for linear in linears if linear.bias is not None]
-        self.weight = _join([linear.weight for linear in linears])
-        self._packed: torch.Tensor | None = None
-        self.bias = _join(biases) if biases else None
+        sizes = [linear.out_features for linear in linears]
+        weights = [linear.weight.to(device) for linear in linears]
+        biases = [linear.bias.to(device) for linear in linears if linear.bias is not None]
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
+        self.outs, self._adapters = sum(sizes), len(adapters)
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
-        self._plans: dict[tuple[str, ...], tuple[int, torch.Tensor, torch.Tensor] | None] = {}
-        sizes = [linear.out_features for linear in linears]
+        self._plans: dict[tuple[str, ...], tuple[int, Sequence[int], torch.Tensor] | None] = {}
         self._products = len(sizes) if len({*sizes}) == 1 else 1
         if self.changed_by:
-            lora_a, lora_b = _stacked(layers, adapters, self.weight.data, diagonal=self._products == 1)
-            self.register_buffer("lora_a", lora_a, persistent=False)
+            lora_a, lora_b = _stacked(layers, adapters, weights[0], diagonal=self._products == 1)
+            weights.append(lora_a)
+            biases += [lora_a.new_zeros(len(lora_a))] if biases else []
             self.register_buffer("lora_b", lora_b, persistent=False)
+        self.weight = _join(weights)
+        self.bias = _join(biases) if biases else None
+        self._packed: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (rows, …, in), variant-major. Gives (rows, …, outs)."""
+        """x: (rows, …, in), variant-major. Gives (rows, …, outs), a view."""
         if self._packed is None:
             y = nn.functional.linear(x, self.weight, self.bias)
         else:
@@ -310,59 +314,62 @@ class MixedLinear(nn.Module):
             self._plans[active] = self._plan(active)
         plan = self._plans[active]
         if plan is not None:
-            first, lora_a, lora_b = plan
-            low = torch.bmm(x.reshape(len(active), -1, x.shape[-1])[first:], lora_a)
-            changed = y.view(len(active), -1, y.shape[-1])[first:]
-            if self._products == 1:
-                changed.baddbmm_(low, lora_b)
+            first, slots, lora_b = plan
+            blocks = y.view(len(active), -1, y.shape[-1])[first:]
+            changed, low = blocks[..., : self.outs], blocks[..., self.outs :].unflatten(-1, (self._adapters, -1))
+            if isinstance(slots, range):  # each block's own adapter, without a copy
+                low = low.diagonal(slots.start, 0, 2).permute(2, 0, 1)
             else:
-                parts = (matrix.chunk(self._products, dim=-1) for matrix in (changed, low, lora_b))
-                for some, low, b in zip(*parts, strict=True):
-                    some.baddbmm_(low, b)
-        return y
+                low = low[range(len(slots)), :, slots]
+            parts = (matrix.chunk(self._products, dim=-1) for matrix in (changed, low, lora_b))
+            for some, low, b in zip(*parts, strict=True):
+                some.baddbmm_(low, b)
+        return y[..., : self.outs]
 
-    def settle(self, device: torch.device) -> "MixedLinear":
-        """Go where the model runs. On a CPU the weight is laid out in the blocks that oneDNN reads, for good.
+    def settle(self) -> "MixedLinear":
+        """On a CPU lay out the weight in the blocks that oneDNN reads, for good.
 
         PyTorch multiplies plain weights by a few rows at a fraction of the memory's speed: three rows in float32
         take five times as long as packed, in bfloat16 twice (docs/speed.md).
         """
-        self.to(device)
         if onednn_takes(self.weight):
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
             self.weight = None
         return self
 
-    def _plan(self, active: tuple[str, ...]) -> tuple[int, torch.Tensor, torch.Tensor] | None:
-        """The first block that an adapter changes, and the matrices from there on; None if none changes."""
+    def _plan(self, active: tuple[str, ...]) -> tuple[int, Sequence[int], torch.Tensor] | None:
+        """The first block that an adapter changes, the adapters from there on, a range where they are neighbours, and
+        their B; None if none changes."""
         first = next((i for i, name in enumerate(active) if name in self.changed_by), None)
         if first is None:
             return None
-        slots = [self._slots[name] for name in active[first:]]
+        slots: Sequence[int] = [self._slots[name] for name in active[first:]]
         run = range(slots[0], slots[0] + len(slots))
-        pick = slice(run.start, run.stop) if slots == list(run) else slots  # a slice costs no memory
-        return first, self.lora_a[pick], self.lora_b[pick]
+        if slots == list(run):
+            return first, run, self.lora_b[run.start : run.stop]  # a slice costs no memory
+        return first, slots, self.lora_b[slots]
 
 
 def _stacked(
     layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], like: torch.Tensor, diagonal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrices of all adapters for layers that read the same input, as MixedLinear holds them.
+    """The matrices of all adapters for layers that read the same input, as MixedLinear holds them: A
+    (N x layers x r, in) and B.
 
     They are taken out of the adapters, which would otherwise be in memory twice until all layers are made.
     """
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
     outs = [linear.out_features for linear in layers.values()]
-    lora_a = like.new_zeros(len(adapters), like.shape[1], len(layers) * rank)
+    lora_a = like.new_zeros(len(adapters), len(layers) * rank, like.shape[1])
     lora_b = like.new_zeros(len(adapters), len(layers) * rank if diagonal else rank, sum(outs))
     for n, adapter in enumerate(adapters):
         for i, path in enumerate(layers):
             if path in adapter.weights:
                 a, b = adapter.weights.pop(path)
                 column, row, out = i * rank, i * rank * diagonal, sum(outs[:i])
-                lora_a[n, :, column : column + a.shape[0]] = a.T
+                lora_a[n, column : column + a.shape[0]] = a
                 lora_b[n, row : row + b.shape[1], out : out + b.shape[0]] = b.T
-    return lora_a, lora_b
+    return lora_a.flatten(0, 1), lora_b
 
 
 def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
@@ -388,7 +395,7 @@ def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str, d
     for path in [path for path, module in owner.named_modules() if isinstance(module, nn.Linear)]:
         parent, _, leaf = path.rpartition(".")
         layers = {f"{part}.{path}": owner.get_submodule(path)}
-        setattr(owner.get_submodule(parent), leaf, MixedLinear(layers, adapters, mix).settle(device))
+        setattr(owner.get_submodule(parent), leaf, MixedLinear(layers, adapters, mix, device).settle())
     return owner.to(device)
 
 

@@ -90,20 +90,27 @@ class Prompt:
             ) from error
         return request["input_ids"][0].tolist()
 
-    def log_mel(self, waves: Sequence[np.ndarray], device: str = "cpu") -> torch.Tensor:
-        """Log-mels (S, 128, window_frames) float32, on the CPU, of S waves (T,), each padded with silence to a full
-        window; computed on `device`.
+    def log_mel(self, waves: Sequence[np.ndarray], device: str | torch.device = "cpu") -> torch.Tensor:
+        """Log-mels (S, 128, window_frames) float32 of S waves (T,), each padded with silence to a full window; on
+        `device`, from the samples on.
 
-        Equal to the processor's own, which passes audio through 16-bit WAV (libsndfile rounds down). Raises
-        ValueError for a wave that is longer than the window.
+        Equal to the processor's own (`WhisperFeatureExtractor`), which gets its audio through 16-bit WAV (libsndfile
+        rounds down). Raises ValueError for a wave that is longer than the window.
         """
-        padded = np.zeros((len(waves), self.window_samples), np.float32)
-        for row, wave in zip(padded, waves, strict=True):
+        samples = torch.zeros(len(waves), self.window_samples)
+        for row, wave in zip(samples, waves, strict=True):
             if len(wave) > self.window_samples:
                 raise ValueError(f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}")
-            row[: len(wave)] = np.clip(np.floor(wave * PCM_STEPS), -PCM_STEPS, PCM_STEPS - 1) / PCM_STEPS
+            row[: len(wave)] = torch.from_numpy(wave)
+        samples = samples.to(device).mul_(PCM_STEPS).floor_().clamp_(-PCM_STEPS, PCM_STEPS - 1).div_(PCM_STEPS)
         extract = self.processor.feature_extractor
-        return extract(list(padded), sampling_rate=SAMPLE_RATE, return_tensors="pt", device=device)["input_features"]
+        window = torch.hann_window(extract.n_fft, device=device)
+        spectrum = torch.stft(samples, extract.n_fft, extract.hop_length, window=window, return_complex=True)
+        power = spectrum[..., :-1].abs().square()
+        bands = torch.from_numpy(extract.mel_filters).to(device, torch.float32).T @ power
+        levels = bands.clamp_(min=1e-10).log10_()
+        loudest = levels.amax(dim=(1, 2), keepdim=True)
+        return torch.maximum(levels, loudest - 8).add_(4).div_(4)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text, without any special token."""

@@ -10,6 +10,7 @@ Shapes: B rows of a batch, T positions, D width, H query heads, K key/value head
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from evoxtral.lora import Adapter, Mix, MixedLinear
 
 LANGUAGE_MODEL = "model.language_model"
-Rope = tuple[torch.Tensor, torch.Tensor]  # cos and sin (T, d)
+Turn = Callable[[torch.Tensor], torch.Tensor]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _POSITIONS = 96  # of a prompt that a CPU reads at a time, about: the whole of it would be the most memory of all
 _WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
@@ -36,11 +37,11 @@ class Block(nn.Module):
 
         def linear(owner: nn.Module, inner: str, *names: str) -> MixedLinear:
             layers = {f"{path}.{inner}.{name}": owner.get_submodule(name) for name in names}
-            mixed = MixedLinear(layers, adapters, mix)
+            mixed = MixedLinear(layers, adapters, mix, device)
             for name in names:
                 delattr(owner, name)
             layers.clear()  # what was joined is freed before it is laid out anew
-            return mixed.settle(device)
+            return mixed.settle()
 
         self.qkv = linear(layer.self_attn, "self_attn", "q_proj", "k_proj", "v_proj")
         self.out = linear(layer.self_attn, "self_attn", "o_proj")
@@ -53,16 +54,16 @@ class Block(nn.Module):
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
 
-    def forward(self, x: torch.Tensor, rope: Rope, attend: Attend) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, turn: Turn, attend: Attend) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D).
 
+        turn: heads (B, …, T, d), to where they stand (rotary positions).
         attend: (q (B, H, T, d), k (B, K, T, d), v (B, K, T, d)) -> (B, H, T, d); it also fills the cache.
         """
         b, t, _ = x.shape
         heads = self.qkv(rms_norm(x, x.shape[-1:], self.attention_norm, self.eps))
         heads = heads.view(b, t, -1, self.head_dim).transpose(1, 2)
-        turned = _rotate(heads[:, : self.heads + self.kv_heads], *rope)
-        q, k = turned.split([self.heads, self.kv_heads], dim=1)
+        q, k = turn(heads[:, : self.heads + self.kv_heads]).split([self.heads, self.kv_heads], dim=1)
         y = attend(q, k, heads[:, self.heads + self.kv_heads :])
         x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
         gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
@@ -103,7 +104,7 @@ class TextModel(nn.Module):
         for i, layer in enumerate(language_model.layers):
             self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix, device))
             language_model.layers[i] = nn.Identity()
-        self.head = MixedLinear({"lm_head": lm_head}, adapters, mix).settle(device)
+        self.head = MixedLinear({"lm_head": lm_head}, adapters, mix, device).settle()
         self.to(device)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -125,6 +126,7 @@ class Session:
         cos, sin = text.rotary(like, self.positions[None])
         half = config.head_dim // 2
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
+        self.unturned = torch.eye(config.head_dim, dtype=like.dtype, device=like.device)
         self.seen, self.unseen = like.new_zeros(()), like.new_full((), -torch.inf)  # added to attention scores
         self.used = 0
         self.token = torch.zeros(rows, dtype=torch.long, device=like.device)
@@ -159,7 +161,7 @@ class Session:
         end = 0
         for x in equal_parts(prompts, _POSITIONS if prompts.device.type == "cpu" else sys.maxsize, dim=1):
             start, end = end, end + x.shape[1]
-            rope, mask = (self.cos[start:end], self.sin[start:end]), None
+            turn, mask = partial(_rotate, cos=self.cos[start:end], sin=self.sin[start:end]), None
             if start:  # a chunk sees all that stands before it
                 seen = self.positions[:end] <= self.positions[start:end, None]
                 mask = torch.where(seen, self.seen, self.unseen)
@@ -172,7 +174,7 @@ class Session:
                     keys, values = keys[one_of_each], values[one_of_each]
                     return scaled_dot_product_attention(q, keys, values, mask, is_causal=not start, enable_gqa=True)
 
-                x = block(x, rope, attend)
+                x = block(x, turn, attend)
         return self.text.logits(x)
 
     def step(self, token: torch.Tensor) -> torch.Tensor:
@@ -188,9 +190,14 @@ class Session:
         return self._graph_logits
 
     def _step(self) -> torch.Tensor:
-        rope = self.cos[self.position], self.sin[self.position]
+        # All rows stand at one position: to turn is to multiply by what the identity turns to, for all layers the same.
+        turned = _rotate(self.unturned, self.cos[self.position], self.sin[self.position]).expand(self.rows, -1, -1)
         mask = torch.where(self.positions <= self.position, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
         x = self.text.embed(self.token)[:, None]
+
+        def turn(heads):
+            return torch.bmm(heads[:, :, 0], turned)[:, :, None]
+
         for layer, block in enumerate(self.text.blocks):
             keys, values = self.keys[layer], self.values[layer]
 
@@ -201,7 +208,7 @@ class Session:
                 grouped = q.reshape(self.rows, keys.shape[1], -1, q.shape[-1])
                 return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
 
-            x = block(x, rope, attend)
+            x = block(x, turn, attend)
         return self.text.logits(x)
 
     def _capture(self) -> None:

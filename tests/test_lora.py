@@ -2,6 +2,7 @@
 
 import json
 import re
+import weakref
 from copy import deepcopy as copy_of
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from transformers import VoxtralForConditionalGeneration
 
 from evoxtral import checkpoints, lora
 from evoxtral.errors import CheckpointError
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +199,7 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(checkpoi
         fresh = checkpoints.load_base(Path(checkpoint.base), torch.float32)
         references[name] = PeftModel.from_pretrained(fresh, folder).base_model.model
     for path, linear in lora.targeted(model, RECIPE.targets):
-        mixed = lora.MixedLinear({path: linear}, adapters, mix)
+        mixed = lora.MixedLinear({path: linear}, adapters, mix, CPU)
         x = torch.randn(3, 2, 5, linear.in_features)
         for names in (("base",), ("rl",), ("base", "rl"), ("sft", "rl"), ("base", "sft", "rl")):
             blocks = x[: len(names)]
@@ -212,11 +215,11 @@ def test_a_settled_layer_computes_what_it_did(checkpoint, model, dtype, off):
     mix = lora.Mix(adapters)
     for path in ("model.audio_tower.layers.0.self_attn.q_proj", "model.language_model.layers.0.mlp.up_proj"):
         linear = copy_of(model.get_submodule(path)).to(dtype)  # one with a bias, one without
-        mixed = lora.MixedLinear({path: linear}, adapters, mix)
+        mixed = lora.MixedLinear({path: linear}, adapters, mix, CPU)
         x = torch.randn(6, 5, linear.in_features, dtype=dtype)
         with mix.using(("base", "sft", "rl")), torch.no_grad():
             before = mixed(x)
-            torch.testing.assert_close(mixed.settle(torch.device("cpu"))(x), before, atol=off, rtol=off)
+            torch.testing.assert_close(mixed.settle()(x), before, atol=off, rtol=off)
 
 
 def test_joined_layers_compute_what_each_computes_alone(checkpoint, model):
@@ -228,8 +231,8 @@ def test_joined_layers_compute_what_each_computes_alone(checkpoint, model):
     layers = {f"{attention}.{n}": model.get_submodule(f"{attention}.{n}") for n in ("q_proj", "k_proj", "v_proj")}
     x = torch.randn(6, 3, 48)
     with mix.using(("base", "sft", "rl")), torch.no_grad():
-        alone = [lora.MixedLinear({path: layer}, adapters(), mix)(x) for path, layer in layers.items()]
-        torch.testing.assert_close(lora.MixedLinear(layers, adapters(), mix)(x), torch.cat(alone, dim=-1))
+        alone = [lora.MixedLinear({path: layer}, adapters(), mix, CPU)(x) for path, layer in layers.items()]
+        torch.testing.assert_close(lora.MixedLinear(layers, adapters(), mix, CPU)(x), torch.cat(alone, dim=-1))
 
 
 def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path):
@@ -243,17 +246,20 @@ def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path
         linear = model.get_submodule(path)
         x = torch.randn(3, 4, 48)
         with mix.using(("base", "large", "small")), torch.no_grad():
-            y = lora.MixedLinear({path: linear}, adapters, mix)(x)
+            y = lora.MixedLinear({path: linear}, adapters, mix, CPU)(x)
         for row, matrices in zip((1, 2), weights, strict=True):
             a, b = matrices.get(path, (torch.zeros(1, 48), torch.zeros(linear.out_features, 1)))
             torch.testing.assert_close(y[row], linear(x[row]) + x[row] @ a.T @ b.T)
 
 
-def test_the_base_weight_is_not_copied(checkpoint, model):
+def test_the_base_is_not_in_memory_twice(checkpoint):
+    model = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     adapters = [lora.read(checkpoint.adapters["sft"], model, "sft")]
-    path = "model.audio_tower.layers.0.self_attn.q_proj"
-    mixed = lora.MixedLinear({path: model.get_submodule(path)}, adapters, lora.Mix(adapters))
-    assert mixed.weight.data_ptr() == model.get_submodule(path).weight.data_ptr()
+    path = f"{lora.TOWER}.layers.0.self_attn.q_proj"
+    weight = weakref.ref(model.get_submodule(path).weight)
+    assert path in adapters[0].weights
+    lora.attach(model, adapters, lora.Mix(adapters), lora.TOWER, CPU)
+    assert weight() is None and path not in adapters[0].weights
 
 
 # ---------------------------------------------------------------------------------------------------- merging
