@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -290,12 +291,13 @@ class MixedLinear(nn.Module):
         biases = [linear.bias.to(device) for linear in linears if linear.bias is not None]
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
-        self.outs, self._adapters = sum(sizes), len(adapters)
+        self.outs = sum(sizes)
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
-        self._plans: dict[tuple[str, ...], tuple[int, Sequence[int], torch.Tensor] | None] = {}
+        self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
         self._products = len(sizes) if len({*sizes}) == 1 else 1
         if self.changed_by:
             lora_a, lora_b = _stacked(layers, adapters, weights[0], diagonal=self._products == 1)
+            self._width = len(lora_a) // len(adapters)  # of what one adapter's A makes of a row
             weights.append(lora_a)
             biases += [lora_a.new_zeros(len(lora_a))] if biases else []
             self.register_buffer("lora_b", lora_b, persistent=False)
@@ -309,22 +311,22 @@ class MixedLinear(nn.Module):
             y = nn.functional.linear(x, self.weight, self.bias)
         else:
             y = onednn_linear(x, self._packed, self.bias)
-        active = self.mix.active
+        if not self.changed_by:
+            return y
+        active, wide = self.mix.active, y.shape[-1]
         if active not in self._plans:
             self._plans[active] = self._plan(active)
-        plan = self._plans[active]
-        if plan is not None:
-            first, slots, lora_b = plan
-            blocks = y.view(len(active), -1, y.shape[-1])[first:]
-            changed, low = blocks[..., : self.outs], blocks[..., self.outs :].unflatten(-1, (self._adapters, -1))
-            if isinstance(slots, range):  # each block's own adapter, without a copy
-                low = low.diagonal(slots.start, 0, 2).permute(2, 0, 1)
-            else:
-                low = low[range(len(slots)), :, slots]
-            parts = (matrix.chunk(self._products, dim=-1) for matrix in (changed, low, lora_b))
-            for some, low, b in zip(*parts, strict=True):
-                some.baddbmm_(low, b)
-        return y[..., : self.outs]
+        rows = y.numel() // (wide * len(active))  # of each block, positions counted
+        # Views by their strides, of what is changed and of its own adapter's part of each block: slices of slices are
+        # a call each, and while a short prompt is read it is the host that a GPU waits for.
+        for block, slot, matrices in self._plans[active]:
+            start, own = block * rows * wide, self.outs + slot * self._width
+            for i, b in enumerate(matrices):
+                count, rank, outs = b.shape
+                changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), start + i * outs)
+                low = y.as_strided((count, rows, rank), (rows * wide + self._width, wide, 1), start + own + i * rank)
+                changed.baddbmm_(low, b)
+        return y.narrow(-1, 0, self.outs)
 
     def settle(self) -> "MixedLinear":
         """On a CPU lay out the weight in the blocks that oneDNN reads, for good.
@@ -337,17 +339,16 @@ class MixedLinear(nn.Module):
             self.weight = None
         return self
 
-    def _plan(self, active: tuple[str, ...]) -> tuple[int, Sequence[int], torch.Tensor] | None:
-        """The first block that an adapter changes, the adapters from there on, a range where they are neighbours, and
-        their B; None if none changes."""
-        first = next((i for i, name in enumerate(active) if name in self.changed_by), None)
-        if first is None:
-            return None
-        slots: Sequence[int] = [self._slots[name] for name in active[first:]]
-        run = range(slots[0], slots[0] + len(slots))
-        if slots == list(run):
-            return first, run, self.lora_b[run.start : run.stop]  # a slice costs no memory
-        return first, slots, self.lora_b[slots]
+    def _plan(self, active: tuple[str, ...]) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
+        """For each run of blocks with neighbouring adapters: its first block, that one's adapter, and the B of all of
+        them, (blocks, r, outs) for each product."""
+        pairs = [(block, self._slots[name]) for block, name in enumerate(active) if name in self.changed_by]
+        plan = []
+        for _, run in groupby(pairs, lambda pair: pair[1] - pair[0]):
+            run = list(run)
+            (block, slot), (last, _) = run[0], run[-1]
+            plan.append((block, slot, self.lora_b[slot : slot + last - block + 1].chunk(self._products, dim=-1)))
+        return plan
 
 
 def _stacked(

@@ -97,12 +97,12 @@ class Prompt:
         Equal to the processor's own (`WhisperFeatureExtractor`), which gets its audio through 16-bit WAV (libsndfile
         rounds down). Raises ValueError for a wave that is longer than the window.
         """
-        samples = torch.zeros(len(waves), self.window_samples)
+        samples = torch.zeros(len(waves), self.window_samples, device=device)
         for row, wave in zip(samples, waves, strict=True):
             if len(wave) > self.window_samples:
                 raise ValueError(f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}")
             row[: len(wave)] = torch.from_numpy(wave)
-        samples = samples.to(device).mul_(PCM_STEPS).floor_().clamp_(-PCM_STEPS, PCM_STEPS - 1).div_(PCM_STEPS)
+        samples.mul_(PCM_STEPS).floor_().clamp_(-PCM_STEPS, PCM_STEPS - 1).div_(PCM_STEPS)
         extract = self.processor.feature_extractor
         window = torch.hann_window(extract.n_fft, device=device)
         spectrum = torch.stft(samples, extract.n_fft, extract.hop_length, window=window, return_complex=True)

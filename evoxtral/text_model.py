@@ -169,8 +169,8 @@ class Session:
                 keys, values = self.keys[layer, rows, :, :end], self.values[layer, rows, :, :end]
 
                 def attend(q, k, v, keys=keys, values=values, start=start, mask=mask):
-                    keys[:, :, start:] = k.repeat_interleave(copies, dim=0)
-                    values[:, :, start:] = v.repeat_interleave(copies, dim=0)
+                    keys.unflatten(0, (-1, copies))[:, :, :, start:] = k[:, None]
+                    values.unflatten(0, (-1, copies))[:, :, :, start:] = v[:, None]
                     keys, values = keys[one_of_each], values[one_of_each]
                     return scaled_dot_product_attention(q, keys, values, mask, is_causal=not start, enable_gqa=True)
 
@@ -196,7 +196,7 @@ class Session:
         x = self.text.embed(self.token)[:, None]
 
         def turn(heads):
-            return torch.bmm(heads[:, :, 0], turned)[:, :, None]
+            return torch.bmm(heads.squeeze(2), turned).unsqueeze(2)
 
         for layer, block in enumerate(self.text.blocks):
             keys, values = self.keys[layer], self.values[layer]

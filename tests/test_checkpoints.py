@@ -274,6 +274,12 @@ def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(reference):
 # ------------------------------------------------------------------------------------------------------- load
 
 
+def test_weights_may_stay_in_their_files_until_they_are_read(tmp_path):
+    save_base(tmp_path)
+    read, mapped = (load_base(tmp_path, torch.float32, mapped).state_dict() for mapped in (False, True))
+    assert read.keys() == mapped.keys() and all(read[name].equal(mapped[name]) for name in read)
+
+
 def test_a_base_that_is_not_whole_or_not_voxtral_is_refused(tmp_path, capsys, caplog):
     save_base(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

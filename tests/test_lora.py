@@ -189,7 +189,7 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(checkpoi
     another.
     """
     folders = {}
-    for seed, name in enumerate(("sft", "rl"), start=7):
+    for seed, name in enumerate(("sft", "rl", "mine"), start=7):
         folders[name] = tmp_path / name
         save_adapter(checkpoint.base, folders[name], seed, use_rslora=rslora)
     adapters = [lora.read(folder, model, name) for name, folder in folders.items()]
@@ -201,7 +201,14 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(checkpoi
     for path, linear in lora.targeted(model, RECIPE.targets):
         mixed = lora.MixedLinear({path: linear}, adapters, mix, CPU)
         x = torch.randn(3, 2, 5, linear.in_features)
-        for names in (("base",), ("rl",), ("base", "rl"), ("sft", "rl"), ("base", "sft", "rl")):
+        for names in (
+            ("base",),
+            ("rl",),
+            ("base", "rl"),
+            ("sft", "mine"),
+            ("base", "sft", "rl"),
+            ("sft", "rl", "mine"),
+        ):
             blocks = x[: len(names)]
             with mix.using(names), torch.no_grad():
                 y = mixed(blocks.flatten(0, 1)).unflatten(0, (len(names), 2))
@@ -238,16 +245,17 @@ def test_joined_layers_compute_what_each_computes_alone(checkpoint, model):
 def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path):
     save_adapter(checkpoint.base, tmp_path / "small", seed=4, r=2, target_modules=["q_proj"])
     save_adapter(checkpoint.base, tmp_path / "large", seed=5, r=8, target_modules=["q_proj", "k_proj"])
-    adapters = [lora.read(tmp_path / name, model, name) for name in ("large", "small")]
+    save_adapter(checkpoint.base, tmp_path / "other", seed=6, r=4, target_modules=["k_proj"])
+    adapters = [lora.read(tmp_path / name, model, name) for name in ("large", "small", "other")]
     weights = [dict(adapter.weights) for adapter in adapters]  # layers take theirs out
     mix = lora.Mix(adapters)
     for leaf in ("q_proj", "k_proj", "v_proj"):
         path = f"model.language_model.layers.1.self_attn.{leaf}"
         linear = model.get_submodule(path)
-        x = torch.randn(3, 4, 48)
-        with mix.using(("base", "large", "small")), torch.no_grad():
+        x = torch.randn(4, 4, 48)
+        with mix.using(("base", "large", "small", "other")), torch.no_grad():
             y = lora.MixedLinear({path: linear}, adapters, mix, CPU)(x)
-        for row, matrices in zip((1, 2), weights, strict=True):
+        for row, matrices in enumerate(weights, start=1):
             a, b = matrices.get(path, (torch.zeros(1, 48), torch.zeros(linear.out_features, 1)))
             torch.testing.assert_close(y[row], linear(x[row]) + x[row] @ a.T @ b.T)
 

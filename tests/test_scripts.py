@@ -95,3 +95,19 @@ def test_plain_text_keeps_to_the_room_it_is_given(room):
 def test_a_dataset_can_ask_for_more_of_one_slice():
     rare = Slices(plain=0.0, light=0.0, moderate=0.0, dense=0.0, edge=1.0)
     assert {script.slice for script in some(50, slices=rare)} == {"edge"}
+
+
+def test_a_dataset_can_ask_for_more_stress_where_a_sentence_has_the_words_for_it():
+    def stressed(stress):
+        scripts_ = some(600, sources=Sources(frames=0, open=1, words=0), stress=stress)
+        words = [len(tags.emphasised(script.text)) for script in scripts_]
+        return sum(words), sum(count > 0 for count in words)
+
+    (few, scripts_with_few), (many, scripts_with_many) = stressed(1.0), stressed(2.0)
+    assert many > 1.25 * few and abs(scripts_with_many - scripts_with_few) < 0.15 * scripts_with_few
+
+
+def test_scripts_of_one_source_alone_are_written_too():
+    for kind in ("frames", "open", "words"):
+        alone = Sources(**{name: float(name == kind) for name in ("frames", "open", "words")})
+        assert len(some(100, sources=alone, slices=Slices(0, 0, 0, 1, 0))) == 100

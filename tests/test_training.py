@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from evoxtral import audio, checkpoints, metrics
+from evoxtral import audio, checkpoints, metrics, speech
 from evoxtral.errors import EvoxtralError, RecipeError
 from evoxtral.prompt import Prompt
 from evoxtral.speech.espeak import Espeak
@@ -227,6 +227,29 @@ def test_the_same_seed_builds_the_same_clips_and_what_is_there_is_kept(clips, tm
     before = (tmp_path / "some-0000.npy").stat().st_mtime_ns
     dataset.build(tmp_path, "some", config, workers=1)
     assert (tmp_path / "some-0000.npy").stat().st_mtime_ns == before
+
+
+def test_further_voices_are_for_training_and_leave_the_held_out_ones_unheard(prompt):
+    """None of them is nearer to a held-out voice than the nearest that training heard before."""
+    texts = (
+        "The judge gave us an amazing old yellow house by the river.",
+        "Please don't whisper, my father thinks we should leave now!",
+    )
+    mels = {}
+    for variant in dataset.VARIANTS + dataset.FURTHER:
+        waves = [speech.speak(text, f"en-us+{variant}", seed=1).wave for text in texts]
+        mels[variant] = [
+            mel[:, : len(wave) // prompt.hop] for mel, wave in zip(prompt.log_mel(waves), waves, strict=True)
+        ]
+
+    def apart(one, other):
+        pairs = list(zip(mels[one], mels[other], strict=True))
+        frames = [min(a.shape[1], b.shape[1]) for a, b in pairs]
+        return sum(float((a[:, :n] - b[:, :n]).abs().mean()) for (a, b), n in zip(pairs, frames, strict=True))
+
+    for held_out in dataset.HELD_OUT:
+        known = [variant for variant in dataset.VARIANTS if variant not in dataset.HELD_OUT]
+        assert min(apart(v, held_out) for v in dataset.FURTHER) > min(apart(v, held_out) for v in known)
 
 
 def test_stored_log_mels_are_those_the_engine_computes_from_the_audio(clips, prompt):

@@ -7,6 +7,7 @@ validation and test never share a sentence.
 """
 
 import hashlib
+import itertools
 import random
 import re
 from dataclasses import asdict, dataclass
@@ -98,9 +99,12 @@ def write(
     # Many tags take time of their own: leave less of the window to words. And they need more than one sentence.
     room = max(36, max_characters - 9 * max(0, count - 1))
     least = 1 + (count > 4)
-    sentences: list[Sentence] = []
-    while len(sentences) < least:
+    for attempt in itertools.count(1):
         sentences = _sentences(rng, split, domain, sources, rng.choice((1, 1, 2, 2, 3)) + least - 1, room)
+        if len(sentences) >= least:
+            break
+        if attempt % 1000 == 0:  # there may be no two that are short enough
+            domain = rng.choice(domains())
     return Script(_tagged(rng, sentences, count, stress), kind, domain)
 
 
