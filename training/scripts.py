@@ -90,7 +90,7 @@ def write(
     stress: float = 1.15,
 ) -> Script:
     """A script of one slice and split. max_characters: of plain text, about, so that a clip fits the model's window.
-    stress: words stressed, on average, in a sentence that stresses any; from 1 to 2.
+    stress: words stressed, on average, in a sentence that stresses any and has two that can be; from 1 to 2.
     """
     domain = rng.choice(domains())
     if kind == "edge":
