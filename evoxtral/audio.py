@@ -6,10 +6,10 @@ from other files: it is handed an open file, never a name or an address, and may
 format nor open anything by itself.
 
 What counts as broken: a file that states more than it holds (WAV, FLAC, M4A, MP3 by LAME or ffmpeg, WebM
-with a length) or that stops inside an Ogg page or a frame (AAC, AMR, streamed FLAC) is incomplete, an
-AudioError, because half a transcript looks like a whole one. A live recording that never stated a length (WebM
-from a browser, streamed MP3) is taken as it is. A few packets that do not decode (tags glued to an MP3) are
-skipped; more than a few are damage.
+with a length) or that stops inside an Ogg page, a WebM element or a frame (AAC, AMR, MP3, streamed FLAC) is
+incomplete, an AudioError, because half a transcript looks like a whole one. Only what never stated a length and
+ends between two frames is taken as it is. A few packets that do not decode (tags glued to an MP3) are skipped;
+more than a few are damage.
 """
 
 import io
@@ -51,6 +51,11 @@ OGG_PAGE = OGG_HEADER + 255 + 255 * 255  # bytes, the largest page
 MISSING_SECONDS, MISSING_SHARE = 0.25, 0.02  # a file may end this much early: encoders pad, headers round
 BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets that are skipped before a file counts as damaged
 BARE = ("aac", "amr", "flac")  # formats of frames and nothing else: the last frame shows whether the end is there
+MP3_KILOBITS = {  # a second, of layer III, by the header's version and bit rate (ISO 11172-3, ISO 13818-3)
+    1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+}
+EBML, SEGMENT, CLUSTER = b"\x1aE\xdf\xa3", b"\x18S\x80g", b"\x1fC\xb6u"  # Matroska and WebM: identifiers of elements
 LARGEST_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
 
 # Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
@@ -259,15 +264,15 @@ def _opened(source: str | os.PathLike[str] | bytes | bytearray) -> Iterator[tupl
 
 
 def _check_ends(file: BinaryIO, name: str) -> None:
-    """AudioError where a RIFF file (WAV, AVI) is shorter than it states or an Ogg file stops inside a page.
+    """AudioError where a RIFF file (WAV, AVI) is shorter than it states, an Ogg file stops inside a page or a WebM
+    file inside an element.
 
-    ffmpeg passes over both in silence, and gives the length of what is left.
+    ffmpeg passes over all of them in silence, and gives the length of what is left.
     """
     head = file.read(8)
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - OGG_PAGE))
     tail = file.read()
-    file.seek(0)
     stated = int.from_bytes(head[4:], "little") + len(head)  # bytes
     if head[:4] == b"RIFF" and stated < UNSTATED_RIFF_SIZE and stated - size > MISSING_SHARE * stated:
         raise AudioError(f"{name} is incomplete: it has {size:,} of {stated:,} bytes; copy it again.")
@@ -276,6 +281,34 @@ def _check_ends(file: BinaryIO, name: str) -> None:
         lengths = page[OGG_HEADER : OGG_HEADER + page[OGG_HEADER - 1]] if len(page) >= OGG_HEADER else b""
         if len(page) < OGG_HEADER + len(lengths) + sum(lengths):
             raise AudioError(BREAKS_OFF.format(name=name))
+    if head[:4] == EBML and _stops_inside_element(file, size):
+        raise AudioError(BREAKS_OFF.format(name=name))
+    file.seek(0)
+
+
+def _stops_inside_element(file: BinaryIO, size: int) -> bool:
+    """Whether a Matroska or WebM file of so many bytes ends before its last element does (RFC 8794, RFC 9559).
+
+    What a browser records states no length, but each of its blocks does.
+    """
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(12)  # identifier and length: each begins with one zero bit less than it has bytes
+        name_bytes = 9 - head[0].bit_length()
+        if name_bytes > 4:
+            return False  # no element: something was glued to the file
+        length_bytes = 9 - head[name_bytes].bit_length() if len(head) > name_bytes else 8
+        start = position + name_bytes + length_bytes
+        if start > size:
+            return True
+        unknown = (1 << 7 * length_bytes) - 1
+        length = int.from_bytes(head[name_bytes : name_bytes + length_bytes]) & unknown
+        inside = head[:4] in (SEGMENT, CLUSTER)  # on with what is in these: how long they are is often not known
+        if length == unknown and not inside:
+            return False
+        position = start if inside else start + length
+    return position > size
 
 
 def _chunks_of_array(source: tuple, name: str, max_seconds: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -323,7 +356,7 @@ def _chunks_of_stream(
     """Decode one audio stream. AudioError where it is damaged or holds clearly less than `stated` seconds."""
     import av
 
-    packets = damaged = 0
+    kind, packets, damaged = container.format.name, 0, 0
     seconds, whole = 0.0, True
     for packet in container.demux(stream):
         packets += 1
@@ -331,9 +364,11 @@ def _chunks_of_stream(
             frames = packet.decode()
         except av.FFmpegError:
             damaged += 1
-            whole = False
+            whole = kind not in BARE
             continue
-        whole = whole or packet.size > 0  # the empty packet that ends a stream is no frame
+        if packet.size:  # the empty one that ends a stream is no frame
+            torn = kind == "mp3" and packet.size < _mp3_frame_bytes(bytes(packet), stream.codec_context.sample_rate)
+            whole = stated > 0 or not torn  # the end of what states its length is looked for below
         for frame in frames:
             seconds += frame.samples / frame.sample_rate
             try:
@@ -346,11 +381,23 @@ def _chunks_of_stream(
             yield frame.sample_rate, _mono(planar.T, name)
     if damaged > max(BAD_PACKETS, BAD_SHARE * packets) or (damaged and not seconds):
         raise AudioError(f"{name} is damaged: {damaged} of {packets} packets do not decode; export it again.")
-    if container.format.name in BARE and not whole:
+    if not whole:
         raise AudioError(BREAKS_OFF.format(name=name))
     if stated - seconds > MISSING_SECONDS + MISSING_SHARE * stated:
         lengths = f"{_length(seconds)} of {_length(stated)}"
         raise AudioError(f"{name} is incomplete: it holds {lengths}; copy or record it again.")
+
+
+def _mp3_frame_bytes(frame: bytes, rate: int) -> int:
+    """How long an MPEG audio frame of layer III says it is, in bytes; 0 for another layer or a free bit rate.
+
+    ffmpeg decodes one that breaks off as if nothing was missing. rate: in Hz.
+    """
+    version, layer = 2 - (frame[1] >> 3 & 1), 4 - (frame[1] >> 1 & 3)
+    kilobits = MP3_KILOBITS[version][frame[2] >> 4]
+    if layer != 3 or kilobits == 0:
+        return 0
+    return 144_000 // version * kilobits // rate + (frame[2] >> 1 & 1)
 
 
 def _stated_seconds(container: "InputContainer", stream: "AudioStream") -> float:

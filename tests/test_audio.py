@@ -145,7 +145,7 @@ FILES = {
 DELAYED = {"MP3 without a stated length", "M4A AAC, fragmented", "AAC"}  # and does not say by how much
 UNSTATED = {"MP3 without a stated length", "AAC", "AMR", "FLAC streamed", "WebM from a browser"}
 UNSTATED |= {"WAV streamed", "WAV streamed by others"}
-BARE = {"AAC", "AMR", "FLAC streamed"}  # frames and nothing else
+FRAMES = UNSTATED - {"WAV streamed", "WAV streamed by others"}  # of a length of their own, each
 
 
 def unstated(wav: bytes) -> bytes:
@@ -309,7 +309,7 @@ def test_a_file_that_states_more_than_it_holds_is_incomplete(kind):
         audio.load(data[: len(data) // 20])
 
 
-@pytest.mark.parametrize("kind", sorted(BARE))
+@pytest.mark.parametrize("kind", sorted(FRAMES))
 def test_a_recording_that_stops_inside_a_frame_is_incomplete(kind):
     data = file(kind)
     for left in (len(data) - 1, len(data) * 4 // 5, len(data) // 2 + 1):
@@ -317,12 +317,31 @@ def test_a_recording_that_stops_inside_a_frame_is_incomplete(kind):
             audio.load(data[:left])
 
 
-@pytest.mark.parametrize("kind", ["AAC", "FLAC streamed", "FLAC 16 bit"])
+@pytest.mark.parametrize("kind", ["MP3 by ffmpeg", "MP3 by LAME"])
+def test_a_last_frame_that_is_torn_is_not_missed_where_the_stated_length_is_there(kind):
+    assert audio.duration(audio.load(file(kind)[:-1])) == pytest.approx(SECONDS, abs=0.1)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 24_000, 32_000, 44_100, 48_000])
+def test_every_frame_of_a_streamed_mp3_is_as_long_as_it_says(rate):
+    data = encode("mp3", "libmp3lame", rate=rate, write_xing="0", id3v2_version="0")
+    position, frames = 0, 0
+    while position < len(data):
+        position, frames = position + audio._mp3_frame_bytes(data[position : position + 4], rate), frames + 1
+    assert position == len(data) and frames > 20
+
+
+@pytest.mark.parametrize("kind", ["WebM", "WebM from a browser", "Matroska"])
+def test_what_is_glued_behind_a_webm_file_is_no_sound_and_no_damage(kind):
+    assert audio.duration(audio.load(file(kind) + bytes(500))) == pytest.approx(SECONDS, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["AAC", "FLAC streamed", "FLAC 16 bit", "MP3 without a stated length"])
 def test_a_tag_behind_the_last_frame_is_no_sound_and_no_damage(kind):
     assert audio.duration(audio.load(file(kind) + b"TAG" + b"x" * 125)) == pytest.approx(SECONDS, abs=0.1)
 
 
-@pytest.mark.parametrize("kind", sorted(UNSTATED - BARE))
+@pytest.mark.parametrize("kind", sorted(UNSTATED - FRAMES))
 def test_a_recording_that_states_no_length_is_read_as_far_as_it_goes(kind):
     data = file(kind)
     assert 0.2 * SECONDS < audio.duration(audio.load(data[: len(data) // 2])) < SECONDS
