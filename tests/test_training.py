@@ -1,7 +1,6 @@
 """The pipeline: recipes, the loop that resumes, RAFT's choice, and every stage end to end."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -376,14 +375,6 @@ def test_among_equal_rewards_the_stress_decides_which_the_reward_does_not_see():
     assert raft.curate([attempts, flat], 0.5) == [attempts]
 
 
-def test_a_loss_counts_every_token_or_every_clip_the_same():
-    logits, labels = torch.zeros(2, 3, 4), torch.tensor([[0, model.IGNORE, model.IGNORE], [1, 2, 3]])
-    logits[0, 0, 0] = 50.0  # the one token of the first clip is certain, of the second nothing is known
-    uncertain = math.log(4)
-    assert model.cross_entropy(logits, labels).item() == pytest.approx(3 / 4 * uncertain)
-    assert model.cross_entropy(logits, labels, per_clip=True).item() == pytest.approx(1 / 2 * uncertain)
-
-
 def test_the_lowest_tenth_is_dropped():
     samples = [sampled([i / 20, 0.0], str(i)) for i in range(20)]
     assert [s.id for s in raft.curate(samples, 0.1)] == [str(i) for i in range(2, 20)]
@@ -451,7 +442,6 @@ reserved = 3
 [raft.sft]
 warmup = 1
 epochs = 1
-per_clip = true
 [bench]
 resamples = 50
 [pretrain]

@@ -151,12 +151,6 @@ def text_logits(
     return model.lm_head(hidden[:, len(prompt) - 1 :])
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, per_clip: bool = False) -> Tensor:
-    """Mean over the labelled positions, or over the clips of each one's mean.
-
-    logits: (B, T, V); labels: (B, T) with IGNORE where there is no loss.
-    """
-    if per_clip:
-        losses = F.cross_entropy(logits.float().mT, labels, ignore_index=IGNORE, reduction="none")
-        return (losses.sum(1) / (labels != IGNORE).sum(1)).mean()
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labelled positions. logits: (B, T, V); labels: (B, T) with IGNORE where there is no loss."""
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,6 @@ class SftConfig:
     neftune: float = 5.0
     cropped: float = 0.0  # share of micro-batches that end with their longest clip: quicker, but not as in use
     vary: bool = False  # speak each clip a little differently every time, see dataset.vary
-    per_clip: bool = False  # every clip weighs the same, as it does in the reward and the bench, not every token
     language: str = "en"
     seed: int = 42
 
@@ -71,7 +70,7 @@ class Finetuning:
         """Micro-batches of this process's share; their gradients add up to those of the whole batch."""
         rank, processes = loop.world()
         batch = self._batch(step)
-        total = self._weight(batch)
+        total = sum(len(self.collate.prompt.encode(self.texts[i])) + 1 for i in batch)  # tokens with a loss
         share = batch[rank::processes] or batch[:1]  # a last batch may be smaller than the processes are many
         weight = processes / total if batch[rank::processes] else 0.0
         rng = np.random.default_rng((self.config.seed, step, rank))
@@ -79,14 +78,8 @@ class Finetuning:
             loss, count = self._loss(share[start : start + self.config.micro_batch], rng)
             yield {"loss": loss * count * weight}
 
-    def _weight(self, indices: list[int]) -> int:
-        """Clips, or their tokens with a loss: those of the text and its end."""
-        return sum(1 if self.config.per_clip else len(self.collate.prompt.encode(self.texts[i])) + 1 for i in indices)
-
     def _loss(self, indices: list[int], rng: np.random.Generator | None = None) -> tuple[Tensor, int]:
-        """Mean cross-entropy over the labelled tokens, or over clips, and what it weighs. rng: for what makes training
-        harder.
-        """
+        """Mean cross-entropy over the labelled tokens, and their number. rng: for what makes training harder."""
         full, varied, noise = True, None, 0.0
         if rng:
             full, noise = rng.random() >= self.config.cropped, self.config.neftune
@@ -96,8 +89,8 @@ class Finetuning:
         with loop.autocast(self.device):
             audio = model.project(self.base, model.encode(self.base, batch.mels))
             logits = model.text_logits(self.base, audio, batch.prompt, batch.text, noise)
-            loss = model.cross_entropy(logits, batch.labels, self.config.per_clip)
-        return loss, self._weight(indices)
+            loss = model.cross_entropy(logits, batch.labels)
+        return loss, int((batch.labels != model.IGNORE).sum())
 
     @torch.no_grad()
     def validate(self, count: int = 96) -> float:
@@ -148,9 +141,7 @@ def train(
     tuned.train()
     prompt = Prompt(base, checkpoints.load_config(base))
     task = Finetuning(tuned, prompt, clips, texts, config)
-    held = Finetuning(
-        tuned, prompt, validation, [clip.text for clip in validation.clips], replace(config, per_clip=False)
-    )
+    held = Finetuning(tuned, prompt, validation, [clip.text for clip in validation.clips], config)
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     loop.fit(
         [tuned],
