@@ -32,7 +32,7 @@ def test_the_defaults_are_the_published_recipe():
     assert (published.lora.r, published.lora.alpha, published.lora.dropout) == (64, 128, 0.05)
     sft, rl = published.sft, published.raft
     assert (sft.learning_rate, sft.warmup, sft.epochs, sft.batch, sft.neftune) == (2e-4, 50, 3, 16, 5.0)
-    assert (rl.samples, rl.temperature, rl.top_p, rl.drop, rl.reserved) == (4, 0.7, 0.9, 0.1, 0)
+    assert (rl.samples, rl.temperature, rl.top_p, rl.drop, rl.replay) == (4, 0.7, 0.9, 0.1, 0)
     assert (rl.sft.learning_rate, rl.sft.warmup, rl.sft.epochs, rl.sft.neftune) == (5e-5, 20, 1, 0.0)
 
 
@@ -48,8 +48,7 @@ def test_the_defaults_are_the_published_recipe():
         ("[test]\nsplit = 'tets'", "'tets' one of train, validation, test"),
         ("[sft]\nbatch = 0", "batch and micro_batch must be at least 1"),
         ("[raft]\ndrop = 1.0", "drop = 1.0 in"),
-        ("[raft]\nreserved = -1", "reserved = -1 at least 0"),
-        ("[train]\nclips = 9\n[raft]\nreserved = 9", "raft.reserved = 9 must be less than train.clips = 9"),
+        ("[raft]\nreplay = -1", "replay = -1 at least 0"),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused_by_name(tmp_path, text, complaint):
@@ -385,16 +384,15 @@ def test_ties_at_the_threshold_are_kept():
     assert len(raft.curate(samples, 0.1)) == 10
 
 
-def test_rl_learns_from_the_best_attempts_and_from_clips_that_sft_leaves_to_it(clips):
+def test_rl_learns_from_the_best_attempts_and_from_some_of_sfts_clips_again(clips):
     attempts = [sampled([i / 10, 1.0], clip.id) for i, clip in enumerate(clips.clips[:3])]
     attempts[1].rewards[1] = 0.0
-    config = raft.RaftConfig(drop=0.34, reserved=2)
-    learned, texts = raft.training_set(attempts, clips.first(3), clips, config)
-    (a, _, c), (y, z) = clips.clips[:3], clips.clips[-2:]
-    assert learned.clips == [a, c, y, z] and texts == ["text 1.0", "text 1.0", y.text, z.text]
-    assert [len(learned.mel(i)) for i in range(4)] == [clip.frames for clip in (a, c, y, z)]
-    heard_by_sft, _ = raft.divided(clips, config)
-    assert heard_by_sft.clips == clips.clips[:-2]
+    learned, texts = raft.training_set(attempts, clips.first(3), clips, raft.RaftConfig(drop=0.34, replay=2))
+    a, b, c = clips.clips[:3]
+    assert learned.clips == [a, c, a, b] and texts == ["text 1.0", "text 1.0", a.text, b.text]
+    assert [len(learned.mel(i)) for i in range(4)] == [clip.frames for clip in (a, c, a, b)]
+    everything, _ = raft.training_set(attempts, clips.first(3), clips, raft.RaftConfig(drop=0.34, replay=999))
+    assert len(everything) == 2 + len(clips)
 
 
 @pytest.mark.parametrize(("written", "kept"), [("", 0), ("1\n2\n3\n", 2), ("1\n2\n3\n4", 2), ("1\n2\n3\n4\n", 4)])
@@ -438,7 +436,7 @@ epochs = 1
 micro_batch = 8
 [raft]
 samples = 2
-reserved = 3
+replay = 3
 [raft.sft]
 warmup = 1
 epochs = 1

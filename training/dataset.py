@@ -245,10 +245,6 @@ class Clips:
         """The first `count` of them, or all if there are fewer."""
         return Clips(self.folder, self.clips[:count], self._places[:count], self._shards)
 
-    def after(self, count: int) -> "Clips":
-        """All but the first `count` of them."""
-        return Clips(self.folder, self.clips[count:], self._places[count:], self._shards)
-
     def __len__(self) -> int:
         return len(self.clips)
 

@@ -1,8 +1,8 @@
 """RAFT (reward-ranked fine-tuning, arXiv:2304.06767): sample, score, keep the best, fine-tune on those.
 
 The reward is the benchmark's own, `evoxtral.metrics.reward`. Everything that was sampled is kept in samples.jsonl.
-Clips with their references can be learned from beside them, as "PPO-ptx" does (arXiv:2203.02155): what is kept of the
-samples is what SFT can already write.
+Clips of SFT's own can be learned from once more beside them, which keeps what SFT taught (the "PPO-ptx" of
+arXiv:2203.02155).
 """
 
 import json
@@ -22,23 +22,23 @@ CHUNK = 48  # clips between two writes: what an interruption can cost
 
 @dataclass(frozen=True)
 class RaftConfig:
-    """The published recipe. drop: share of clips with the lowest best reward that is left out. reserved: how many of
-    the training clips SFT leaves to RL, which learns from them with their references.
+    """The published recipe. drop: share of clips with the lowest best reward that is left out. replay: how many of
+    SFT's clips are learned from once more, with their references.
     """
 
     samples: int = 4
     temperature: float = 0.7
     top_p: float = 0.9
     drop: float = 0.1
-    reserved: int = 0
+    replay: int = 0
     seed: int = 42
     sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=5e-5, warmup=20, epochs=1, neftune=0.0))
 
     def __post_init__(self):
-        if self.samples < 1 or not 0 <= self.drop < 1 or self.reserved < 0:
+        if self.samples < 1 or not 0 <= self.drop < 1 or self.replay < 0:
             raise ValueError(
                 f"samples = {self.samples} must be at least 1, drop = {self.drop} in [0, 1) and "
-                f"reserved = {self.reserved} at least 0"
+                f"replay = {self.replay} at least 0"
             )
 
 
@@ -99,18 +99,12 @@ def curate(samples: Iterable[Sampled], drop: float) -> list[Sampled]:
     return [s for s, merit in zip(samples, bests, strict=True) if merit >= threshold]
 
 
-def divided(train: Clips, config: RaftConfig) -> tuple[Clips, Clips]:
-    """The training clips: those that SFT learns from, and those that are reserved for RL."""
-    count = len(train) - config.reserved
-    return train.first(count), train.after(count)
-
-
 def training_set(
     samples: Iterable[Sampled], sampled: Clips, train: Clips, config: RaftConfig
 ) -> tuple[Clips, list[str]]:
-    """What RL learns from, clips and texts: of those `sampled`, the curated with their best attempts, and the part of
-    `train` that is reserved for it with its references.
+    """What RL learns from, clips and texts: of those `sampled`, the curated with their best attempts, and
+    `config.replay` of SFT's `train` with their references.
     """
     best = {s.id: s.texts[s.best] for s in curate(samples, config.drop)}
-    kept, reserved = sampled.only([clip.id in best for clip in sampled.clips]), divided(train, config)[1]
-    return Clips.joined([kept, reserved]), [best[c.id] for c in kept.clips] + [c.text for c in reserved.clips]
+    kept, replayed = sampled.only([clip.id in best for clip in sampled.clips]), train.first(config.replay)
+    return Clips.joined([kept, replayed]), [best[c.id] for c in kept.clips] + [c.text for c in replayed.clips]

@@ -34,13 +34,6 @@ class Recipe:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     pretraining_data: tuple[DataConfig, ...] = ()
 
-    def __post_init__(self):
-        if self.raft.reserved >= self.train.clips:
-            raise ValueError(
-                f"raft.reserved = {self.raft.reserved} must be less than train.clips = {self.train.clips}: "
-                "SFT learns from the rest"
-            )
-
 
 def known() -> list[str]:
     """The recipes that come with the project."""

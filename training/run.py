@@ -92,8 +92,7 @@ def run_sft(run: Run) -> None:
     """Adapter on the base, from the tagged texts."""
     if run.sft.exists():
         return
-    clips, _ = raft.divided(Clips.load(run.data, "train"), run.recipe.raft)
-    validation = Clips.load(run.data, "validation")
+    clips, validation = Clips.load(run.data, "train"), Clips.load(run.data, "validation")
     texts = [clip.text for clip in clips.clips]
     loop.parallel(
         sft.train,
