@@ -56,6 +56,7 @@ MP3_KILOBITS = {  # a second, of layer III, by the header's version and bit rate
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 }
 EBML, SEGMENT, CLUSTER = b"\x1aE\xdf\xa3", b"\x18S\x80g", b"\x1fC\xb6u"  # Matroska and WebM: identifiers of elements
+MOST_ELEMENTS = 1_000_000  # that are looked at; half an hour has 90,000 blocks of 20 ms
 LARGEST_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
 
 # Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
@@ -292,7 +293,9 @@ def _stops_inside_element(file: BinaryIO, size: int) -> bool:
     What a browser records states no length, but each of its blocks does.
     """
     position = 0
-    while position < size:
+    for _ in range(MOST_ELEMENTS):
+        if position >= size:
+            break
         file.seek(position)
         head = file.read(12)  # identifier and length: each begins with one zero bit less than it has bytes
         name_bytes = 9 - head[0].bit_length()
