@@ -202,6 +202,8 @@ def test_voices_speak(voice):
 @example("[[laughs]")
 @example("[laughs]]] <prosody rate='1'>")
 @example("🙂 [sighs] ÄÖÜ \x00 NO")
+@example("\U00018af3")  # a letter that Unicode has since 2020 only, and espeak-ng does not know
+@example("\U00018af3 [stammers] \U00030000")
 def test_any_text_is_spoken_or_refused(text):
     try:
         found = speak(text)

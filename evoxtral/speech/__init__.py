@@ -164,6 +164,13 @@ def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
     return plan, [skipped[place] for place in sorted(skipped)]
 
 
+def _by_number(word: str) -> str:
+    """A word whose letters outside ASCII are their numbers in Unicode: so espeak-ng reads letters that it has no name
+    for, but those newer than its tables it passes over.
+    """
+    return "".join(f"{ord(c):x}" if c.isalnum() and not c.isascii() else c for c in word)
+
+
 def _sounding(wave: np.ndarray) -> int:
     """Samples up to the last that is heard beside the loudest: the gap after a comma is no part of its word."""
     level = np.abs(wave)
@@ -251,6 +258,8 @@ class _Recording:
         wave, starts = self.engine.synthesize(spoken, voice, prosody, stressed)
         wave = soxr.resample(wave, self.engine.rate, SAMPLE_RATE)
         audible = np.nonzero(np.abs(wave) > AUDIBLE)[0]
+        if not len(audible) and (numbered := tuple(map(_by_number, words))) != words:
+            return self._say(numbered, voice, prosody)
         first, last = (max(0, audible[0] - 160), audible[-1] + 160) if len(audible) else (0, len(wave))
         starts = np.clip((np.array(starts) * SAMPLE_RATE).astype(int) - first, 0, max(0, last - first - 1))
         return wave[first:last], starts
