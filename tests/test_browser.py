@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from launched import ELEVENLABS_PORT, ROOT, app_url
+from test_audio import encode
 from test_elevenlabs import KEY, serving
 
 from evoxtral import audio
@@ -39,6 +40,12 @@ def spoken_clip(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("clips") / "train <b>.wav"
     audio.save(path, speak(SPOKEN).wave)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def webm() -> bytes:
+    """The spoken clip as browsers record it. By its name, a browser takes it for a video."""
+    return encode("webm", "libopus", speak(SPOKEN).wave, audio.SAMPLE_RATE, live=True)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +161,42 @@ def test_an_uploaded_clip_fills_three_columns_two_of_them_tagged(visit, spoken_c
         assert column(page, variant).locator(".ev-tag.ev-non-verbal").count() >= 1
     expect(page.locator("#status")).to_contain_text("All three agree on")
     photograph(page, "compare")
+
+
+def choose(page, file: Path) -> None:
+    page.locator('#clip input[type="file"]').set_input_files(str(file))
+
+
+def drop(page, file: Path) -> None:
+    """As if dragged from the desktop."""
+    data = page.evaluate_handle(
+        """async ([name, bytes]) => {
+          const given = new DataTransfer();
+          given.items.add(new File([Uint8Array.from(bytes)], name, {type: "video/webm"}));
+          return given;
+        }""",
+        [file.name, [*file.read_bytes()]],
+    )
+    page.locator("#clip .upload-container").dispatch_event("drop", {"dataTransfer": data})
+
+
+@pytest.mark.parametrize("give", [choose, drop])
+def test_a_webm_that_the_browser_takes_for_a_video_is_a_clip_as_any_other(visit, webm, tmp_path, give):
+    page = visit()
+    file = tmp_path / "note.webm"
+    file.write_bytes(webm)
+    give(page, file)
+    expect(page.locator("#about-clip")).to_contain_text("s of audio", timeout=PATIENCE)
+    expect(page.locator("#clip .timestamps")).to_be_visible(timeout=PATIENCE)
+    compare(page)
+    expect(column(page, "rl").locator(".ev-tag.ev-non-verbal")).not_to_have_count(0)
+
+
+def test_the_browser_offers_recordings_and_videos_to_choose_from(visit):
+    page = visit()
+    with page.expect_file_chooser():
+        page.locator("#clip .upload-container").click()
+    assert page.locator('#clip input[type="file"]').get_attribute("accept") == "audio/*,video/*"
 
 
 def test_a_recording_from_the_microphone_is_transcribed(visit):
@@ -289,6 +332,17 @@ def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoke
     upload(page, spoken_clip)
     compare(page)
     expect(page.locator("[role=alert]:visible")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("name", "complaint"), [("torn.webm", "incomplete"), ("notes.txt", "not a recording")])
+def test_what_the_browser_takes_for_no_audio_is_judged_by_what_is_in_it(visit, webm, tmp_path, name, complaint):
+    page = visit()
+    file = tmp_path / name
+    file.write_bytes(webm[: len(webm) // 2] if name.endswith(".webm") else b"this is no recording")
+    choose(page, file)
+    expect(page.locator("#about-clip [role=alert]")).to_contain_text(complaint, timeout=PATIENCE)
+    expect(page.locator("#about-clip [role=alert]")).to_contain_text(name)
+    expect(page.locator(".toast-body")).to_have_count(0)
 
 
 def test_a_clip_that_is_too_long_is_refused_before_anything_runs(visit, tmp_path):

@@ -23,6 +23,31 @@ document.addEventListener("input", event => {
   if (event.target.closest("#reference")) typed.reference = event.target.value;
 });
 
+// The recorder takes any file. Gradio's own takes only what the browser calls audio, and to a browser a WebM or an MP4
+// is video, whatever is in it; so each file is handed on as audio. The server looks inside, and says what is none.
+(() => {
+  const isChooser = target => target.matches?.('#clip input[type="file"]');
+  const refused = files => [...files].some(file => !file.type.startsWith("audio/"));
+  const asAudio = files => {
+    const taken = new DataTransfer();
+    for (const file of files) taken.items.add(new File([file], file.name, {type: "audio/*"}));
+    return taken;
+  };
+  document.addEventListener("click", ({target}) => {  // before the browser's dialog, which hides other kinds
+    if (isChooser(target)) target.accept = "audio/*,video/*";
+  }, true);
+  document.addEventListener("change", ({target}) => {
+    if (isChooser(target) && refused(target.files)) target.files = asAudio(target.files).files;
+  }, true);
+  document.addEventListener("drop", event => {
+    if (!event.target.closest?.("#clip") || !refused(event.dataTransfer.files)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const dataTransfer = asAudio(event.dataTransfer.files);
+    event.target.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer}));
+  }, true);
+})();
+
 // What a tag or a score says of itself stands above it while it has the pointer or the focus, in the top layer: nothing
 // cuts it off there. A screen reader has it from the element itself.
 (() => {
