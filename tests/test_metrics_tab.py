@@ -319,9 +319,9 @@ def test_the_chart_of_rewards_starts_where_they_are(sampled, ticks, left_out):
 
 
 def test_the_chart_of_rewards_says_what_else_was_learned_from():
-    for replay, said in ((0, False), (4500, True)):
-        shown = report.rewards_chart(TRAINING["raft"] | {"replay": replay})
-        assert ("; and 4,500 clips that SFT had, with their references." in shown) == said
+    for told, said in ((0, False), (4500, True)):
+        shown = report.rewards_chart(TRAINING["raft"] | {"told": told})
+        assert ("; and 4,500 other clips, with their references." in shown) == said
 
 
 # ------------------------------------------------------------------------------------- score your own

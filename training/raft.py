@@ -1,8 +1,8 @@
 """RAFT (reward-ranked fine-tuning, arXiv:2304.06767): sample, score, keep the best, fine-tune on those.
 
 The reward is the benchmark's own, `evoxtral.metrics.reward`. Everything that was sampled is kept in samples.jsonl.
-Clips of SFT's own can be learned from once more beside them, which keeps what SFT taught (the "PPO-ptx" of
-arXiv:2203.02155).
+Clips with their references can be learned from beside them, as "PPO-ptx" does (arXiv:2203.02155): what is kept of the
+samples is what SFT can already write.
 """
 
 import json
@@ -22,23 +22,23 @@ CHUNK = 48  # clips between two writes: what an interruption can cost
 
 @dataclass(frozen=True)
 class RaftConfig:
-    """The published recipe. drop: share of clips with the lowest best reward that is left out. replay: how many of
-    SFT's clips are learned from once more, with their references.
+    """The published recipe. drop: share of clips with the lowest best reward that is left out. told: how many of
+    the clips, the last ones, are not sampled but learned from with their references.
     """
 
     samples: int = 4
     temperature: float = 0.7
     top_p: float = 0.9
     drop: float = 0.1
-    replay: int = 0
+    told: int = 0
     seed: int = 42
     sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=5e-5, warmup=20, epochs=1, neftune=0.0))
 
     def __post_init__(self):
-        if self.samples < 1 or not 0 <= self.drop < 1 or self.replay < 0:
+        if self.samples < 1 or not 0 <= self.drop < 1 or self.told < 0:
             raise ValueError(
                 f"samples = {self.samples} must be at least 1, drop = {self.drop} in [0, 1) and "
-                f"replay = {self.replay} at least 0"
+                f"told = {self.told} at least 0"
             )
 
 
@@ -99,12 +99,11 @@ def curate(samples: Iterable[Sampled], drop: float) -> list[Sampled]:
     return [s for s, merit in zip(samples, bests, strict=True) if merit >= threshold]
 
 
-def training_set(
-    samples: Iterable[Sampled], sampled: Clips, train: Clips, config: RaftConfig
-) -> tuple[Clips, list[str]]:
-    """What RL learns from, clips and texts: of those `sampled`, the curated with their best attempts, and
-    `config.replay` of SFT's `train` with their references.
+def training_set(samples: list[Sampled], clips: Clips, config: RaftConfig) -> tuple[Clips, list[str]]:
+    """What RL learns from, clips and texts: of the clips that were sampled, the curated with their best attempts, and
+    those that it is told with their references.
     """
     best = {s.id: s.texts[s.best] for s in curate(samples, config.drop)}
-    kept, replayed = sampled.only([clip.id in best for clip in sampled.clips]), train.first(config.replay)
-    return Clips.joined([kept, replayed]), [best[c.id] for c in kept.clips] + [c.text for c in replayed.clips]
+    texts = best | {clip.id: clip.text for clip in clips.clips[len(samples) :]}
+    learned = clips.only([clip.id in texts for clip in clips.clips])
+    return learned, [texts[clip.id] for clip in learned.clips]

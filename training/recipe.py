@@ -34,6 +34,13 @@ class Recipe:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     pretraining_data: tuple[DataConfig, ...] = ()
 
+    def __post_init__(self):
+        clips = (self.fresh or self.train).clips
+        if self.raft.told >= clips:
+            raise ValueError(
+                f"raft.told = {self.raft.told} must be less than the {clips} clips that RAFT has: it samples the rest"
+            )
+
 
 def known() -> list[str]:
     """The recipes that come with the project."""

@@ -115,8 +115,9 @@ def run_raft(run: Run) -> None:
     config = run.recipe.raft
     clips = Clips.load(run.data, "fresh" if run.recipe.fresh else "train")
     validation = Clips.load(run.data, "validation")
-    samples = raft.sample(_engine(run, "sft"), "sft", clips, config, run.samples)
-    learned, texts = raft.training_set(samples, clips, Clips.load(run.data, "train"), config)
+    sampled = clips.first(len(clips) - config.told)
+    samples = raft.sample(_engine(run, "sft"), "sft", sampled, config, run.samples)
+    learned, texts = raft.training_set(samples, clips, config)
     means = [sum(s.rewards) / len(s.rewards) for s in samples]
     log.info(
         "RAFT: mean reward %.3f, of the best %.3f; %d clips to learn from",
