@@ -94,8 +94,12 @@ def visit(chromium):
     assert not errors
 
 
+def choose(page, file: Path | str) -> None:
+    page.locator('#clip input[type="file"]').set_input_files(str(file))
+
+
 def upload(page, path: str) -> None:
-    page.locator('#clip input[type="file"]').set_input_files(path)
+    choose(page, path)
     expect(page.locator("#clip .timestamps")).to_be_visible(timeout=PATIENCE)
 
 
@@ -161,10 +165,6 @@ def test_an_uploaded_clip_fills_three_columns_two_of_them_tagged(visit, spoken_c
         assert column(page, variant).locator(".ev-tag.ev-non-verbal").count() >= 1
     expect(page.locator("#status")).to_contain_text("All three agree on")
     photograph(page, "compare")
-
-
-def choose(page, file: Path) -> None:
-    page.locator('#clip input[type="file"]').set_input_files(str(file))
 
 
 def drop(page, file: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoke
     page = visit()
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"this is no recording")
-    page.locator('#clip input[type="file"]').set_input_files(str(broken))
+    choose(page, broken)
     expect(page.locator("#about-clip [role=alert]")).to_contain_text("broken.wav", timeout=PATIENCE)
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator("#status [role=alert]")).to_contain_text("not a recording", timeout=PATIENCE)
@@ -379,7 +379,7 @@ def test_a_later_failure_leaves_nothing_of_the_clip_before_on_the_screen(visit, 
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"this is no recording")
     page.locator('#clip [aria-label="Clear"]').click()
-    page.locator('#clip input[type="file"]').set_input_files(str(broken))
+    choose(page, broken)
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator("#status [role=alert]")).to_contain_text("broken.wav", timeout=PATIENCE)
     expect(page.locator(".ev-exports")).to_have_count(0)

@@ -319,8 +319,8 @@ def test_the_chart_of_rewards_starts_where_they_are(sampled, ticks, left_out):
 
 
 def test_the_chart_of_rewards_says_what_else_was_learned_from():
-    for told, said in ((0, False), (4500, True)):
-        shown = report.rewards_chart(TRAINING["raft"] | {"told": told})
+    for supervised, said in ((0, False), (4500, True)):
+        shown = report.rewards_chart(TRAINING["raft"] | {"supervised": supervised})
         assert ("; and 4,500 other clips, with their references." in shown) == said
 
 

@@ -29,7 +29,7 @@ def run(tmp_path, monkeypatch) -> Path:
     publish.RESULTS.mkdir()
     run = tmp_path / "run"
     run.mkdir()
-    recipe = {"base": "tiny", "bench": {"resamples": 100, "seed": 0}, "raft": {"drop": 0.25, "told": 7}}
+    recipe = {"base": "tiny", "bench": {"resamples": 100, "seed": 0}, "raft": {"drop": 0.25, "supervised": 7}}
     (run / "recipe.json").write_text(json.dumps(recipe))
     predictions = {name: {"text": text, "tags": tags} for name, (text, tags) in TEXTS.items()}
     write(run / "predictions.jsonl", *[{"reference": REFERENCE, "predictions": predictions}] * 4)
@@ -89,7 +89,7 @@ def test_steps_done_again_after_an_interruption_count_once(run):
 def test_rewards_are_counted_before_and_after_curation(run):
     found = publish.curves(run)["raft"]
     assert (found["clips"], found["samples"], found["kept"], found["threshold"]) == (4, 2, 3, 0.9)
-    assert found["told"] == 7
+    assert found["supervised"] == 7
     assert found["mean_reward"] == pytest.approx(0.675) and found["mean_curated_reward"] == pytest.approx(2.9 / 3)
     assert found["without_mistake"] == 3 / 8 and found["commit"] == "abc"
     sampled, curated = found["histogram"]["sampled"], found["histogram"]["curated"]

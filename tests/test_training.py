@@ -32,7 +32,7 @@ def test_the_defaults_are_the_published_recipe():
     assert (published.lora.r, published.lora.alpha, published.lora.dropout) == (64, 128, 0.05)
     sft, rl = published.sft, published.raft
     assert (sft.learning_rate, sft.warmup, sft.epochs, sft.batch, sft.neftune) == (2e-4, 50, 3, 16, 5.0)
-    assert (rl.samples, rl.temperature, rl.top_p, rl.drop, rl.told) == (4, 0.7, 0.9, 0.1, 0)
+    assert (rl.samples, rl.temperature, rl.top_p, rl.drop, rl.supervised) == (4, 0.7, 0.9, 0.1, 0)
     assert (rl.sft.learning_rate, rl.sft.warmup, rl.sft.epochs, rl.sft.neftune) == (5e-5, 20, 1, 0.0)
 
 
@@ -48,8 +48,8 @@ def test_the_defaults_are_the_published_recipe():
         ("[test]\nsplit = 'tets'", "'tets' one of train, validation, test"),
         ("[sft]\nbatch = 0", "batch and micro_batch must be at least 1"),
         ("[raft]\ndrop = 1.0", "drop = 1.0 in"),
-        ("[raft]\ntold = -1", "told = -1 at least 0"),
-        ("[train]\nclips = 9\n[raft]\ntold = 9", "told = 9 must be less than the 9 clips"),
+        ("[raft]\nsupervised = -1", "supervised = -1 at least 0"),
+        ("[train]\nclips = 9\n[raft]\nsupervised = 9", "supervised = 9 must be less than the 9 clips"),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused_by_name(tmp_path, text, complaint):
@@ -385,10 +385,10 @@ def test_ties_at_the_threshold_are_kept():
     assert len(raft.curate(samples, 0.1)) == 10
 
 
-def test_rl_learns_from_the_best_attempts_and_from_the_references_of_the_clips_it_is_told(clips):
+def test_rl_learns_from_the_best_attempts_and_from_the_references_of_the_others(clips):
     attempts = [sampled([i / 10, 1.0], clip.id) for i, clip in enumerate(clips.clips[:3])]
     attempts[1].rewards[1] = 0.0
-    learned, texts = raft.training_set(attempts, clips.first(5), raft.RaftConfig(drop=0.34, told=2))
+    learned, texts = raft.training_set(attempts, clips.first(5), drop=0.34)
     a, _, *others = clips.clips[:5]
     assert learned.clips == [a, *others]
     assert texts == ["text 1.0", "text 1.0", *(clip.text for clip in others[1:])]
@@ -436,7 +436,7 @@ epochs = 1
 micro_batch = 8
 [raft]
 samples = 2
-told = 3
+supervised = 3
 [raft.sft]
 warmup = 1
 epochs = 1

@@ -81,7 +81,7 @@ def curves(run: Path) -> dict:
             if name == "pretrain":
                 stages[name]["start"] = recipe["pretrain"]["start"]
     found = rewards(raft.read(run / "samples.jsonl"), recipe["raft"]["drop"])
-    return {"stages": stages, "raft": found | {"told": recipe["raft"]["told"]} | about}
+    return {"stages": stages, "raft": found | {"supervised": recipe["raft"]["supervised"]} | about}
 
 
 def stage(rows: list[dict]) -> dict:

@@ -22,23 +22,23 @@ CHUNK = 48  # clips between two writes: what an interruption can cost
 
 @dataclass(frozen=True)
 class RaftConfig:
-    """The published recipe. drop: share of clips with the lowest best reward that is left out. told: how many of
-    the clips, the last ones, are not sampled but learned from with their references.
+    """The published recipe. drop: share of clips with the lowest best reward that is left out. supervised: how
+    many of the clips, the last ones, are not sampled but learned from with their references.
     """
 
     samples: int = 4
     temperature: float = 0.7
     top_p: float = 0.9
     drop: float = 0.1
-    told: int = 0
+    supervised: int = 0
     seed: int = 42
     sft: SftConfig = field(default_factory=lambda: SftConfig(learning_rate=5e-5, warmup=20, epochs=1, neftune=0.0))
 
     def __post_init__(self):
-        if self.samples < 1 or not 0 <= self.drop < 1 or self.told < 0:
+        if self.samples < 1 or not 0 <= self.drop < 1 or self.supervised < 0:
             raise ValueError(
                 f"samples = {self.samples} must be at least 1, drop = {self.drop} in [0, 1) and "
-                f"told = {self.told} at least 0"
+                f"supervised = {self.supervised} at least 0"
             )
 
 
@@ -99,11 +99,11 @@ def curate(samples: Iterable[Sampled], drop: float) -> list[Sampled]:
     return [s for s, merit in zip(samples, bests, strict=True) if merit >= threshold]
 
 
-def training_set(samples: list[Sampled], clips: Clips, config: RaftConfig) -> tuple[Clips, list[str]]:
+def training_set(samples: list[Sampled], clips: Clips, drop: float) -> tuple[Clips, list[str]]:
     """What RL learns from, clips and texts: of the clips that were sampled, the curated with their best attempts, and
-    those that it is told with their references.
+    the others, which follow them, with their references.
     """
-    best = {s.id: s.texts[s.best] for s in curate(samples, config.drop)}
+    best = {s.id: s.texts[s.best] for s in curate(samples, drop)}
     texts = best | {clip.id: clip.text for clip in clips.clips[len(samples) :]}
     learned = clips.only([clip.id in texts for clip in clips.clips])
     return learned, [texts[clip.id] for clip in learned.clips]

@@ -36,9 +36,10 @@ class Recipe:
 
     def __post_init__(self):
         clips = (self.fresh or self.train).clips
-        if self.raft.told >= clips:
+        if self.raft.supervised >= clips:
             raise ValueError(
-                f"raft.told = {self.raft.told} must be less than the {clips} clips that RAFT has: it samples the rest"
+                f"raft.supervised = {self.raft.supervised} must be less than the {clips} clips that RAFT has: "
+                "it samples the rest"
             )
 
 

@@ -115,9 +115,9 @@ def run_raft(run: Run) -> None:
     config = run.recipe.raft
     clips = Clips.load(run.data, "fresh" if run.recipe.fresh else "train")
     validation = Clips.load(run.data, "validation")
-    sampled = clips.first(len(clips) - config.told)
+    sampled = clips.first(len(clips) - config.supervised)
     samples = raft.sample(_engine(run, "sft"), "sft", sampled, config, run.samples)
-    learned, texts = raft.training_set(samples, clips, config)
+    learned, texts = raft.training_set(samples, clips, config.drop)
     means = [sum(s.rewards) / len(s.rewards) for s in samples]
     log.info(
         "RAFT: mean reward %.3f, of the best %.3f; %d clips to learn from",

@@ -604,7 +604,7 @@ def rewards_chart(raft: Mapping) -> Markup:
         f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f},"
         f" {view.percent(raft['without_mistake'])} of them without a mistake{_made(raft)}."
         f" Learned from: the best of each clip, where it got {raft['threshold']:.2f} or more:"
-        f" {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}{_told(raft)}."
+        f" {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}{_supervised(raft)}."
     )
     if below := sum(raft["histogram"]["sampled"][:start]):
         about += f" Not drawn: {view.counted(below, 'sample')} with less than {start / parts:g}."
@@ -618,8 +618,8 @@ def rewards_chart(raft: Mapping) -> Markup:
     return note(about) + key(series for series, _ in bars) + picture
 
 
-def _told(raft: Mapping) -> str:
-    return f"; and {raft['told']:,} other clips, with their references" if raft["told"] else ""
+def _supervised(raft: Mapping) -> str:
+    return f"; and {raft['supervised']:,} other clips, with their references" if raft["supervised"] else ""
 
 
 def training(curves: Mapping) -> Markup:
