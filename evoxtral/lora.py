@@ -291,13 +291,17 @@ class MixedLinear(nn.Module):
         biases = [linear.bias.to(device) for linear in linears if linear.bias is not None]
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
-        self.outs = sum(sizes)
+        self.ins, self.outs = weights[0].shape[1], sum(sizes)
+        self.diagonal = len({*sizes}) > 1
+        self.rank = self.width = 0  # of an adapter's A for one layer, and of all it makes of a row
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
         self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
-        self._products = len(sizes) if len({*sizes}) == 1 else 1
+        self._active_slots: dict[tuple[str, ...], torch.Tensor] = {}
+        self._products = 1 if self.diagonal else len(sizes)
         if self.changed_by:
-            lora_a, lora_b = _stacked(layers, adapters, weights[0], diagonal=self._products == 1)
-            self._width = len(lora_a) // len(adapters)  # of what one adapter's A makes of a row
+            lora_a, lora_b = _stacked(layers, adapters, weights[0], self.diagonal)
+            self.width = len(lora_a) // len(adapters)
+            self.rank = self.width // len(sizes)
             weights.append(lora_a)
             biases += [lora_a.new_zeros(len(lora_a))] if biases else []
             self.register_buffer("lora_b", lora_b, persistent=False)
@@ -305,12 +309,23 @@ class MixedLinear(nn.Module):
         self.bias = _join(biases) if biases else None
         self._packed: torch.Tensor | None = None
 
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """x (rows, …, in) by the weights, and after them by the A of all adapters: (rows, …, outs + N x layers x r)."""
+        if self._packed is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        return onednn_linear(x, self._packed, self.bias)
+
+    def slots(self, device: torch.device) -> torch.Tensor:
+        """Which adapter changes each block of the current batch, (blocks,); -1 for none."""
+        active = self.mix.active
+        if active not in self._active_slots:
+            slots = [self._slots[name] if name in self.changed_by else -1 for name in active]
+            self._active_slots[active] = torch.tensor(slots, dtype=torch.int32, device=device)
+        return self._active_slots[active]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x: (rows, …, in), variant-major. Gives (rows, …, outs), a view."""
-        if self._packed is None:
-            y = nn.functional.linear(x, self.weight, self.bias)
-        else:
-            y = onednn_linear(x, self._packed, self.bias)
+        y = self.product(x)
         if not self.changed_by:
             return y
         active, wide = self.mix.active, y.shape[-1]
@@ -320,11 +335,11 @@ class MixedLinear(nn.Module):
         # Views by their strides, of what is changed and of its own adapter's part of each block: slices of slices are
         # a call each, and while a short prompt is read it is the host that a GPU waits for.
         for block, slot, matrices in self._plans[active]:
-            start, own = block * rows * wide, self.outs + slot * self._width
+            start, own = block * rows * wide, self.outs + slot * self.width
             for i, b in enumerate(matrices):
                 count, rank, outs = b.shape
                 changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), start + i * outs)
-                low = y.as_strided((count, rows, rank), (rows * wide + self._width, wide, 1), start + own + i * rank)
+                low = y.as_strided((count, rows, rank), (rows * wide + self.width, wide, 1), start + own + i * rank)
                 changed.baddbmm_(low, b)
         return y.narrow(-1, 0, self.outs)
 

@@ -8,17 +8,23 @@ step is captured once and replayed as one graph.
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
 
+import importlib.util
+import logging
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
-from transformers import LlamaModel
+from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from evoxtral.lora import Adapter, Mix, MixedLinear
+
+log = logging.getLogger(__name__)
 
 LANGUAGE_MODEL = "model.language_model"
 Turn = Callable[[torch.Tensor], torch.Tensor]
@@ -83,6 +89,22 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
+def _kernels(config: LlamaConfig) -> ModuleType | None:
+    """The module `kernels`, where Triton is there and they take such a model."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from evoxtral import kernels
+
+    return kernels if kernels.take(config) else None
+
+
+def _attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One query of each head, q (B, H, …, d), over a cache (B, K, L, d); of q's shape."""
+    # The H / K query heads that share a key/value head become its queries: no copies of keys.
+    grouped = q.reshape(*keys.shape[:2], -1, keys.shape[-1])
+    return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
+
+
 class TextModel(nn.Module):
     """The text model and its output layer."""
 
@@ -105,6 +127,7 @@ class TextModel(nn.Module):
             self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix, device))
             language_model.layers[i] = nn.Identity()
         self.head = MixedLinear({"lm_head": lm_head}, adapters, mix, device).settle()
+        self.kernels = _kernels(self.config) if device.type == "cuda" else None
         self.to(device)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -190,26 +213,36 @@ class Session:
         return self._graph_logits
 
     def _step(self) -> torch.Tensor:
+        x = self.text.embed(self.token)
+        mask = torch.where(self.positions <= self.position, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
+        return self._by_kernels(x, mask) if self.text.kernels else self._by_pytorch(x[:, None], mask)
+
+    def _by_pytorch(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         # All rows stand at one position: to turn is to multiply by what the identity turns to, for all layers the same.
         turned = _rotate(self.unturned, self.cos[self.position], self.sin[self.position]).expand(self.rows, -1, -1)
-        mask = torch.where(self.positions <= self.position, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
-        x = self.text.embed(self.token)[:, None]
 
         def turn(heads):
             return torch.bmm(heads.squeeze(2), turned).unsqueeze(2)
 
-        for layer, block in enumerate(self.text.blocks):
-            keys, values = self.keys[layer], self.values[layer]
+        for block, keys, values in zip(self.text.blocks, self.keys, self.values, strict=True):
 
             def attend(q, k, v, keys=keys, values=values):
                 keys.index_copy_(2, self.position, k)
                 values.index_copy_(2, self.position, v)
-                # The H / K query heads that share a key/value head become its queries: no copies of keys.
-                grouped = q.reshape(self.rows, keys.shape[1], -1, q.shape[-1])
-                return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
+                return _attention(q, keys, values, mask)
 
             x = block(x, turn, attend)
         return self.text.logits(x)
+
+    def _by_kernels(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        kernels, turn = self.text.kernels, (self.cos, self.sin)
+        first, *others = [block.attention_norm for block in self.text.blocks]
+        stream = kernels.begin(x, first)
+        layers = zip(self.text.blocks, self.keys, self.values, [*others, self.text.norm], strict=True)
+        for block, keys, values, following in layers:
+            attend = partial(_attention, keys=keys, values=values, mask=mask)
+            stream = kernels.layer(block, stream, following, turn, self.position, keys, values, attend)
+        return self.text.logits(stream.x[:, None])
 
     def _capture(self) -> None:
         """Record one step as a CUDA graph. Steps run meanwhile write what the replay will write again."""
@@ -217,9 +250,22 @@ class Session:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                self._step()
+                self._warm_up()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         # Other threads may ask for memory meanwhile: log-mels are computed outside the lock.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._graph_logits = self._step()
+
+    def _warm_up(self) -> None:
+        """An eager step. Where Triton cannot build our kernels, for want of a C compiler, PyTorch's do from now on."""
+        try:
+            self._step()
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            if self.text.kernels is None:
+                raise
+            log.warning("Steps are slower than they could be: Triton cannot build our kernels here (%s)", error)
+            self.text.kernels = None
+            self._step()

@@ -2,11 +2,16 @@
 PEFT.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels on a CPU; read when Triton is imported, which peft does
+
 from hypothesis import settings
 from peft import LoraConfig, get_peft_model
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration

@@ -15,7 +15,7 @@ FLOORS = (
     {"transcript"},
     {"metrics", "results"},
     {"audio"},
-    {"prompt", "checkpoints", "lora", "text_model", "decode", "speech"},
+    {"prompt", "checkpoints", "lora", "text_model", "kernels", "decode", "speech"},
     {"engine"},
     {"bulk", "ui", "serve"},
     {"cli"},

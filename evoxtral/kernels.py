@@ -1,0 +1,243 @@
+"""Kernels of a decoding step on CUDA: what stands between two of a layer's products, in one launch.
+
+A step of a few rows computes so little that a launch costs its few microseconds whatever it does, and PyTorch takes
+twenty of them for a layer. Here a layer is its four products, its attention, and four launches:
+
+    place  behind the product of queries, keys and values: LoRA, rotary positions, keys and values into the cache
+    gate   behind the product of gate and up: LoRA, and SiLU(gate) times up
+    add    behind the output and the down product: LoRA, and the sum with the residual stream
+
+None of them is a norm. RMSNorm (https://arxiv.org/abs/1910.07467) takes x to x / sqrt(mean(x^2) + eps) times its
+weight: but for the weight that is one number for a row, and a product is linear. So `add` also gives x times the weight
+of the norm that follows, and sums of squares, and what stands behind the next product multiplies by the number.
+
+Written in Triton, which PyTorch for CUDA brings along; with TRITON_INTERPRET=1 it runs, slowly, on a CPU.
+Shapes: R rows, variant-major; D width; H query heads, K key/value heads, d of a head; L length of the cache.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from transformers import LlamaConfig
+
+from evoxtral.lora import MixedLinear
+from evoxtral.text_model import Block
+
+ROWS = tl.constexpr(16)  # of a tile: the fewest that a matrix unit multiplies
+COLUMNS = tl.constexpr(64)  # of a tile
+
+
+class Stream(NamedTuple):
+    """The residual stream between two layers.
+
+    x (R, D).  weighted (R, D): x times the weight of the next norm.  squares (R, tiles): sums of squares of x.
+    """
+
+    x: torch.Tensor
+    weighted: torch.Tensor
+    squares: torch.Tensor
+
+
+def begin(x: torch.Tensor, weight: torch.Tensor) -> Stream:
+    """The stream before the first layer, whose norm has this weight (D,)."""
+    return Stream(x, x * weight, x.float().square().sum(dim=-1, keepdim=True))
+
+
+def layer(
+    block: Block,
+    stream: Stream,
+    following: torch.Tensor,
+    turn: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    attend: Callable[[torch.Tensor], torch.Tensor],
+) -> Stream:
+    """What `Block.forward` computes, for one position of every row.
+
+    following: weight (D,) of the norm after this layer.  turn: cosines and sines (L, d), of these the first half
+    negative.  position (1,).  keys, values (R, K, L, d): the layer's cache.  attend: queries (R, H, d) -> (R, H, d).
+    """
+    y = block.qkv.product(stream.weighted)
+    q = place(block.qkv, y, stream.squares, block.eps, turn, position, keys, values)
+    y = block.out.product(attend(q).flatten(1))
+    stream = add(block.out, y, stream.x, block.mlp_norm)
+    y = gate(block.gate_up, block.gate_up.product(stream.weighted), stream.squares, block.eps)
+    return add(block.down, block.down.product(y), stream.x, following)
+
+
+def add(linear: MixedLinear, y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> Stream:
+    """x (R, D) plus what the layer makes of its input; weight (D,) of the next norm.
+
+    y: of this layer's `product`, here and below.
+    """
+    tiles = triton.cdiv(linear.outs, COLUMNS.value)
+    out = Stream(torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x), tiles, dtype=torch.float32))
+    _add[tiles, *_tiles_of_rows(linear, y)](y, x, weight, *out, **_lora(linear, y))
+    return out
+
+
+def gate(linear: MixedLinear, y: torch.Tensor, squares: torch.Tensor, eps: float) -> torch.Tensor:
+    """SiLU(gate) times up (R, outs / 2), of a stream with these squares, normed."""
+    out = y.new_empty(len(y), linear.outs // 2)
+    grid = triton.cdiv(out.shape[1], COLUMNS.value), *_tiles_of_rows(linear, y)
+    _gate[grid](y, out, **_norm(linear, squares, eps), **_lora(linear, y))
+    return out
+
+
+def place(
+    linear: MixedLinear,
+    y: torch.Tensor,
+    squares: torch.Tensor,
+    eps: float,
+    turn: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> torch.Tensor:
+    """Queries (R, H, d) of a stream with these squares, normed and turned; keys and values go into the cache.
+
+    turn, position, keys, values: see `layer`.
+    """
+    _, kv_heads, length, d = keys.shape
+    heads = linear.outs // d - 2 * kv_heads
+    q = y.new_empty(len(y), heads, d)
+    _place[heads + 2 * kv_heads, *_tiles_of_rows(linear, y)](
+        y, q, keys, values, *turn, position, length, heads, kv_heads, d,
+        **_norm(linear, squares, eps), **_lora(linear, y),
+    )  # fmt: skip
+    return q
+
+
+def take(config: LlamaConfig) -> bool:
+    """Whether the kernels compute such a model: no bias, and heads that are tiles (powers of two, 16 at least)."""
+    biased = config.attention_bias or config.mlp_bias
+    return not biased and config.head_dim >= 16 and config.head_dim & (config.head_dim - 1) == 0
+
+
+def _tiles_of_rows(linear: MixedLinear, y: torch.Tensor) -> tuple[int, int]:
+    """For each variant, and variants."""
+    variants = len(linear.mix.active)
+    return triton.cdiv(len(y) // variants, ROWS.value), variants
+
+
+def _lora(linear: MixedLinear, y: torch.Tensor) -> dict:
+    """What `_changed` and `_rows` take."""
+    return {
+        "b": linear.lora_b if linear.rank else y,  # or a pointer that is not read
+        "slots": linear.slots(y.device), "rows": len(y) // len(linear.mix.active), "stride": y.shape[1],
+        "outs": linear.outs, "RANK": linear.rank, "PADDED": max(16, triton.next_power_of_2(linear.rank)),
+        "WIDTH": linear.width, "DIAGONAL": linear.diagonal,
+    }  # fmt: skip
+
+
+def _norm(linear: MixedLinear, squares: torch.Tensor, eps: float) -> dict:
+    """What `_scale` takes."""
+    tiles = squares.shape[1]
+    return {"squares": squares, "tiles": tiles, "ins": linear.ins, "eps": eps, "TILES": triton.next_power_of_2(tiles)}
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _add(
+    y, x, weight, out, weighted, squares, b, slots, rows, stride, outs,
+    RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+):  # fmt: skip
+    row, there = _rows(rows)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < outs
+    here, mask = row[:, None] * outs + column[None, :], there[:, None] & inside[None, :]
+    tile = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+    tile += tl.load(x + here, mask=mask, other=0.0).to(tl.float32)
+    tile = tile.to(out.dtype.element_ty).to(tl.float32)  # the norm is that of the rounded sum, as elsewhere
+    tl.store(out + here, tile, mask=mask)
+    tl.store(weighted + here, tile * tl.load(weight + column, mask=inside, other=0.0)[None, :], mask=mask)
+    tl.store(squares + row * tl.num_programs(0) + tl.program_id(0), tl.sum(tile * tile, axis=1), mask=there)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _gate(
+    y, out, squares, tiles, ins, eps, b, slots, rows, stride, outs,
+    TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+):  # fmt: skip
+    row, there = _rows(rows)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    inner = outs // 2
+    inside = column < inner
+    scale = _scale(squares, row, there, tiles, ins, eps, TILES)[:, None]
+    gated = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+    up = _changed(y, b, slots, row, there, inner + column, inside, 1, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+    gated, up = scale * gated, scale * up
+    mask = there[:, None] & inside[None, :]
+    tl.store(out + row[:, None] * inner + column[None, :], gated * tl.sigmoid(gated) * up, mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def _place(
+    y, q, keys, values, cosines, sines, position, length, heads, kv_heads, HEAD: tl.constexpr,
+    squares, tiles, ins, eps, b, slots, rows, stride, outs,
+    TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+):  # fmt: skip
+    row, there = _rows(rows)
+    head, at = tl.program_id(0), tl.load(position)
+    part = (head >= heads).to(tl.int32) + (head >= heads + kv_heads).to(tl.int32)  # queries, keys, values
+    c = tl.arange(0, HEAD)
+    inside = c < HEAD
+    mask = there[:, None] & inside[None, :]
+    scale = _scale(squares, row, there, tiles, ins, eps, TILES)[:, None]
+    column = head * HEAD + c
+    tile = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+    if part < 2:
+        column = head * HEAD + (c + HEAD // 2) % HEAD
+        other = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+        turn = at * HEAD + c
+        tile = tile * tl.load(cosines + turn).to(tl.float32) + other * tl.load(sines + turn).to(tl.float32)
+    tile *= scale
+    if part == 0:
+        tl.store(q + (row[:, None] * heads + head) * HEAD + c[None, :], tile, mask=mask)
+    else:
+        head -= heads + (part - 1) * kv_heads
+        here = ((row[:, None].to(tl.int64) * kv_heads + head) * length + at) * HEAD + c[None, :]
+        if part == 1:
+            tl.store(keys + here, tile, mask=mask)
+        else:
+            tl.store(values + here, tile, mask=mask)
+
+
+@triton.jit
+def _rows(rows):
+    """The rows of this program, and which of them there are."""
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    return tl.program_id(2) * rows + row, row < rows
+
+
+@triton.jit
+def _scale(squares, row, there, tiles, ins, eps, TILES: tl.constexpr):
+    """1 / sqrt(mean(x^2) + eps) of some rows."""
+    tile = tl.arange(0, TILES)
+    inside = there[:, None] & (tile < tiles)[None, :]
+    parts = tl.load(squares + row[:, None] * tiles + tile[None, :], mask=inside, other=0.0)
+    return tl.rsqrt(tl.sum(parts, axis=1) / ins + eps)
+
+
+@triton.jit
+def _changed(
+    y, b, slots, row, there, column, inside, part, stride, outs,
+    RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+):  # fmt: skip
+    """A tile of what a product gave, float32, with the LoRA of its variant; part: which of the product's layers."""
+    wide = y + row[:, None] * stride
+    tile = tl.load(wide + column[None, :], mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
+    if RANK:
+        slot = tl.load(slots + tl.program_id(2))
+        if slot >= 0:
+            k = tl.arange(0, PADDED)
+            low = outs + slot * WIDTH + part * RANK + k[None, :]
+            low = tl.load(wide + low, mask=there[:, None] & (k < RANK)[None, :], other=0.0)
+            first = slot * WIDTH + part * RANK if DIAGONAL else slot * RANK
+            matrix = b + (first + k)[:, None] * outs + column[None, :]
+            matrix = tl.load(matrix, mask=(k < RANK)[:, None] & inside[None, :], other=0.0)
+            tile += tl.dot(low, matrix, input_precision="ieee")
+    return tile
