@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from transformers import LlamaConfig
@@ -43,7 +44,8 @@ class Stream(NamedTuple):
 
 def begin(x: torch.Tensor, weight: torch.Tensor) -> Stream:
     """The stream before the first layer, whose norm has this weight (D,)."""
-    return Stream(x, x * weight, x.float().square().sum(dim=-1, keepdim=True))
+    squares = F.pad(x.float().square(), (0, -x.shape[1] % COLUMNS.value))
+    return Stream(x, x * weight, squares.unflatten(1, (-1, COLUMNS.value)).sum(dim=-1))  # in tiles, as `add` gives them
 
 
 def layer(
