@@ -439,17 +439,26 @@ def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
         case "start":
             what = f"from nothing to three transcripts of {entry['clip_s']:g} s, {entry['tokens']} tokens each"
             first = f"{entry['load_s']:.1f} s to load, then {entry['first_s']:.1f} s ({entry['again_s']:.1f} s again)"
-            return [(what, f"{first}; {entry['peak_bytes'] / 1e9:.1f} GB at the peak", "")]
+            return [(what, f"{first}; {_peak(entry)}", "")]
         case "long":
             what = f"{entry['clip_s'] / 60:.0f} minutes by three variants, {entry['tokens']} tokens for each segment"
             pace = f"all after {entry['ours_s']:.0f} s ({entry['clip_s'] / entry['ours_s']:.1f} × real time)"
-            peak = f"{entry['peak_bytes'] / 1e9:.1f} GB at the peak"
-            return [(what, f"first text after {entry['first_s']:.1f} s, {pace}; {peak}", "")]
+            return [(what, f"first text after {entry['first_s']:.1f} s, {pace}; {_peak(entry)}", "")]
+        case "train":
+            what = f"a step of SFT on {entry['batch']} clips of {WINDOW} s with {entry['tokens']} tokens each"
+            return [(what, f"{entry['step_s']:.1f} s; {_peak(entry)}", "")]
     return []
 
 
 def _size(entry: Mapping, what: str) -> str:
     return f"{entry[what + '_bytes'] / 1e9:.2f} GB ({entry[what]:.1%})"
+
+
+def _peak(entry: Mapping) -> str:
+    whose = ""
+    if entry["device"] == "cuda":
+        whose = " of the GPU's memory" if entry["part"] == "train" else " of the host's memory"
+    return f"{entry['peak_bytes'] / 1e9:.1f} GB{whose} at the peak"
 
 
 def write_docs() -> None:

@@ -29,9 +29,9 @@ from training import loop, sft
 from training.dataset import Clip, Clips
 
 
-def train(base: str, setting: Setting) -> dict:
+def train(base: str, setting: Setting, batch: int) -> dict:
     """Median seconds of the steps after the first, and the most memory of all: weights, gradients, optimiser, batch."""
-    device, config = torch.device(setting.device), sft.SftConfig()
+    device, config = torch.device(setting.device), sft.SftConfig(batch=batch)
     prompt = Prompt(Path(base), checkpoints.load_config(Path(base)))
     with tempfile.TemporaryDirectory() as folder:
         clips = whole_windows(Path(folder), config.batch, prompt)
@@ -79,6 +79,9 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="3b")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tokens", type=int, default=100, help="of a text (default: 100)")
+    parser.add_argument(
+        "--batch", type=int, default=sft.SftConfig.batch, help="clips of a step (default: as published)"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="steps that are timed (default: 5)")
     parser.add_argument("--folder", type=Path, help="keep the model here and use it again")
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: benchmarks/results.json")
@@ -86,7 +89,7 @@ def main() -> None:
     setting = Setting(args.shape, args.device, None, args.tokens, args.repeats, windows=1)
     with tempfile.TemporaryDirectory() as folder:
         model = fresh(build, SHAPES[args.shape], args.folder or Path(folder), 2)
-        new = record("train", setting, fresh(train, model.base, setting))
+        new = record("train", setting, fresh(train, model.base, setting, args.batch))
     print(json.dumps(new, indent=1), flush=True)
     keep(new, args.results)
 

@@ -24,6 +24,11 @@ import triton
 import triton.language as tl
 from transformers import LlamaConfig
 
+try:
+    from triton.runtime.cache import triton_key
+except ImportError:  # before 3.5
+    from triton.compiler.compiler import triton_key
+
 from evoxtral.lora import MixedLinear
 from evoxtral.text_model import Block
 
@@ -118,6 +123,14 @@ def take(config: LlamaConfig) -> bool:
     """Whether the kernels compute such a model: no bias, and heads that are tiles (powers of two, 16 at least)."""
     biased = config.attention_bias or config.mlp_bias
     return not biased and config.head_dim >= 16 and config.head_dim & (config.head_dim - 1) == 0
+
+
+def prepare() -> None:
+    """While a model loads: what processes that are forked later, as ZeroGPU does, need not do each for itself.
+
+    Before it launches anything Triton hashes its own library, half a gigabyte, which takes most of a second.
+    """
+    triton_key()
 
 
 def _tiles_of_rows(linear: MixedLinear, y: torch.Tensor) -> tuple[int, int]:

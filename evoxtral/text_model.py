@@ -90,12 +90,15 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 def _kernels(config: LlamaConfig) -> ModuleType | None:
-    """The module `kernels`, where Triton is there and they take such a model."""
+    """The module `kernels`, ready, where Triton is there and they take such a model."""
     if importlib.util.find_spec("triton") is None:
         return None
     from evoxtral import kernels
 
-    return kernels if kernels.take(config) else None
+    if not kernels.take(config):
+        return None
+    kernels.prepare()
+    return kernels
 
 
 def _attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from evoxtral import audio
+from training.sft import SftConfig
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "decode.py"
@@ -87,3 +88,15 @@ def test_the_published_sizes_are_the_published_models(decode):
 def test_the_documentation_shows_what_was_measured(decode):
     results = json.loads(decode.RESULTS.read_text(encoding="utf-8")) if decode.RESULTS.exists() else []
     assert decode.START + decode.tables(results) + decode.END in decode.DOCS.read_text(encoding="utf-8")
+
+
+def test_a_training_step_is_measured_on_the_published_recipe(decode, tmp_path):
+    results = tmp_path / "results.json"
+    asked = "--shape tiny --device cpu --tokens 9 --batch 2 --repeats 1"
+    command = [sys.executable, str(SCRIPT.with_name("train.py")), *asked.split(), "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(results.read_text())
+    assert entry["part"] == "train" and (entry["batch"], entry["micro_batch"]) == (2, SftConfig.micro_batch)
+    assert entry["step_s"] > 0 and entry["peak_bytes"] > 0
+    assert "a step of SFT on 2 clips of 30 s with 9 tokens each" in decode.tables([entry])

@@ -54,8 +54,11 @@ def decoded(engine: Engine, kernels, names: tuple[str, ...], rows: int) -> tuple
         text.kernels = before
 
 
-@pytest.mark.parametrize("rows", [1, 17])
-@pytest.mark.parametrize("names", [("base",), ("rl",), ("base", "sft", "rl"), ("sft", "wide", "part")], ids="+".join)
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [(("base",), 1), (("rl",), 17), (("base", "sft", "rl"), 1), (("sft", "wide", "part"), 2)],
+    ids=lambda value: value if isinstance(value, int) else "+".join(value),
+)
 def test_a_step_gives_the_logits_and_the_cache_that_pytorch_gives(mixed, kernels, names, rows):
     ours, our_cache = decoded(mixed, kernels, names, rows)
     theirs, their_cache = decoded(mixed, None, names, rows)
@@ -76,6 +79,11 @@ def test_only_models_that_the_kernels_compute_are_taken(kernels):
     assert not kernels.take(tiny_config().text_config.__class__(head_dim=24))
     assert not kernels.take(tiny_config().text_config.__class__(head_dim=16, attention_bias=True))
     assert not kernels.take(tiny_config().text_config.__class__(head_dim=16, mlp_bias=True))
+
+
+def test_what_triton_asks_first_is_known_before_anything_is_launched(kernels):
+    kernels.prepare()
+    assert kernels.triton_key.cache_info().currsize
 
 
 def test_where_triton_builds_nothing_pytorch_goes_on(plain, caplog):

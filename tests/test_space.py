@@ -35,6 +35,7 @@ BROUGHT_BY_OTHERS = {
     "httpx2": "huggingface_hub's own transport, whose errors we name",
     "markupsafe": "gradio's own, for text that must not become markup",
     "starlette": "what fastapi is made of",
+    "triton": "PyTorch's own, where it is PyTorch for CUDA",
 }
 
 

@@ -11,13 +11,13 @@ from evoxtral.errors import AudioError
 from evoxtral.transcript import Transcript
 
 FLOOR, CEILING = 15.0, 80.0  # s
-START = 10.0  # s: the weights move to the device, and a step is captured there
+START = 10.0  # s: the weights move to the device, a step is captured there, and after a boot its kernels are compiled
 SPARE = 1.5  # a clip may be slower than those before it
 WINDOW = 30.0  # s; a shorter clip costs as much, so it says nothing of longer ones
 # What a device is expected to need until it was measured: twice what an H100 took (docs/speed.md), for what
 # ZeroGPU lends may be slower. A window by a variant is a row.
 TOGETHER = 64  # rows decoded at once: a step reads the weights once for all of them
-STEPS = 130 * 0.01  # s for the tokens of a window: 5.3 ms each there
+STEPS = 130 * 0.01  # s for the tokens of a window: 4.5 ms each there
 ROW = 0.04  # s to encode a window and read its prompt: 20 ms there
 WEIGHT = 0.3  # of the newest measurement
 
