@@ -134,7 +134,7 @@ def prepare() -> None:
 
 
 def _tiles_of_rows(linear: MixedLinear, y: torch.Tensor) -> tuple[int, int]:
-    """For each variant, and variants."""
+    """Tiles of the rows of a variant, and variants."""
     variants = len(linear.mix.active)
     return triton.cdiv(len(y) // variants, ROWS.value), variants
 
@@ -199,7 +199,7 @@ def _place(
     head, at = tl.program_id(0), tl.load(position)
     part = (head >= heads).to(tl.int32) + (head >= heads + kv_heads).to(tl.int32)  # queries, keys, values
     c = tl.arange(0, HEAD)
-    inside = c < HEAD
+    inside = c < HEAD  # all of them
     mask = there[:, None] & inside[None, :]
     scale = _scale(squares, row, there, tiles, ins, eps, TILES)[:, None]
     column = head * HEAD + c

@@ -10,7 +10,6 @@ Shapes: B rows of a batch, T positions, D width, H query heads, K key/value head
 
 import importlib.util
 import logging
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -261,12 +260,17 @@ class Session:
             self._graph_logits = self._step()
 
     def _warm_up(self) -> None:
-        """An eager step. Where Triton cannot build our kernels, for want of a C compiler, PyTorch's do from now on."""
+        """An eager step; from the first that our kernels cannot be built for, here and later, one by PyTorch alone.
+
+        That may want a C compiler, or a device with bfloat16 in its matrix units: on an older one Triton would abort.
+        """
+        if self.text.kernels and self.token.is_cuda and torch.cuda.get_device_capability() < (8, 0):
+            self.text.kernels = None
         try:
             self._step()
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        except Exception as error:
             if self.text.kernels is None:
                 raise
             log.warning("Steps are slower than they could be: Triton cannot build our kernels here (%s)", error)

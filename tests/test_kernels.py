@@ -10,7 +10,7 @@ from evoxtral.checkpoints import Checkpoint
 from evoxtral.engine import Engine
 from evoxtral.text_model import Session
 
-pytest.importorskip("triton", reason="Triton is for Linux, where the extra dev brings it")
+triton = pytest.importorskip("triton", reason="Triton is for Linux, where the extra dev brings it")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROMPT, STEPS = 5, 3
 
@@ -86,9 +86,10 @@ def test_what_triton_asks_first_is_known_before_anything_is_launched(kernels):
     assert kernels.triton_key.cache_info().currsize
 
 
-def test_where_triton_builds_nothing_pytorch_goes_on(plain, caplog):
+@pytest.mark.parametrize("mistake", [RuntimeError, triton.TritonError])
+def test_where_triton_builds_nothing_pytorch_goes_on(plain, caplog, mistake):
     def begin(*_):
-        raise RuntimeError("Failed to find C compiler.")
+        raise mistake("Failed to find C compiler.")
 
     expected, _ = decoded(plain, None, ("base",), 1)
     text = plain._text
