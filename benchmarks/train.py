@@ -47,8 +47,16 @@ def train(base: str, setting: Setting, batch: int) -> dict:
 
         optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=config.learning_rate)
         schedule = loop.Schedule(config.learning_rate, config.warmup, setting.repeats + 1)
-        losses = lambda _: task.losses(0)  # noqa: E731
-        loop.fit([tuned], [optimizer], losses, schedule, Path(folder), "sft", evaluate=end, evaluate_every=1)
+        loop.fit(
+            [tuned],
+            [optimizer],
+            lambda _: task.losses(0),  # the same batch every time
+            schedule,
+            Path(folder),
+            "sft",
+            evaluate=end,
+            evaluate_every=1,
+        )
     step_s = statistics.median(np.diff(ended))
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_bytes()
     return {

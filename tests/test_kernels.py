@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import save_adapter, tiny_config
+from transformers import LlamaConfig
 
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.engine import Engine
@@ -74,11 +75,10 @@ def test_a_model_without_adapters_is_decoded_too(plain, kernels):
 
 
 def test_only_models_that_the_kernels_compute_are_taken(kernels):
-    config = tiny_config().text_config
-    assert kernels.take(config)
-    assert not kernels.take(tiny_config().text_config.__class__(head_dim=24))
-    assert not kernels.take(tiny_config().text_config.__class__(head_dim=16, attention_bias=True))
-    assert not kernels.take(tiny_config().text_config.__class__(head_dim=16, mlp_bias=True))
+    assert kernels.take(tiny_config().text_config)
+    assert not kernels.take(LlamaConfig(head_dim=24))
+    assert not kernels.take(LlamaConfig(head_dim=16, attention_bias=True))
+    assert not kernels.take(LlamaConfig(head_dim=16, mlp_bias=True))
 
 
 def test_what_triton_asks_first_is_known_before_anything_is_launched(kernels):
