@@ -42,8 +42,8 @@ SHOW_EVERY = 0.05  # s between two growing transcripts, at first
 # The longer a clip takes, the longer its text is to draw, and the less is new in it: whoever looks on gets a fifth of
 # the time at most, and not more than LOOKS looks while the time doubles.
 DRAWING_SHARE, LOOKS = 1 / 5, 50
-# Bytes of weight files: up to SMALL a CPU computes in float32, where little is gained otherwise and every machine
-# writes the same; from LARGE on in bfloat16, which needs half the memory; between them in the faster one.
+# Bytes of weight files: up to SMALL a CPU has them in float32, where little is gained otherwise and every machine
+# writes the same; above it in what it is fastest with, from LARGE on of 16 bits, which need half the memory.
 SMALL, LARGE = 1e8, 2e9
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
 _ATTENTION = "evoxtral"  # the name under which transformers finds `_attend`
@@ -55,7 +55,8 @@ KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, wa
 class Engine:
     """One base in memory, and its adapters. Threads may share it: they take turns every few tokens.
 
-    checkpoint, variants, window_seconds (longest segment), device, dtype, prompt, rows: to be read.
+    checkpoint, variants, window_seconds (longest segment), device, dtype (of the weights), activations (their dtype),
+    prompt, rows: to be read.
     """
 
     def __init__(
@@ -68,8 +69,8 @@ class Engine:
     ):
         """Load a checkpoint.
 
-        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: None for bfloat16, or on a CPU for float32
-        where that is better (see SMALL).  rows: the most rows decoded together, None for what fits ROOM.
+        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: of the weights; None for bfloat16, or on
+        a CPU for what is best there (see SMALL).  rows: the most rows decoded together, None for what fits ROOM.
         told: see `checkpoints.fetch`.  Raises CheckpointError.
         """
         references = checkpoint.base, *checkpoint.adapters.values()
@@ -78,6 +79,7 @@ class Engine:
         self.checkpoint = checkpoint
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype or _default_dtype(self.device, folder)
+        self.activations = lora.activations(self.dtype, self.device)
         self.prompt = Prompt(folder, config)
         self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
@@ -95,23 +97,24 @@ class Engine:
         room = ROOM[self.device.type]
         if self.device.type == "cuda":
             room = min(room, FREE * torch.cuda.mem_get_info(self.device)[0])
-        return _rows_that_fit(room, self._config, self.prompt, self.dtype)
+        return _rows_that_fit(room, self._config, self.prompt, self.activations)
 
     def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
         """Weights from the files to where the model runs, layer by layer: the base is in memory once."""
         model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
-        adapters = [lora.read(folder, model, name, self.dtype) for name, folder in adapter_folders.items()]
+        adapters = [lora.read(folder, model, name, self.activations) for name, folder in adapter_folders.items()]
         self._mix = lora.Mix(adapters)
         self.variants = self._mix.variants
+        # The text model first: it is most of the adapters, which are there beside what is laid out from them.
+        self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix, self.device)
         self._tower = lora.attach(model, adapters, self._mix, lora.TOWER, self.device)
         self._tower.layers[0].register_forward_pre_hook(_in_rows)
         if lora.onednn_takes(self._tower.conv1.weight):
-            self._tower.set_attn_implementation(_faster_attention(self._config, self.dtype))
+            self._tower.set_attn_implementation(_faster_attention(self._config, self.activations))
             for layer in self._tower.layers:
                 layer.fc1 = _FeedForward(layer.fc1, layer.activation_fn, layer.fc2)
                 layer.activation_fn = layer.fc2 = nn.Identity()
         self._projector = lora.attach(model, adapters, self._mix, lora.PROJECTOR, self.device)
-        self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix, self.device)
 
     def stream(
         self,
@@ -295,9 +298,9 @@ class Engine:
     def _prompts(self, ids: Sequence[int], mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """Embedded prompts (names x S, L, D): ids (L,) with what is heard in mels (S, bands, frames)."""
         tokens = torch.tensor(ids, device=self.device)
-        features = self._audio_features(mels.to(self.dtype), names)
-        prompts = self._text.embed(tokens).repeat(len(features), 1, 1)
-        prompts[:, tokens == self.prompt.audio_id] = features.to(prompts.dtype)
+        features = self._audio_features(mels.to(self.activations), names)
+        prompts = self._text.embedded(tokens).repeat(len(features), 1, 1)
+        prompts[:, tokens == self.prompt.audio_id] = features
         return prompts
 
     def _audio_features(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
@@ -497,21 +500,26 @@ def _return_freed_memory() -> None:
 
 
 def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
-    size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
-    if device.type != "cpu" or size >= LARGE:
+    if device.type != "cpu":
         return torch.bfloat16
-    return torch.float32 if size <= SMALL or not _bfloat16_is_faster() else torch.bfloat16
-
-
-def _bfloat16_is_faster() -> bool:
-    """Measured, in some 50 ms: of two CPUs with instructions for it, one can be five times faster and one slower."""
-    return _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
+    size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    if size <= SMALL:
+        return torch.float32
+    widened = torch.float16 if lora.fbgemm_takes(torch.float16, device) else torch.float32
+    if size >= LARGE and widened is torch.float32:
+        return torch.bfloat16
+    return min((widened, torch.bfloat16), key=_product_seconds)
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """How long a layer of the engine's takes for some rows."""
-    layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([]), torch.device("cpu")).settle()
-    rows = torch.ones(512, 1024, dtype=dtype)
+    """How long a layer of the engine's takes for some rows, on a CPU.
+
+    Measured, in some 50 ms: of two CPUs with instructions for bfloat16, one can be five times faster with it and one
+    slower.
+    """
+    device = torch.device("cpu")
+    layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([]), device).settle()
+    rows = torch.ones(512, 1024, dtype=lora.activations(dtype, device))
     return _least_seconds(lambda: layer(rows))
 
 

@@ -9,9 +9,10 @@ in the audio tower and the projector as well, where the leading dimension is win
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -138,8 +139,8 @@ def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype | N
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     weights = {}
     for path in slots:
-        pair = sides.pop(path)
-        weights[path] = pair["A"].to(dtype), (pair["B"] * scale).to(dtype)
+        pair = sides.pop(path)  # copied: as long as one view of a file's memory is held, all of it is
+        weights[path] = pair["A"].to(dtype, copy=True), (pair["B"] * scale).to(dtype)
         for side, matrix in zip("AB", weights[path], strict=True):
             if not matrix.isfinite().all():
                 raise CheckpointError(
@@ -288,7 +289,8 @@ class MixedLinear(nn.Module):
         linears = list(layers.values())
         sizes = [linear.out_features for linear in linears]
         weights = [linear.weight.to(device) for linear in linears]
-        biases = [linear.bias.to(device) for linear in linears if linear.bias is not None]
+        dtype = activations(weights[0].dtype, device)
+        biases = [linear.bias.to(device, dtype) for linear in linears if linear.bias is not None]
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
         self.ins, self.outs = weights[0].shape[1], sum(sizes)
@@ -299,21 +301,19 @@ class MixedLinear(nn.Module):
         self._active_slots: dict[tuple[str, ...], torch.Tensor] = {}
         self._products = 1 if self.diagonal else len(sizes)
         if self.changed_by:
-            lora_a, lora_b = _stacked(layers, adapters, weights[0], self.diagonal)
+            lora_a, lora_b = _stacked(layers, adapters, weights[0], dtype, self.diagonal)
             self.width = len(lora_a) // len(adapters)
             self.rank = self.width // len(sizes)
             weights.append(lora_a)
-            biases += [lora_a.new_zeros(len(lora_a))] if biases else []
+            biases += [biases[0].new_zeros(len(lora_a))] if biases else []
             self.register_buffer("lora_b", lora_b, persistent=False)
         self.weight = _join(weights)
         self.bias = _join(biases) if biases else None
-        self._packed: torch.Tensor | None = None
+        self._settled: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in) by the weights, and after them by the A of all adapters: (rows, …, outs + N x layers x r)."""
-        if self._packed is None:
-            return nn.functional.linear(x, self.weight, self.bias)
-        return onednn_linear(x, self._packed, self.bias)
+        return self._settled(x) if self._settled else nn.functional.linear(x, self.weight, self.bias)
 
     def slots(self, device: torch.device) -> torch.Tensor:
         """Which adapter changes each block of the current batch, (blocks,); -1 for none."""
@@ -344,13 +344,18 @@ class MixedLinear(nn.Module):
         return y.narrow(-1, 0, self.outs)
 
     def settle(self) -> "MixedLinear":
-        """On a CPU lay out the weight in the blocks that oneDNN reads, for good.
+        """On a CPU lay out the weight in the blocks that oneDNN or FBGEMM reads, for good.
 
         PyTorch multiplies plain weights by a few rows at a fraction of the memory's speed: three rows in float32
         take five times as long as packed, in bfloat16 twice (docs/speed.md).
         """
-        if onednn_takes(self.weight):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+        if fbgemm_takes(self.weight.dtype, self.weight.device):
+            packed = torch.ops.quantized.linear_prepack_fp16(self.weight.float(), self.bias)
+            self._settled = partial(torch.ops.quantized.linear_dynamic_fp16, W_prepack=packed)
+            self.weight = self.bias = None
+        elif onednn_takes(self.weight):
+            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+            self._settled = partial(onednn_linear, weight=packed, bias=self.bias)
             self.weight = None
         return self
 
@@ -367,17 +372,21 @@ class MixedLinear(nn.Module):
 
 
 def _stacked(
-    layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], like: torch.Tensor, diagonal: bool
+    layers: Mapping[str, nn.Linear],
+    adapters: Sequence[Adapter],
+    weight: torch.Tensor,
+    dtype: torch.dtype,
+    diagonal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices of all adapters for layers that read the same input, as MixedLinear holds them: A
-    (N x layers x r, in) and B.
+    (N x layers x r, in) like the layers' weight, and B in the dtype of what it is multiplied with.
 
     They are taken out of the adapters, which would otherwise be in memory twice until all layers are made.
     """
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
     outs = [linear.out_features for linear in layers.values()]
-    lora_a = like.new_zeros(len(adapters), len(layers) * rank, like.shape[1])
-    lora_b = like.new_zeros(len(adapters), len(layers) * rank if diagonal else rank, sum(outs))
+    lora_a = weight.new_zeros(len(adapters), len(layers) * rank, weight.shape[1])
+    lora_b = weight.new_zeros(len(adapters), len(layers) * rank if diagonal else rank, sum(outs), dtype=dtype)
     for n, adapter in enumerate(adapters):
         for i, path in enumerate(layers):
             if path in adapter.weights:
@@ -391,6 +400,20 @@ def _stacked(
 def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
     joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))  # one part stays where it is
     return nn.Parameter(joined.detach(), requires_grad=False)
+
+
+def activations(weights: torch.dtype, device: torch.device) -> torch.dtype:
+    """The precision of what weights of this one are multiplied with, and of what comes out."""
+    return torch.float32 if fbgemm_takes(weights, device) else weights
+
+
+def fbgemm_takes(weights: torch.dtype, device: torch.device) -> bool:
+    """Whether FBGEMM multiplies weights like these here: float16 in memory, float32 in the product.
+
+    So a CPU without instructions for 16 bits reads half as much. Weights published in bfloat16 lose nothing: from
+    7.6e-6 on float16 has all their digits, and below it is 3e-8 off at most.
+    """
+    return weights is torch.float16 and device.type == "cpu" and torch.backends.quantized.engine in ("fbgemm", "x86")
 
 
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -408,11 +431,12 @@ def onednn_takes(x: torch.Tensor) -> bool:
 def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str, device: torch.device) -> nn.Module:
     """The module at the path `part` on a device, each linear layer in it replaced by a mixed one."""
     owner = model.get_submodule(part)
+    dtype = activations(next(owner.parameters()).dtype, device)
     for path in [path for path, module in owner.named_modules() if isinstance(module, nn.Linear)]:
         parent, _, leaf = path.rpartition(".")
         layers = {f"{part}.{path}": owner.get_submodule(path)}
         setattr(owner.get_submodule(parent), leaf, MixedLinear(layers, adapters, mix, device).settle())
-    return owner.to(device)
+    return owner.to(device, dtype)  # what is left: convolutions, norms
 
 
 def merge(model: nn.Module, adapter: Adapter) -> None:

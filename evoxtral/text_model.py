@@ -21,7 +21,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 from transformers import LlamaConfig, LlamaModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from evoxtral.lora import Adapter, Mix, MixedLinear
+from evoxtral.lora import Adapter, Mix, MixedLinear, activations
 
 log = logging.getLogger(__name__)
 
@@ -123,14 +123,20 @@ class TextModel(nn.Module):
         self.config, self.mix = language_model.config, mix
         self.embed = language_model.embed_tokens
         self.rotary = language_model.rotary_emb
-        self.norm = language_model.norm.weight
+        dtype = activations(self.embed.weight.dtype, device)
+        self.norm = language_model.norm.to(dtype).weight
         self.blocks = nn.ModuleList()
         for i, layer in enumerate(language_model.layers):
-            self.blocks.append(Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix, device))
+            block = Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix, device)
+            self.blocks.append(block.to(device, dtype))
             language_model.layers[i] = nn.Identity()
         self.head = MixedLinear({"lm_head": lm_head}, adapters, mix, device).settle()
         self.kernels = _kernels(self.config) if device.type == "cuda" else None
         self.to(device)
+
+    def embedded(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (…) -> (…, D)."""
+        return self.embed(tokens).to(self.norm.dtype)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Next-token logits (B, vocabulary) after the last of x (B, T, D)."""
@@ -215,7 +221,7 @@ class Session:
         return self._graph_logits
 
     def _step(self) -> torch.Tensor:
-        x = self.text.embed(self.token)
+        x = self.text.embedded(self.token)
         mask = torch.where(self.positions <= self.position, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
         return self._by_kernels(x, mask) if self.text.kernels else self._by_pytorch(x[:, None], mask)
 

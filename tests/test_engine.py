@@ -5,6 +5,7 @@ by PEFT.
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from conftest import tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import audio, checkpoints, text_model
+from evoxtral import audio, checkpoints, lora, text_model
 from evoxtral import engine as engine_module
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
@@ -65,6 +66,28 @@ def test_either_attention_of_the_encoder_hears_the_same(checkpoint, monkeypatch)
         monkeypatch.setattr(engine_module, "_faster_attention", lambda *_, name=attention: name)
         heard += Engine(checkpoint, device="cpu").batch([tone(4.0)], decoding=TO_THE_END)
     assert_same(*heard)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "fastest", "taken"),
+    [
+        (1e9, 2e9, torch.bfloat16, torch.float32),
+        (0, 1e9, torch.bfloat16, torch.bfloat16),
+        (0, 1e9, torch.float32, torch.float32),
+        (0, 1e9, torch.float16, torch.float16),
+        (0, 0, torch.bfloat16, torch.bfloat16),
+        (0, 0, torch.float16, torch.float16),
+        (0, 0, torch.float32, torch.bfloat16),
+    ],
+)
+def test_a_cpu_has_small_models_in_float32_and_large_ones_in_16_bits(
+    checkpoint, monkeypatch, small, large, fastest, taken
+):
+    monkeypatch.setattr(engine_module, "SMALL", small)
+    monkeypatch.setattr(engine_module, "LARGE", large)
+    monkeypatch.setattr(engine_module, "_product_seconds", lambda dtype: dtype is not fastest)
+    monkeypatch.setattr(lora, "fbgemm_takes", lambda weights, _: weights is fastest is torch.float16)
+    assert engine_module._default_dtype(torch.device("cpu"), Path(checkpoint.base)) is taken
 
 
 def assert_same(one: dict[str, list[Transcript]], other: dict[str, list[Transcript]]) -> None:

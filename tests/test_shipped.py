@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from evoxtral import audio, checkpoints, metrics, speech, tags
+from evoxtral import audio, checkpoints, lora, metrics, speech, tags
 from evoxtral.engine import Engine
 from training import publish
 
@@ -44,6 +45,15 @@ def test_figures_come_with_what_is_behind_them():
 
 def test_the_readme_shows_the_files_figures():
     assert publish.readme_block() in publish.README.read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not lora.fbgemm_takes(torch.float16, torch.device("cpu")), reason="no FBGEMM here")
+def test_weights_in_float16_hear_what_they_do_in_float32():
+    """As larger models have them on CPUs without instructions for 16 bits."""
+    exact, half = (Engine(checkpoints.resolve("tiny"), "cpu", dtype) for dtype in (torch.float32, torch.float16))
+    for example in EXAMPLES:
+        one, other = (engine.compare(ROOT / "examples" / example["file"]) for engine in (exact, half))
+        assert {name: t.text for name, t in one.items()} == {name: t.text for name, t in other.items()}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example["label"] for example in EXAMPLES])
