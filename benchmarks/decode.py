@@ -8,7 +8,7 @@
 
 The reference way is what the published snippet leads to for three columns: PeftModel with the adapters loaded, and one
 `apply_transcription_request` and one `generate()` after the other for base, sft and rl. Both ways write a fixed number
-of tokens. Seconds are medians over repeats after one run to warm up, both ways in one run. Each part is measured in a
+of tokens. Seconds are medians over repeats after one run to warm up, both ways in turns. Each part is measured in a
 fresh process and takes its place in the results file by itself: parts of one machine can be measured one by one.
 """
 
@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,8 +124,15 @@ class Ours:
 
 
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    run()
-    return statistics.median(seconds(run) for _ in range(repeats))
+    return median_seconds_in_turns((run,), repeats)[0]
+
+
+def median_seconds_in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Of each; one after the other, again and again, so that whatever else the machine does slows all of them."""
+    for run in runs:
+        run()
+    turns = [[seconds(run) for run in runs] for _ in range(repeats)]
+    return [statistics.median(column) for column in zip(*turns, strict=True)]
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -168,10 +175,13 @@ def clip(checkpoint: Checkpoint, setting: Setting) -> dict:
     """Three variants of one clip of a full window, end to end, both ways; and one decoding step."""
     wave = some_speech(WINDOW)
     ours = Ours(checkpoint, setting.device, _dtype(setting))
-    ours_s = median_seconds(lambda: ours.write([wave], setting.tokens), setting.repeats)
-    few_s = median_seconds(lambda: ours.write([wave], FEW), setting.repeats)
     reference = Reference(checkpoint, setting.device, ours.engine.activations)
-    reference_s = median_seconds(lambda: reference.write(wave, setting.tokens), setting.repeats)
+    runs = (
+        lambda: ours.write([wave], setting.tokens),
+        lambda: ours.write([wave], FEW),
+        lambda: reference.write(wave, setting.tokens),
+    )
+    ours_s, few_s, reference_s = median_seconds_in_turns(runs, setting.repeats)
     step_s = (ours_s - few_s) / (setting.tokens - FEW)
     read_s = read_seconds(SHAPES[setting.shape].parameters()["step"] * ours.engine.dtype.itemsize, setting.device)
     return {
