@@ -39,7 +39,7 @@ from evoxtral.audio import MAX_SECONDS, SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Decoding
 from evoxtral.engine import Engine
-from evoxtral.lora import BASE
+from evoxtral.lora import BASE, activations
 from evoxtral.prompt import load_processor
 from training.loop import cores, end_with_parent
 
@@ -229,7 +229,8 @@ def memory_ours(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 def memory_reference(checkpoint: Checkpoint, setting: Setting) -> dict:
     """The same for the reference way, in the precision the engine would compute in."""
-    dtype = Engine(checkpoint, device=setting.device, dtype=_dtype(setting)).activations
+    dtype = _dtype(setting) or Engine(checkpoint, device=setting.device).dtype
+    dtype = activations(dtype, torch.device(setting.device))
     gc.collect()
     wave = some_speech(WINDOW)
     Reference(checkpoint, setting.device, dtype).write(wave, setting.tokens)

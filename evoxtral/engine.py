@@ -514,8 +514,8 @@ def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
 def _product_seconds(dtype: torch.dtype) -> float:
     """How long a layer of the engine's takes for some rows, on a CPU.
 
-    Measured, in some 50 ms: of two CPUs with instructions for bfloat16, one can be five times faster with it and one
-    slower.
+    Measured, in 50 ms, or 700 where bfloat16 is slow: of two CPUs with instructions for it, one can be five times
+    faster with it and one slower.
     """
     device = torch.device("cpu")
     layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([]), device).settle()
