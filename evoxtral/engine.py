@@ -5,29 +5,27 @@ segments, samples). Variants share the mel features always, and the encoder's ou
 leave the encoder alone.
 """
 
-import ctypes
 import logging
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
-from transformers import AttentionInterface, VoxtralConfig
+from transformers import VoxtralConfig
 
 from evoxtral import audio, checkpoints, lora
 from evoxtral.checkpoints import Checkpoint
 from evoxtral.decode import Batch, Decoding, Row, cache_length, chances
+from evoxtral.encoder import Encoder, least_seconds
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
+from evoxtral.memory import freed_memory_returned, return_freed_memory
 from evoxtral.prompt import Prompt
-from evoxtral.text_model import Session, TextModel, equal_parts
+from evoxtral.text_model import Session, TextModel
 from evoxtral.transcript import Cue, Token, Transcript
 
 log = logging.getLogger(__name__)
@@ -45,10 +43,6 @@ DRAWING_SHARE, LOOKS = 1 / 5, 50
 # Bytes of weight files: up to SMALL a CPU has them in float32, where little is gained otherwise and every machine
 # writes the same; above it in what it is fastest with, from LARGE on of 16 bits, which need half the memory.
 SMALL, LARGE = 1e8, 2e9
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
-_ATTENTION = "evoxtral"  # the name under which transformers finds `_attend`
-_POSITIONS = 150  # of the encoder at a time, about: scores and wide layers of all would be the most memory of all
-_libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
 
@@ -83,7 +77,7 @@ class Engine:
         self.prompt = Prompt(folder, config)
         self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
-        with _freed_memory_returned(), _memory_or(CheckpointError(TOO_LARGE.format(checkpoint.name, self.device.type))):
+        with freed_memory_returned(), _memory_or(CheckpointError(TOO_LARGE.format(checkpoint.name, self.device.type))):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
         self._idle: tuple[tuple, Session] | None = None
@@ -106,15 +100,8 @@ class Engine:
         self._mix = lora.Mix(adapters)
         self.variants = self._mix.variants
         # The text model first: it is most of the adapters, which are there beside what is laid out from them.
-        self._text = TextModel(model.model.language_model, model.lm_head, adapters, self._mix, self.device)
-        self._tower = lora.attach(model, adapters, self._mix, lora.TOWER, self.device)
-        self._tower.layers[0].register_forward_pre_hook(_in_rows)
-        if lora.onednn_takes(self._tower.conv1.weight):
-            self._tower.set_attn_implementation(_faster_attention(self._config, self.activations))
-            for layer in self._tower.layers:
-                layer.fc1 = _FeedForward(layer.fc1, layer.activation_fn, layer.fc2)
-                layer.activation_fn = layer.fc2 = nn.Identity()
-        self._projector = lora.attach(model, adapters, self._mix, lora.PROJECTOR, self.device)
+        self._text = TextModel(model, adapters, self._mix, self.device)
+        self._encoder = Encoder(model, adapters, self._mix, self.device)
 
     def stream(
         self,
@@ -271,15 +258,15 @@ class Engine:
         with _memory_or(DeviceFullError(FULL)):
             mels = self.prompt.log_mel(waves, self.device)
             with self._lock, torch.inference_mode():
-                _return_freed_memory()  # what the log-mels were made of, before the encoder begins
+                return_freed_memory()  # what the log-mels were made of, before the encoder begins
                 prompts = self._prompts(ids, mels, names)
                 del mels
-                _return_freed_memory()  # the encoder's, before the cache is made
+                return_freed_memory()  # the encoder's, before the cache is made
                 session = self._session((names, len(budgets), length))
                 with self._mix.using(names):
                     batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
                 del prompts
-                _return_freed_memory()  # theirs, before the first step
+                return_freed_memory()  # theirs, before the first step
         while not batch.done:
             with _memory_or(DeviceFullError(FULL)), self._lock, self._mix.using(names):
                 batch.advance()
@@ -298,43 +285,10 @@ class Engine:
     def _prompts(self, ids: Sequence[int], mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """Embedded prompts (names x S, L, D): ids (L,) with what is heard in mels (S, bands, frames)."""
         tokens = torch.tensor(ids, device=self.device)
-        features = self._audio_features(mels.to(self.activations), names)
+        features = self._encoder(mels.to(self.activations), names)
         prompts = self._text.embedded(tokens).repeat(len(features), 1, 1)
         prompts[:, tokens == self.prompt.audio_id] = features
         return prompts
-
-    def _audio_features(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Mels (S, bands, frames) -> what each variant hears, (names x S, audio tokens, D).
-
-        A variant that leaves the tower alone hears what the base hears, computed once for all of them; so for
-        the projector.
-        """
-        through_tower = self._mix.ordered(self._owners(names, lora.TOWER))
-        hidden = self._encoded(mels, through_tower)
-        through_projector = self._mix.ordered(self._owners(names, lora.TOWER, lora.PROJECTOR))
-        hidden = _spread(hidden, through_tower, self._owners(through_projector, lora.TOWER))
-        with self._mix.using(through_projector):  # some encoder positions, side by side, make an audio token
-            features = self._projector(hidden.reshape(len(hidden), self.prompt.audio_tokens, -1))
-        return _spread(features, through_projector, self._owners(names, lora.TOWER, lora.PROJECTOR))
-
-    def _encoded(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """The encoder's output (names x S, positions, width): one batch, but on a CPU one window after the other.
-
-        There a batch saves no time, and its activations would be the most memory of all.
-        """
-        if self.device.type == "cuda":
-            with self._mix.using(names):
-                return self._tower(mels.repeat(len(names), 1, 1)).last_hidden_state
-        tower = self._config.audio_config
-        hidden = mels.new_empty(len(names) * len(mels), tower.max_source_positions, tower.hidden_size)
-        for row, (name, mel) in zip(hidden, product(names, mels), strict=True):
-            with self._mix.using((name,)):
-                row.copy_(self._tower(mel[None]).last_hidden_state[0])
-        return hidden
-
-    def _owners(self, names: Sequence[str], *parts: str) -> list[str]:
-        """For each variant the one whose output of these parts it shares: its own, or the base's."""
-        return [name if self._mix.touches(name, *parts) else lora.BASE for name in names]
 
 
 class _Clock:
@@ -411,13 +365,6 @@ def _blocks(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _spread(x: torch.Tensor, have: Sequence[str], want: Sequence[str]) -> torch.Tensor:
-    """x (have x S, …), one block per variant of `have`, to (want x S, …), in which blocks may recur."""
-    if list(have) == list(want):
-        return x
-    return x.unflatten(0, (len(have), -1))[[have.index(name) for name in want]].flatten(0, 1)
-
-
 def _rows_that_fit(room: float, config: VoxtralConfig, prompt: Prompt, dtype: torch.dtype) -> int:
     """How many rows `room` bytes hold: a full window's cache, and its widest activations in the encoder."""
     text, tower = config.text_config, config.audio_config
@@ -427,46 +374,6 @@ def _rows_that_fit(room: float, config: VoxtralConfig, prompt: Prompt, dtype: to
     return max(1, min(MOST_ROWS, int(room // ((cache + encoder) * dtype.itemsize))))
 
 
-def _attend(
-    module: nn.Module | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: None, scaling: float, **_: object
-) -> tuple[torch.Tensor, None]:
-    """The encoder's attention on a CPU, as transformers calls it: q, k, v (B, H, T, d) -> (B, T, H, d).
-
-    Head by head and some queries at a time through oneDNN, with scores in float32: as exact as PyTorch's own.
-    """
-    out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
-    for b, h in product(range(q.shape[0]), range(q.shape[1])):
-        keys, values = k[b, h].float().contiguous(), v[b, h].T.contiguous()
-        parts = (equal_parts(x, _POSITIONS) for x in (q[b, h], out[b, :, h]))
-        for queries, written in zip(*parts, strict=True):
-            scores = lora.onednn_linear((queries * scaling).float(), keys)
-            written.copy_(lora.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
-    return out, None
-
-
-AttentionInterface.register(_ATTENTION, _attend)
-
-
-def _in_rows(layer: nn.Module, inputs: tuple) -> tuple:
-    """What the first encoder layer reads, laid out as it reads it. The convolutions give columns, and all layers would
-    add to columns and copy them into rows."""
-    return inputs[0].contiguous(), *inputs[1:]
-
-
-class _FeedForward(nn.Module):
-    """The two layers that end an encoder layer, some positions at a time: (B, T, D) -> (B, T, D).
-
-    Between them it is four times as wide.
-    """
-
-    def __init__(self, widen: nn.Module, activation: nn.Module, narrow: nn.Module):
-        super().__init__()
-        self.layers = nn.Sequential(widen, activation, narrow)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.layers(some) for some in equal_parts(x, _POSITIONS, dim=1)], dim=1)
-
-
 @contextmanager
 def _memory_or(mistake: EvoxtralError) -> Iterator[None]:
     """A device that is full is the visitor's to know of."""
@@ -474,29 +381,6 @@ def _memory_or(mistake: EvoxtralError) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise mistake from error
-
-
-@contextmanager
-def _freed_memory_returned() -> Iterator[None]:
-    """While open, glibc returns every freed weight to the system. By itself it keeps them in the arenas of the threads
-    that read them, where nothing else finds them: loading left more than half of a base's size behind.
-    """
-    if _libc:
-        _libc.mallopt(_MMAP_THRESHOLD, 1 << 17)
-    try:
-        yield
-    finally:
-        _return_freed_memory()
-        if _libc:
-            # What is computed with is kept and used again: fresh pages would cost the encoder much of its time.
-            _libc.mallopt(_MMAP_THRESHOLD, 2 << 20)
-            _libc.mallopt(_TRIM_THRESHOLD, 4 << 20)
-
-
-def _return_freed_memory() -> None:
-    """Milliseconds; worth it where much was freed and something else is about to grow."""
-    if _libc:
-        _libc.malloc_trim(0)
 
 
 def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
@@ -520,26 +404,4 @@ def _product_seconds(dtype: torch.dtype) -> float:
     device = torch.device("cpu")
     layer = lora.MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], lora.Mix([]), device).settle()
     rows = torch.ones(512, 1024, dtype=lora.activations(dtype, device))
-    return _least_seconds(lambda: layer(rows))
-
-
-def _faster_attention(config: VoxtralConfig, dtype: torch.dtype) -> str:
-    """The encoder's attention on this CPU, as transformers names it: `_attend` or PyTorch's own.
-
-    Measured: PyTorch multiplies float32 with MKL, which is quick on an Intel Xeon and slow on an AMD EPYC.
-    """
-    heads = config.audio_config.num_attention_heads
-    q = torch.ones(1, heads, 4 * _POSITIONS, config.audio_config.hidden_size // heads, dtype=dtype)
-    own = _least_seconds(lambda: _attend(None, q, q, q, None, 1.0))
-    return _ATTENTION if own < _least_seconds(lambda: F.scaled_dot_product_attention(q, q, q)) else "sdpa"
-
-
-@torch.inference_mode()
-def _least_seconds(call: Callable[[], object]) -> float:
-    """The least of five times: what else runs on the machine only adds to it."""
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return least_seconds(lambda: layer(rows))

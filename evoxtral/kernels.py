@@ -145,7 +145,7 @@ def _lora(linear: MixedLinear, y: torch.Tensor) -> dict:
         "b": linear.lora_b if linear.rank else y,  # or a pointer that is not read
         "slots": linear.slots(y.device), "rows": len(y) // len(linear.mix.active), "stride": y.shape[1],
         "outs": linear.outs, "RANK": linear.rank, "PADDED": max(16, triton.next_power_of_2(linear.rank)),
-        "WIDTH": linear.width, "DIAGONAL": linear.diagonal,
+        "WIDTH": linear.width,
     }  # fmt: skip
 
 
@@ -158,13 +158,13 @@ def _norm(linear: MixedLinear, squares: torch.Tensor, eps: float) -> dict:
 @triton.jit(do_not_specialize=["rows"])
 def _add(
     y, x, weight, out, weighted, squares, b, slots, rows, stride, outs,
-    RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+    RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row, there = _rows(rows)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < outs
     here, mask = row[:, None] * outs + column[None, :], there[:, None] & inside[None, :]
-    tile = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+    tile = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH)
     tile += tl.load(x + here, mask=mask, other=0.0).to(tl.float32)
     tile = tile.to(out.dtype.element_ty).to(tl.float32)  # the norm is that of the rounded sum, as elsewhere
     tl.store(out + here, tile, mask=mask)
@@ -175,15 +175,15 @@ def _add(
 @triton.jit(do_not_specialize=["rows"])
 def _gate(
     y, out, squares, tiles, ins, eps, b, slots, rows, stride, outs,
-    TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+    TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row, there = _rows(rows)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inner = outs // 2
     inside = column < inner
     scale = _scale(squares, row, there, tiles, ins, eps, TILES)[:, None]
-    gated = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
-    up = _changed(y, b, slots, row, there, inner + column, inside, 1, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+    gated = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH)
+    up = _changed(y, b, slots, row, there, inner + column, inside, 1, stride, outs, RANK, PADDED, WIDTH)
     gated, up = scale * gated, scale * up
     mask = there[:, None] & inside[None, :]
     tl.store(out + row[:, None] * inner + column[None, :], gated * tl.sigmoid(gated) * up, mask=mask)
@@ -193,7 +193,7 @@ def _gate(
 def _place(
     y, q, keys, values, cosines, sines, position, length, heads, kv_heads, HEAD: tl.constexpr,
     squares, tiles, ins, eps, b, slots, rows, stride, outs,
-    TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+    TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row, there = _rows(rows)
     head, at = tl.program_id(0), tl.load(position)
@@ -203,10 +203,10 @@ def _place(
     mask = there[:, None] & inside[None, :]
     scale = _scale(squares, row, there, tiles, ins, eps, TILES)[:, None]
     column = head * HEAD + c
-    tile = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+    tile = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
     if part < 2:
         column = head * HEAD + (c + HEAD // 2) % HEAD
-        other = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH, DIAGONAL)
+        other = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
         turn = at * HEAD + c
         tile = tile * tl.load(cosines + turn).to(tl.float32) + other * tl.load(sines + turn).to(tl.float32)
     tile *= scale
@@ -240,7 +240,7 @@ def _scale(squares, row, there, tiles, ins, eps, TILES: tl.constexpr):
 @triton.jit
 def _changed(
     y, b, slots, row, there, column, inside, part, stride, outs,
-    RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, DIAGONAL: tl.constexpr,
+    RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """A tile of what a product gave, float32, with the LoRA of its variant; part: which of the product's layers."""
     wide = y + row[:, None] * stride
@@ -251,8 +251,7 @@ def _changed(
             k = tl.arange(0, PADDED)
             low = outs + slot * WIDTH + part * RANK + k[None, :]
             low = tl.load(wide + low, mask=there[:, None] & (k < RANK)[None, :], other=0.0)
-            first = slot * WIDTH + part * RANK if DIAGONAL else slot * RANK
-            matrix = b + (first + k)[:, None] * outs + column[None, :]
+            matrix = b + (slot * RANK + k)[:, None] * outs + column[None, :]
             matrix = tl.load(matrix, mask=(k < RANK)[:, None] & inside[None, :], other=0.0)
             tile += tl.dot(low, matrix, input_precision="ieee")
     return tile

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 
@@ -273,43 +273,42 @@ class MixedLinear(nn.Module):
 
     weight (outs + N x layers x r, in) is the layers' weights one after the other, and below them the A of all N
     adapters: a few rows more of the one product that is read for, instead of a small one of their own, which
-    would take a third as long. lora_b (N, r, outs) holds the B of all adapters side by side, a product for each
-    layer, where all layers are of one size; otherwise (N, layers x r, outs), one block per layer on its
-    diagonal: products of several shapes would cost more than the zeros between the blocks, in time and, on a
-    CPU, in what oneDNN keeps for every shape. Ranks below the largest are padded with zeros, and so are
-    adapters that leave these layers alone.
+    would take a third as long. lora_b (N, r, outs) holds the B of all adapters, those of the layers side by side.
+    Ranks below the largest are padded with zeros, and so are adapters that leave these layers alone.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix, device: torch.device):
         """Takes the layers' matrices out of the adapters, to where the model runs.
 
-        layers: module path -> linear layer; all have a bias or none has.
+        layers: module path -> linear layer.
         """
         super().__init__()
         linears = list(layers.values())
-        sizes = [linear.out_features for linear in linears]
+        self.sizes = [linear.out_features for linear in linears]
         weights = [linear.weight.to(device) for linear in linears]
         dtype = activations(weights[0].dtype, device)
-        biases = [linear.bias.to(device, dtype) for linear in linears if linear.bias is not None]
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
-        self.ins, self.outs = weights[0].shape[1], sum(sizes)
-        self.diagonal = len({*sizes}) > 1
+        self.ins, self.outs = weights[0].shape[1], sum(self.sizes)
         self.rank = self.width = 0  # of an adapter's A for one layer, and of all it makes of a row
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
         self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
         self._active_slots: dict[tuple[str, ...], torch.Tensor] = {}
-        self._products = 1 if self.diagonal else len(sizes)
         if self.changed_by:
-            lora_a, lora_b = _stacked(layers, adapters, weights[0], dtype, self.diagonal)
-            self.width = len(lora_a) // len(adapters)
-            self.rank = self.width // len(sizes)
+            lora_a, lora_b = _stacked(layers, adapters, weights[0], dtype)
+            self.rank, self.width = lora_b.shape[1], len(lora_a) // len(adapters)
             weights.append(lora_a)
-            biases += [biases[0].new_zeros(len(lora_a))] if biases else []
             self.register_buffer("lora_b", lora_b, persistent=False)
         self.weight = _join(weights)
-        self.bias = _join(biases) if biases else None
+        self.bias = None
+        if any(linear.bias is not None for linear in linears):  # zeros for the others, and behind an adapter's A
+            bias = torch.zeros(len(self.weight), dtype=dtype, device=device)
+            for linear, own in zip(linears, bias[: self.outs].split(self.sizes), strict=True):
+                if linear.bias is not None:
+                    own.copy_(linear.bias.detach())
+            self.bias = nn.Parameter(bias, requires_grad=False)
         self._settled: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self._by_bags = dtype is torch.bfloat16 and device.type == "cpu" and _fbgemm_is_here()
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in) by the weights, and after them by the A of all adapters: (rows, …, outs + N x layers x r)."""
@@ -335,12 +334,17 @@ class MixedLinear(nn.Module):
         # Views by their strides, of what is changed and of its own adapter's part of each block: slices of slices are
         # a call each, and while a short prompt is read it is the host that a GPU waits for.
         for block, slot, matrices in self._plans[active]:
-            start, own = block * rows * wide, self.outs + slot * self.width
-            for i, b in enumerate(matrices):
+            first = block * rows * wide
+            column, own = first, first + self.outs + slot * self.width
+            for b in matrices:
                 count, rank, outs = b.shape
-                changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), start + i * outs)
-                low = y.as_strided((count, rows, rank), (rows * wide + self.width, wide, 1), start + own + i * rank)
-                changed.baddbmm_(low, b)
+                changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), column)
+                low = y.as_strided((count, rows, rank), (rows * wide + self.width, wide, 1), own)
+                column, own = column + outs, own + rank
+                if self._by_bags:
+                    changed.add_(_bags(low, b))
+                else:
+                    changed.baddbmm_(low, b)
         return y.narrow(-1, 0, self.outs)
 
     def settle(self) -> "MixedLinear":
@@ -361,13 +365,13 @@ class MixedLinear(nn.Module):
 
     def _plan(self, active: tuple[str, ...]) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
         """For each run of blocks with neighbouring adapters: its first block, that one's adapter, and the B of all of
-        them, (blocks, r, outs) for each product."""
+        them, (blocks, r, outs) for each layer."""
         pairs = [(block, self._slots[name]) for block, name in enumerate(active) if name in self.changed_by]
         plan = []
         for _, run in groupby(pairs, lambda pair: pair[1] - pair[0]):
             run = list(run)
             (block, slot), (last, _) = run[0], run[-1]
-            plan.append((block, slot, self.lora_b[slot : slot + last - block + 1].chunk(self._products, dim=-1)))
+            plan.append((block, slot, self.lora_b[slot : slot + last - block + 1].split(self.sizes, dim=-1)))
         return plan
 
 
@@ -376,7 +380,6 @@ def _stacked(
     adapters: Sequence[Adapter],
     weight: torch.Tensor,
     dtype: torch.dtype,
-    diagonal: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The matrices of all adapters for layers that read the same input, as MixedLinear holds them: A
     (N x layers x r, in) like the layers' weight, and B in the dtype of what it is multiplied with.
@@ -384,17 +387,35 @@ def _stacked(
     They are taken out of the adapters, which would otherwise be in memory twice until all layers are made.
     """
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
+    rank = -(-rank // 8) * 8  # a GPU reads 16 bytes at a time, of every row from the same place on
     outs = [linear.out_features for linear in layers.values()]
     lora_a = weight.new_zeros(len(adapters), len(layers) * rank, weight.shape[1])
-    lora_b = weight.new_zeros(len(adapters), len(layers) * rank if diagonal else rank, sum(outs), dtype=dtype)
+    lora_b = weight.new_zeros(len(adapters), rank, sum(outs), dtype=dtype)
     for n, adapter in enumerate(adapters):
         for i, path in enumerate(layers):
             if path in adapter.weights:
                 a, b = adapter.weights.pop(path)
-                column, row, out = i * rank, i * rank * diagonal, sum(outs[:i])
-                lora_a[n, column : column + a.shape[0]] = a
-                lora_b[n, row : row + b.shape[1], out : out + b.shape[0]] = b.T
+                row, column = i * rank, sum(outs[:i])
+                lora_a[n, row : row + a.shape[0]] = a
+                lora_b[n, : b.shape[1], column : column + b.shape[0]] = b.T
     return lora_a.flatten(0, 1), lora_b
+
+
+def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """low (n, rows, r) @ b (n, r, outs) -> (n, rows, outs), each row a weighted sum of rows of b, by FBGEMM.
+
+    In bfloat16 PyTorch would hand the product to oneDNN, which takes three times as long for a step's few rows, not
+    much less for a prompt's many, and keeps 0.6 to 2 MB for every shape (docs/speed.md).
+    """
+    n, rows, rank = low.shape
+    weights = low.reshape(-1, rank)
+    bags = nn.functional.embedding_bag(_rows_of(n, rows, rank), b.flatten(0, 1), mode="sum", per_sample_weights=weights)
+    return bags.view(n, rows, -1)
+
+
+@lru_cache(64)
+def _rows_of(n: int, rows: int, rank: int) -> torch.Tensor:
+    return torch.arange(n * rank, dtype=torch.int32).view(n, 1, rank).expand(n, rows, rank).reshape(-1, rank)
 
 
 def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
@@ -413,7 +434,11 @@ def fbgemm_takes(weights: torch.dtype, device: torch.device) -> bool:
     So a CPU without instructions for 16 bits reads half as much. Weights published in bfloat16 lose nothing: from
     7.6e-6 on float16 has all their digits, and below it is 3e-8 off at most.
     """
-    return weights is torch.float16 and device.type == "cpu" and torch.backends.quantized.engine in ("fbgemm", "x86")
+    return weights is torch.float16 and device.type == "cpu" and _fbgemm_is_here()
+
+
+def _fbgemm_is_here() -> bool:
+    return torch.backends.quantized.engine in ("fbgemm", "x86")
 
 
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -428,15 +453,15 @@ def onednn_takes(x: torch.Tensor) -> bool:
     return x.dtype is torch.float32 or (x.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def attach(model: nn.Module, adapters: Sequence[Adapter], mix: Mix, part: str, device: torch.device) -> nn.Module:
-    """The module at the path `part` on a device, each linear layer in it replaced by a mixed one."""
-    owner = model.get_submodule(part)
-    dtype = activations(next(owner.parameters()).dtype, device)
-    for path in [path for path, module in owner.named_modules() if isinstance(module, nn.Linear)]:
-        parent, _, leaf = path.rpartition(".")
-        layers = {f"{part}.{path}": owner.get_submodule(path)}
-        setattr(owner.get_submodule(parent), leaf, MixedLinear(layers, adapters, mix, device).settle())
-    return owner.to(device, dtype)  # what is left: convolutions, norms
+def joined(
+    owner: nn.Module, path: str, names: Sequence[str], adapters: Sequence[Adapter], mix: Mix, device: torch.device
+) -> MixedLinear:
+    """Linear layers of one module, at the path `path`, as a settled mixed one; they are taken out of the module."""
+    paths = {name: f"{path}.{name}" if path else name for name in names}
+    mixed = MixedLinear({paths[name]: owner.get_submodule(name) for name in names}, adapters, mix, device)
+    for name in names:
+        delattr(owner, name)  # what was joined is freed before it is laid out anew
+    return mixed.settle()
 
 
 def merge(model: nn.Module, adapter: Adapter) -> None:

@@ -18,10 +18,10 @@ from types import ModuleType
 import torch
 from torch import nn
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, VoxtralForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from evoxtral.lora import Adapter, Mix, MixedLinear, activations
+from evoxtral.lora import Adapter, Mix, activations, joined
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +40,14 @@ class Block(nn.Module):
     ):
         super().__init__()
 
-        def linear(owner: nn.Module, inner: str, *names: str) -> MixedLinear:
-            layers = {f"{path}.{inner}.{name}": owner.get_submodule(name) for name in names}
-            mixed = MixedLinear(layers, adapters, mix, device)
-            for name in names:
-                delattr(owner, name)
-            layers.clear()  # what was joined is freed before it is laid out anew
-            return mixed.settle()
-
-        self.qkv = linear(layer.self_attn, "self_attn", "q_proj", "k_proj", "v_proj")
-        self.out = linear(layer.self_attn, "self_attn", "o_proj")
-        self.gate_up = linear(layer.mlp, "mlp", "gate_proj", "up_proj")
-        self.down = linear(layer.mlp, "mlp", "down_proj")
+        attention, mlp = layer.self_attn, layer.mlp
+        self.qkv = joined(attention, f"{path}.self_attn", ("q_proj", "k_proj", "v_proj"), adapters, mix, device)
+        self.out = joined(attention, f"{path}.self_attn", ("o_proj",), adapters, mix, device)
+        self.gate_up = joined(mlp, f"{path}.mlp", ("gate_proj", "up_proj"), adapters, mix, device)
+        self.down = joined(mlp, f"{path}.mlp", ("down_proj",), adapters, mix, device)
         self.attention_norm = layer.input_layernorm.weight
         self.mlp_norm = layer.post_attention_layernorm.weight
-        config = layer.self_attn.config
+        config = attention.config
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
@@ -100,8 +93,11 @@ def _kernels(config: LlamaConfig) -> ModuleType | None:
     return kernels
 
 
-def _attention(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """One query of each head, q (B, H, …, d), over a cache (B, K, L, d); of q's shape."""
+def _attention(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, end: int, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """One query of each head, q (B, H, …, d), over a cache (B, K, L, d) up to `end`; of q's shape."""
+    keys, values = keys[:, :, :end], values[:, :, :end]
     # The H / K query heads that share a key/value head become its queries: no copies of keys.
     grouped = q.reshape(*keys.shape[:2], -1, keys.shape[-1])
     return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
@@ -112,14 +108,14 @@ class TextModel(nn.Module):
 
     def __init__(
         self,
-        language_model: LlamaModel,
-        lm_head: nn.Linear,
+        model: VoxtralForConditionalGeneration,
         adapters: Sequence[Adapter],
         mix: Mix,
         device: torch.device,
     ):
-        """Takes the layers out of `language_model`, which cannot be used afterwards, and to a device one by one."""
+        """Takes the layers out of `model`, which cannot write afterwards, and to a device one by one."""
         super().__init__()
+        language_model = model.model.language_model
         self.config, self.mix = language_model.config, mix
         self.embed = language_model.embed_tokens
         self.rotary = language_model.rotary_emb
@@ -130,7 +126,7 @@ class TextModel(nn.Module):
             block = Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix, device)
             self.blocks.append(block.to(device, dtype))
             language_model.layers[i] = nn.Identity()
-        self.head = MixedLinear({"lm_head": lm_head}, adapters, mix, device).settle()
+        self.head = joined(model, "", ("lm_head",), adapters, mix, device)
         self.kernels = _kernels(self.config) if device.type == "cuda" else None
         self.to(device)
 
@@ -146,18 +142,22 @@ class TextModel(nn.Module):
 class Session:
     """The cache of one batch: `prefill` once, then `step` per token. Serves one batch after another."""
 
-    def __init__(self, text: TextModel, rows: int, length: int):
-        """rows: B.  length: L, positions of prompt and text together."""
+    def __init__(self, text: TextModel, rows: int, length: int, static: bool | None = None):
+        """rows: B.  length: L, positions of prompt and text together.
+
+        static: whether a step's shapes never change, as a CUDA graph wants it: then attention reads the whole cache,
+        and a mask. Otherwise as far as the text goes, and memory behind that is never touched. None for by the device.
+        """
         config, like = text.config, text.norm
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
         self.text, self.rows, self.length = text, rows, length
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.zeros_like(self.keys)
+        self.static = like.is_cuda if static is None else static
+        make = torch.zeros if self.static else torch.empty  # what is masked must be finite
+        self.keys, self.values = (make(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         self.positions = torch.arange(length, device=like.device)
         cos, sin = text.rotary(like, self.positions[None])
         half = config.head_dim // 2
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
-        self.unturned = torch.eye(config.head_dim, dtype=like.dtype, device=like.device)
         self.seen, self.unseen = like.new_zeros(()), like.new_full((), -torch.inf)  # added to attention scores
         self.used = 0
         self.token = torch.zeros(rows, dtype=torch.long, device=like.device)
@@ -175,16 +175,16 @@ class Session:
         copies = self.rows // len(prompts)
         self.used = prompts.shape[1]
         if prompts.device.type == "cuda":
-            return self._read(prompts, 0, copies).repeat_interleave(copies, dim=0)
+            return self.text.logits(self._read(prompts, 0, copies)).repeat_interleave(copies, dim=0)
         # On a CPU a batch saves no time here, and its activations would be the most memory of all: one by one.
-        logits, mix = [], self.text.mix
+        last, mix = [], self.text.mix
         for i, prompt in enumerate(prompts):
             with mix.using((mix.active[i * len(mix.active) // len(prompts)],)):
-                logits.append(self._read(prompt[None], i * copies, copies))
-        return torch.cat(logits).repeat_interleave(copies, dim=0)
+                last.append(self._read(prompt[None], i * copies, copies))
+        return self.text.logits(torch.cat(last)).repeat_interleave(copies, dim=0)
 
     def _read(self, prompts: torch.Tensor, first: int, copies: int) -> torch.Tensor:
-        """Read some prompts, each for `copies` rows from row `first` on; gives their logits.
+        """Read some prompts, each for `copies` rows from row `first` on; gives their last positions, (P, 1, D).
 
         On a CPU in chunks, one after the other through all layers.
         """
@@ -206,7 +206,7 @@ class Session:
                     return scaled_dot_product_attention(q, keys, values, mask, is_causal=not start, enable_gqa=True)
 
                 x = block(x, turn, attend)
-        return self.text.logits(x)
+        return x[:, -1:]
 
     def step(self, token: torch.Tensor) -> torch.Tensor:
         """Append a token (B,) to every row; gives logits (B, vocabulary), valid until the next step."""
@@ -222,33 +222,32 @@ class Session:
 
     def _step(self) -> torch.Tensor:
         x = self.text.embedded(self.token)
-        mask = torch.where(self.positions <= self.position, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
-        return self._by_kernels(x, mask) if self.text.kernels else self._by_pytorch(x[:, None], mask)
+        end, mask = self.used, None
+        if self.static:
+            seen = self.positions <= self.position
+            end, mask = self.length, torch.where(seen, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
+        attention = partial(_attention, end=end, mask=mask)
+        return self._by_kernels(x, attention) if self.text.kernels else self._by_pytorch(x[:, None], attention)
 
-    def _by_pytorch(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # All rows stand at one position: to turn is to multiply by what the identity turns to, for all layers the same.
-        turned = _rotate(self.unturned, self.cos[self.position], self.sin[self.position]).expand(self.rows, -1, -1)
-
-        def turn(heads):
-            return torch.bmm(heads.squeeze(2), turned).unsqueeze(2)
-
+    def _by_pytorch(self, x: torch.Tensor, attention: Callable[..., torch.Tensor]) -> torch.Tensor:
+        turn = partial(_rotate, cos=self.cos[self.position], sin=self.sin[self.position])
         for block, keys, values in zip(self.text.blocks, self.keys, self.values, strict=True):
 
             def attend(q, k, v, keys=keys, values=values):
                 keys.index_copy_(2, self.position, k)
                 values.index_copy_(2, self.position, v)
-                return _attention(q, keys, values, mask)
+                return attention(q, keys, values)
 
             x = block(x, turn, attend)
         return self.text.logits(x)
 
-    def _by_kernels(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _by_kernels(self, x: torch.Tensor, attention: Callable[..., torch.Tensor]) -> torch.Tensor:
         kernels, turn = self.text.kernels, (self.cos, self.sin)
         first, *others = [block.attention_norm for block in self.text.blocks]
         stream = kernels.begin(x, first)
         layers = zip(self.text.blocks, self.keys, self.values, [*others, self.text.norm], strict=True)
         for block, keys, values, following in layers:
-            attend = partial(_attention, keys=keys, values=values, mask=mask)
+            attend = partial(attention, keys=keys, values=values)
             stream = kernels.layer(block, stream, following, turn, self.position, keys, values, attend)
         return self.text.logits(stream.x[:, None])
 

@@ -147,14 +147,15 @@ def test_a_rows_chances_are_its_own():
 # ---------------------------------------------------------------------------------------------------- session
 
 
+@pytest.mark.parametrize("static", [False, True], ids=["as far as the text goes", "static shapes"])
 @pytest.mark.parametrize("copies", [1, 3])
-def test_prefill_and_steps_give_the_logits_of_the_whole_sequence(checkpoint, copies):
+def test_prefill_and_steps_give_the_logits_of_the_whole_sequence(checkpoint, copies, static):
     model = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     ids = torch.randint(64, 300, (2, 19), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(input_ids=ids).logits.repeat_interleave(copies, dim=0)
-        text = TextModel(model.model.language_model, model.lm_head, [], lora.Mix([]), torch.device("cpu"))
-        session = Session(text, rows=2 * copies, length=64)
+        text = TextModel(model, [], lora.Mix([]), torch.device("cpu"))
+        session = Session(text, rows=2 * copies, length=64, static=static)
         for _ in range(2):  # a session serves one batch after another
             logits = session.prefill(text.embed(ids[:, :12]))
             torch.testing.assert_close(logits, expected[:, 11], atol=1e-4, rtol=1e-4)
@@ -166,7 +167,8 @@ def test_prefill_and_steps_give_the_logits_of_the_whole_sequence(checkpoint, cop
 def test_weights_are_in_memory_once(checkpoint):
     model = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     language_model = model.model.language_model
-    text = TextModel(language_model, model.lm_head, [], lora.Mix([]), torch.device("cpu"))
+    text = TextModel(model, [], lora.Mix([]), torch.device("cpu"))
     left = dict(language_model.named_parameters())
     assert left.keys() == {"embed_tokens.weight", "norm.weight"}, "its layers were taken out"
     assert left["embed_tokens.weight"] is text.embed.weight and left["norm.weight"] is text.norm
+    assert not hasattr(model, "lm_head"), "so was its output layer"

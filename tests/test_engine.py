@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tone
+from conftest import save_adapter, tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import audio, checkpoints, lora, text_model
+from evoxtral import audio, checkpoints, encoder, lora, text_model
 from evoxtral import engine as engine_module
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.checkpoints import Checkpoint
@@ -62,8 +62,8 @@ def test_a_prompt_read_in_chunks_is_the_same_prompt(engine, monkeypatch):
 def test_either_attention_of_the_encoder_hears_the_same(checkpoint, monkeypatch):
     """A CPU takes the faster one."""
     heard = []
-    for attention in (engine_module._ATTENTION, "sdpa"):
-        monkeypatch.setattr(engine_module, "_faster_attention", lambda *_, name=attention: name)
+    for attention in (encoder._attend_in_parts, torch.nn.functional.scaled_dot_product_attention):
+        monkeypatch.setattr(encoder, "_faster_attention", lambda _, attention=attention: attention)
         heard += Engine(checkpoint, device="cpu").batch([tone(4.0)], decoding=TO_THE_END)
     assert_same(*heard)
 
@@ -218,13 +218,11 @@ def test_sampling_repeats_with_its_seed_and_spreads_over_samples(engine):
 
 
 def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(engine, checkpoint, tmp_path, monkeypatch):
-    from conftest import save_adapter
-
     save_adapter(checkpoint.base, tmp_path / "text", seed=5, target_modules=r".*language_model.*\.[qkvo]_proj")
     mixed = Checkpoint("mixed", checkpoint.base, {"text": str(tmp_path / "text"), "rl": checkpoint.adapters["rl"]})
     mixed_engine = Engine(mixed, device="cpu", dtype=torch.float32)
     seen = []
-    mixed_engine._tower.register_forward_pre_hook(lambda module, arguments: seen.append(len(arguments[0])))
+    mixed_engine._encoder.layers[0].register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
     wave = tone(4.0)
     columns = mixed_engine.batch([wave], decoding=TO_THE_END)[0]
     mixed_engine.batch([wave], ("text",), decoding=TO_THE_END)
@@ -232,6 +230,20 @@ def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(engine, chec
     for variant in mixed.variants:
         expected = engine.prompt.pieces(until_end(reference_ids(mixed, variant, engine, wave), engine))
         assert [t.text for t in columns[variant][0].cues[0].tokens] == expected
+
+
+def test_windows_are_heard_the_same_in_one_batch_and_one_by_one(checkpoint, tmp_path):
+    """As CUDA and as a CPU does it; by variants that share what they hear and variants that do not."""
+    save_adapter(checkpoint.base, tmp_path / "text", seed=5, target_modules=r".*language_model.*\.[qkvo]_proj")
+    save_adapter(checkpoint.base, tmp_path / "project", seed=6, target_modules=["multi_modal_projector.linear_1"])
+    adapters = {name: str(tmp_path / name) for name in ("text", "project")}
+    mixed = Engine(Checkpoint("mixed", checkpoint.base, adapters | checkpoint.adapters), "cpu", torch.float32)
+    mels = mixed.prompt.log_mel([tone(4.0), tone(2.0, seed=1)], "cpu")
+    with torch.inference_mode():
+        one_by_one = mixed._encoder(mels, mixed.variants)
+        torch.testing.assert_close(one_by_one, mixed._encoder._heard(mels, mixed.variants), atol=1e-5, rtol=1e-4)
+    heard = dict(zip(mixed.variants, one_by_one.chunk(len(mixed.variants)), strict=True))
+    assert [name for name in mixed.variants if torch.equal(heard[name], heard["base"])] == ["base", "text"]
 
 
 def test_an_abandoned_stream_leaves_the_engine_usable(engine):

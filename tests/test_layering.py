@@ -15,7 +15,7 @@ FLOORS = (
     {"transcript"},
     {"metrics", "results"},
     {"audio"},
-    {"prompt", "checkpoints", "lora", "text_model", "kernels", "decode", "speech"},
+    {"prompt", "checkpoints", "lora", "text_model", "encoder", "kernels", "decode", "memory", "speech"},
     {"engine"},
     {"bulk", "ui", "serve"},
     {"cli"},

@@ -231,17 +231,23 @@ def test_a_settled_layer_computes_what_its_weights_give_in_float32(checkpoint, m
             torch.testing.assert_close(settled(x).float(), plain(x.float()), atol=off, rtol=off)
 
 
-def test_joined_layers_compute_what_each_computes_alone(checkpoint, model):
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("attention", ["model.language_model.layers.0.self_attn", f"{lora.TOWER}.layers.0.self_attn"])
+def test_joined_layers_compute_what_each_computes_alone(checkpoint, model, attention, dtype, off):
+    """The text model's are of several sizes; of the tower's some have a bias."""
+
     def adapters():
-        return [lora.read(folder, model, name) for name, folder in checkpoint.adapters.items()]
+        return [lora.read(folder, model, name, dtype) for name, folder in checkpoint.adapters.items()]
 
     mix = lora.Mix(adapters())
-    attention = "model.language_model.layers.0.self_attn"
-    layers = {f"{attention}.{n}": model.get_submodule(f"{attention}.{n}") for n in ("q_proj", "k_proj", "v_proj")}
-    x = torch.randn(6, 3, 48)
-    with mix.using(("base", "sft", "rl")), torch.no_grad():
-        alone = [lora.MixedLinear({path: layer}, adapters(), mix, CPU)(x) for path, layer in layers.items()]
-        torch.testing.assert_close(lora.MixedLinear(layers, adapters(), mix, CPU)(x), torch.cat(alone, dim=-1))
+    names = [f"{attention}.{name}" for name in ("q_proj", "k_proj", "v_proj")]
+    layers = {name: copy_of(model.get_submodule(name)).to(dtype) for name in names}
+    x = torch.randn(6, 3, layers[names[0]].in_features, dtype=dtype)
+    for variants in (("base", "sft", "rl"), ("base", "rl"), ("sft",)):
+        with mix.using(variants), torch.no_grad():
+            alone = [lora.MixedLinear({path: layer}, adapters(), mix, CPU)(x) for path, layer in layers.items()]
+            joined = lora.MixedLinear(layers, adapters(), mix, CPU)(x)
+        torch.testing.assert_close(joined, torch.cat(alone, dim=-1), atol=off, rtol=off)
 
 
 def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path):
@@ -265,10 +271,11 @@ def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path
 def test_the_base_is_not_in_memory_twice(checkpoint):
     model = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     adapters = [lora.read(checkpoint.adapters["sft"], model, "sft")]
-    path = f"{lora.TOWER}.layers.0.self_attn.q_proj"
+    attention = f"{lora.TOWER}.layers.0.self_attn"
+    path = f"{attention}.q_proj"
     weight = weakref.ref(model.get_submodule(path).weight)
     assert path in adapters[0].weights
-    lora.attach(model, adapters, lora.Mix(adapters), lora.TOWER, CPU)
+    lora.joined(model.get_submodule(attention), attention, ("q_proj",), adapters, lora.Mix(adapters), CPU)
     assert weight() is None and path not in adapters[0].weights
 
 
