@@ -4,7 +4,9 @@ The rules are those of https://huggingface.co/docs/hub/spaces-config-reference a
 """
 
 import ast
+import json
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -123,6 +125,15 @@ def test_visitors_may_wait_in_a_queue_of_a_stated_length():
 def test_spaces_is_imported_before_anything_that_touches_cuda():
     first = next(node for node in ast.parse((ROOT / "app.py").read_text(encoding="utf-8")).body[1:])
     assert isinstance(first, ast.Import) and first.names[0].name == "spaces"
+
+
+def test_at_boot_the_model_goes_to_zerogpus_emulated_device_whole_and_once(tmp_path):
+    command = [sys.executable, Path(__file__).with_name("booted_on_zerogpu.py"), tmp_path / "packed"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    booted = json.loads(done.stdout)
+    assert (booted["device"], booted["dtype"], booted["elsewhere"]) == ("cuda", "torch.bfloat16", [])
+    assert booted["packed_bytes"] == booted["held_bytes"] > 20e6, "nothing twice, and nothing left behind"
 
 
 def test_nothing_that_zerogpu_cannot_do_is_used():
