@@ -145,7 +145,7 @@ def _attend_in_parts(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     for i in product(range(b), range(h)):
         keys, values = k[i].float().contiguous(), v[i].T.contiguous()
         for queries, written in zip(*(equal_parts(x, _POSITIONS) for x in (q[i], out[i])), strict=True):
-            scores = lora.onednn_linear((queries * d**-0.5).float(), keys)
+            scores = lora.onednn_linear(queries.float() * d**-0.5, keys)
             written.copy_(lora.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
     return out
 
