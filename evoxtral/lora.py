@@ -387,7 +387,7 @@ def _stacked(
     They are taken out of the adapters, which would otherwise be in memory twice until all layers are made.
     """
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
-    rank = -(-rank // 8) * 8  # a GPU reads 16 bytes at a time, of every row from the same place on
+    rank = -(-rank // 8) * 8  # rows of a product begin at multiples of 16 bytes: so a GPU's attention reads them
     outs = [linear.out_features for linear in layers.values()]
     lora_a = weight.new_zeros(len(adapters), len(layers) * rank, weight.shape[1])
     lora_b = weight.new_zeros(len(adapters), rank, sum(outs), dtype=dtype)
@@ -404,8 +404,8 @@ def _stacked(
 def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """low (n, rows, r) @ b (n, r, outs) -> (n, rows, outs), each row a weighted sum of rows of b, by FBGEMM.
 
-    In bfloat16 PyTorch would hand the product to oneDNN, which takes three times as long for a step's few rows, not
-    much less for a prompt's many, and keeps 0.6 to 2 MB for every shape (docs/speed.md).
+    In bfloat16 PyTorch would hand the product to oneDNN, which takes three times as long for a step's few rows and
+    keeps 0.6 to 2 MB for every shape; what it is quicker with, a prompt's many rows, is little of a prompt's time.
     """
     n, rows, rank = low.shape
     weights = low.reshape(-1, rank)
