@@ -45,6 +45,7 @@ _NEEDED = {"r": int, "lora_alpha": (int, float), "target_modules": (str, list)}
 # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) rewrite W itself, and the adapter fits that W alone.
 _INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 _NAMED = 3  # how many keys an error names
+_BAGS = 1536  # rows x r, up to which a CPU multiplies by B as bags in bfloat16
 
 
 @dataclass(frozen=True)
@@ -308,7 +309,7 @@ class MixedLinear(nn.Module):
                     own.copy_(linear.bias.detach())
             self.bias = nn.Parameter(bias, requires_grad=False)
         self._settled: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self._by_bags = dtype is torch.bfloat16 and device.type == "cpu" and _fbgemm_is_here()
+        self._bags_up_to = _BAGS if dtype is torch.bfloat16 and device.type == "cpu" and _fbgemm_is_here() else 0
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in) by the weights, and after them by the A of all adapters: (rows, …, outs + N x layers x r)."""
@@ -341,7 +342,7 @@ class MixedLinear(nn.Module):
                 changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), column)
                 low = y.as_strided((count, rows, rank), (rows * wide + self.width, wide, 1), own)
                 column, own = column + outs, own + rank
-                if self._by_bags:
+                if rows * rank <= self._bags_up_to:
                     changed.add_(_bags(low, b))
                 else:
                     changed.baddbmm_(low, b)
@@ -404,8 +405,8 @@ def _stacked(
 def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """low (n, rows, r) @ b (n, r, outs) -> (n, rows, outs), each row a weighted sum of rows of b, by FBGEMM.
 
-    In bfloat16 PyTorch would hand the product to oneDNN, which takes three times as long for a step's few rows and
-    keeps 0.6 to 2 MB for every shape; what it is quicker with, a prompt's many rows, is little of a prompt's time.
+    In bfloat16 PyTorch would hand the product to oneDNN, which takes twice as long for a step's few rows, and keeps
+    0.6 to 2 MB for every shape, a step's and a prompt's. From _BAGS on it is so much quicker that they are worth it.
     """
     n, rows, rank = low.shape
     weights = low.reshape(-1, rank)

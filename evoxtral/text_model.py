@@ -22,6 +22,7 @@ from transformers import LlamaConfig, VoxtralForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from evoxtral.lora import Adapter, Mix, activations, joined
+from evoxtral.memory import return_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +207,8 @@ class Session:
                     return scaled_dot_product_attention(q, keys, values, mask, is_causal=not start, enable_gqa=True)
 
                 x = block(x, turn, attend)
+            if prompts.device.type == "cpu":
+                return_freed_memory()  # it lies in pieces that the next chunk could not use
         return x[:, -1:]
 
     def step(self, token: torch.Tensor) -> torch.Tensor:
