@@ -15,8 +15,7 @@ import torch
 from evoxtral.text_model import Session
 
 LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
-# Cache lengths are multiples of this: on CUDA, so that batches of like length share a session and its graph.
-LENGTH_STEP = {"cuda": 256, "cpu": 32}
+LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of like length share a session and its graph
 
 
 @dataclass(frozen=True)
@@ -176,5 +175,5 @@ class Batch:
 
 def cache_length(prompt: int, budgets: Sequence[int], device: torch.device) -> int:
     """Positions that a cache needs for a prompt of so many tokens and the largest budget."""
-    step = LENGTH_STEP[device.type]
+    step = LENGTH_STEP if device.type == "cuda" else 1
     return math.ceil((prompt + max(budgets)) / step) * step

@@ -1,10 +1,11 @@
 """Voxtral's audio encoder (that of Whisper) and its projector: from log-mels to what each variant hears.
 
-It computes what `VoxtralModel.get_audio_features` computes, from the same weights, taken over layer by layer. It is
-our own so that queries, keys and values are one product, adapters are mixed within a batch, and a CPU has little more
-in memory than one layer of one window.
+It computes what `VoxtralModel.get_audio_features` computes, from the same weights, taken over layer by layer (but for
+the positions' table: transformers has it in float32 beside weights of 16 bits). It is our own so that queries, keys
+and values are one product, adapters are mixed within a batch, and a CPU has little more in memory than one layer of
+one window.
 
-Shapes: S windows, B windows x encoders, T positions, D width, H heads.
+Shapes: S windows, B encoders x windows, T positions, D width, H heads.
 """
 
 import sys
@@ -25,6 +26,8 @@ from evoxtral.text_model import equal_parts
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _POSITIONS = 150  # that a CPU widens or attends from at a time, about: those of all would be the most memory of all
+
+_FLOAT16 = torch.finfo(torch.float16).max - 1000  # where transformers holds the residual stream too
 
 
 class Layer(nn.Module):
@@ -55,6 +58,8 @@ class Layer(nn.Module):
         del y
         for part in equal_parts(x, sys.maxsize if x.is_cuda else _POSITIONS, dim=1):
             part += self.narrow(self.activation(self.widen(self.mlp_norm(part))))
+        if x.dtype is torch.float16:
+            x.clamp_(-_FLOAT16, _FLOAT16)
         return x
 
 
@@ -156,10 +161,10 @@ def _faster_attention(encoder: Encoder) -> Attend:
     Measured: PyTorch multiplies float32 with MKL, which is quick on an Intel Xeon and slow on an AMD EPYC.
     """
     heads, width = encoder.layers[0].heads, encoder.positions.shape[1]
-    q = encoder.positions.new_ones(1, heads, 4 * _POSITIONS, width // heads)
+    qkv = encoder.positions.new_ones(1, 4 * _POSITIONS, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
 
     def taken(attend: Attend) -> float:
-        return least_seconds(lambda: attend(q, q, q))
+        return least_seconds(lambda: attend(*qkv))
 
     return min((_attend_in_parts, scaled_dot_product_attention), key=taken)
 

@@ -1,7 +1,7 @@
 """Kernels of a decoding step on CUDA: what stands between two of a layer's products, in one launch.
 
 A step of a few rows computes so little that a launch costs its few microseconds whatever it does, and PyTorch takes
-twenty of them for a layer. Here a layer is its four products, its attention, and four launches:
+two dozen of them for a layer. Here a layer is its four products, its attention, and four launches:
 
     place  behind the product of queries, keys and values: LoRA, rotary positions, keys and values into the cache
     gate   behind the product of gate and up: LoRA, and SiLU(gate) times up

@@ -2,8 +2,8 @@
 
 Low-rank adaptation (https://arxiv.org/abs/2106.09685): y = W x + (alpha / r) B A x. Here the base weight W is
 held once and read once for a whole batch; the rows of the batch are variant-major, (V, rows of one variant,
-…), so that all adapters of a batch apply as a few batched products, whatever the number of variants. That holds
-in the audio tower and the projector as well, where the leading dimension is windows or audio tokens.
+…), so that all adapters of a batch apply as a few batched products (or bags), whatever the number of variants. That
+holds in the audio tower and the projector as well, where the leading dimension is windows.
 """
 
 import json
@@ -275,7 +275,8 @@ class MixedLinear(nn.Module):
     weight (outs + N x layers x r, in) is the layers' weights one after the other, and below them the A of all N
     adapters: a few rows more of the one product that is read for, instead of a small one of their own, which
     would take a third as long. lora_b (N, r, outs) holds the B of all adapters, those of the layers side by side.
-    Ranks below the largest are padded with zeros, and so are adapters that leave these layers alone.
+    r is the largest rank, or the next multiple of 8: what is missing to it is zeros, as is all of an adapter that
+    leaves these layers alone.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix, device: torch.device):
@@ -285,12 +286,12 @@ class MixedLinear(nn.Module):
         """
         super().__init__()
         linears = list(layers.values())
-        self.sizes = [linear.out_features for linear in linears]
+        self._sizes = [linear.out_features for linear in linears]
         weights = [linear.weight.to(device) for linear in linears]
         dtype = activations(weights[0].dtype, device)
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
-        self.ins, self.outs = weights[0].shape[1], sum(self.sizes)
+        self.ins, self.outs = weights[0].shape[1], sum(self._sizes)
         self.rank = self.width = 0  # of an adapter's A for one layer, and of all it makes of a row
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
         self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
@@ -304,7 +305,7 @@ class MixedLinear(nn.Module):
         self.bias = None
         if any(linear.bias is not None for linear in linears):  # zeros for the others, and behind an adapter's A
             bias = torch.zeros(len(self.weight), dtype=dtype, device=device)
-            for linear, own in zip(linears, bias[: self.outs].split(self.sizes), strict=True):
+            for linear, own in zip(linears, bias[: self.outs].split(self._sizes), strict=True):
                 if linear.bias is not None:
                     own.copy_(linear.bias.detach())
             self.bias = nn.Parameter(bias, requires_grad=False)
@@ -372,7 +373,7 @@ class MixedLinear(nn.Module):
         for _, run in groupby(pairs, lambda pair: pair[1] - pair[0]):
             run = list(run)
             (block, slot), (last, _) = run[0], run[-1]
-            plan.append((block, slot, self.lora_b[slot : slot + last - block + 1].split(self.sizes, dim=-1)))
+            plan.append((block, slot, self.lora_b[slot : slot + last - block + 1].split(self._sizes, dim=-1)))
         return plan
 
 
@@ -388,7 +389,7 @@ def _stacked(
     They are taken out of the adapters, which would otherwise be in memory twice until all layers are made.
     """
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
-    rank = -(-rank // 8) * 8  # rows of a product begin at multiples of 16 bytes: so a GPU's attention reads them
+    rank = -(-rank // 8) * 8  # so that rows of a product begin where a GPU's attention can read 16 bytes at a time
     outs = [linear.out_features for linear in layers.values()]
     lora_a = weight.new_zeros(len(adapters), len(layers) * rank, weight.shape[1])
     lora_b = weight.new_zeros(len(adapters), rank, sum(outs), dtype=dtype)
@@ -406,7 +407,7 @@ def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """low (n, rows, r) @ b (n, r, outs) -> (n, rows, outs), each row a weighted sum of rows of b, by FBGEMM.
 
     In bfloat16 PyTorch would hand the product to oneDNN, which takes twice as long for a step's few rows, and keeps
-    0.6 to 2 MB for every shape, a step's and a prompt's. From _BAGS on it is so much quicker that they are worth it.
+    0.6 to 2 MB for every shape, a step's and a prompt's. Above _BAGS oneDNN is so much quicker that it is worth them.
     """
     n, rows, rank = low.shape
     weights = low.reshape(-1, rank)

@@ -2,8 +2,8 @@
 
 It computes what `LlamaForCausalLM` computes, from the same weights, taken over layer by layer so that they
 are never in memory twice; layers that read the same input are joined into one product. It is our own because
-a step then has no work on the host but launching its kernels, and shapes that never change: on CUDA the whole
-step is captured once and replayed as one graph.
+a step then has no work on the host but launching its kernels and, on CUDA, shapes that never change: there the
+whole step is captured once and replayed as one graph.
 
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
@@ -143,16 +143,16 @@ class TextModel(nn.Module):
 class Session:
     """The cache of one batch: `prefill` once, then `step` per token. Serves one batch after another."""
 
-    def __init__(self, text: TextModel, rows: int, length: int, static: bool | None = None):
+    def __init__(self, text: TextModel, rows: int, length: int, static: bool = False):
         """rows: B.  length: L, positions of prompt and text together.
 
-        static: whether a step's shapes never change, as a CUDA graph wants it: then attention reads the whole cache,
-        and a mask. Otherwise as far as the text goes, and memory behind that is never touched. None for by the device.
+        static: whether a step's shapes never change, as they must on CUDA for its graph: then attention reads the whole
+        cache, and a mask. Otherwise as far as the text goes, and memory behind that is never touched.
         """
         config, like = text.config, text.norm
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
         self.text, self.rows, self.length = text, rows, length
-        self.static = like.is_cuda if static is None else static
+        self.static = static or like.is_cuda
         make = torch.zeros if self.static else torch.empty  # what is masked must be finite
         self.keys, self.values = (make(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         self.positions = torch.arange(length, device=like.device)
@@ -209,7 +209,7 @@ class Session:
                 x = block(x, turn, attend)
             if prompts.device.type == "cpu":
                 return_freed_memory()  # it lies in pieces that the next chunk could not use
-        return x[:, -1:]
+        return x[:, -1:].clone()  # a view would keep all of the chunk
 
     def step(self, token: torch.Tensor) -> torch.Tensor:
         """Append a token (B,) to every row; gives logits (B, vocabulary), valid until the next step."""

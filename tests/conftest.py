@@ -53,7 +53,9 @@ def randomise(module: torch.nn.Module, seed: int, scale: float = 2.0) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if parameter.requires_grad and parameter.ndim > 1:
+            if parameter.ndim == 1:  # biases begin at 0, norms at 1: neither would be missed
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            elif parameter.requires_grad:
                 fan_in = parameter[0].numel()
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale * fan_in**-0.5)
                 if "embed_tokens" in name:

@@ -48,7 +48,7 @@ def decoded(engine: Engine, kernels, names: tuple[str, ...], rows: int) -> tuple
     before, text.kernels = text.kernels, kernels
     try:
         with engine._mix.using(names):
-            session = Session(text, count, PROMPT + STEPS)
+            session = Session(text, count, PROMPT + STEPS, static=True)  # as a CUDA graph has it
             session.prefill(prompts)
             return [session.step(token).clone() for token in tokens], session
     finally:
@@ -96,7 +96,7 @@ def test_where_triton_builds_nothing_pytorch_goes_on(plain, caplog, mistake):
     before, text.kernels = text.kernels, SimpleNamespace(begin=begin)
     try:
         with torch.inference_mode():
-            Session(text, 1, PROMPT)._warm_up()
+            Session(text, 1, PROMPT, static=True)._warm_up()
         assert "Failed to find C compiler" in caplog.text
         assert text.kernels is None
     finally:
