@@ -274,7 +274,8 @@ class MixedLinear(nn.Module):
 
     weight (outs + N x layers x r, in) is the layers' weights one after the other, and below them the A of all N
     adapters: a few rows more of the one product that is read for, instead of a small one of their own, which
-    would take a third as long. lora_b (N, r, outs) holds the B of all adapters, those of the layers side by side.
+    would take a third as long. lora_b (N, r, outs) holds the B of all adapters, those of the layers side by side;
+    where they are taken as bags, each layer has its own.
     r is the largest rank, or the next multiple of 8: what is missing to it is zeros, as is all of an adapter that
     leaves these layers alone.
     """
@@ -296,11 +297,16 @@ class MixedLinear(nn.Module):
         self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
         self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
         self._active_slots: dict[tuple[str, ...], torch.Tensor] = {}
+        self._bags_up_to = _BAGS if dtype is torch.bfloat16 and device.type == "cpu" and _fbgemm_is_here() else 0
+        self._own: list[torch.Tensor] = []
         if self.changed_by:
             lora_a, lora_b = _stacked(layers, adapters, weights[0], dtype)
             self.rank, self.width = lora_b.shape[1], len(lora_a) // len(adapters)
             weights.append(lora_a)
-            self.register_buffer("lora_b", lora_b, persistent=False)
+            if self._bags_up_to:  # an embedding bag would copy what is not by itself, at every call
+                self._own = [part.contiguous() for part in lora_b.split(self._sizes, dim=-1)]
+            else:
+                self.register_buffer("lora_b", lora_b, persistent=False)
         self.weight = _join(weights)
         self.bias = None
         if any(linear.bias is not None for linear in linears):  # zeros for the others, and behind an adapter's A
@@ -310,7 +316,6 @@ class MixedLinear(nn.Module):
                     own.copy_(linear.bias.detach())
             self.bias = nn.Parameter(bias, requires_grad=False)
         self._settled: Callable[[torch.Tensor], torch.Tensor] | None = None
-        self._bags_up_to = _BAGS if dtype is torch.bfloat16 and device.type == "cpu" and _fbgemm_is_here() else 0
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in) by the weights, and after them by the A of all adapters: (rows, …, outs + N x layers x r)."""
@@ -368,12 +373,13 @@ class MixedLinear(nn.Module):
     def _plan(self, active: tuple[str, ...]) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
         """For each run of blocks with neighbouring adapters: its first block, that one's adapter, and the B of all of
         them, (blocks, r, outs) for each layer."""
+        matrices = self._own or self.lora_b.split(self._sizes, dim=-1)
         pairs = [(block, self._slots[name]) for block, name in enumerate(active) if name in self.changed_by]
         plan = []
         for _, run in groupby(pairs, lambda pair: pair[1] - pair[0]):
             run = list(run)
             (block, slot), (last, _) = run[0], run[-1]
-            plan.append((block, slot, self.lora_b[slot : slot + last - block + 1].split(self._sizes, dim=-1)))
+            plan.append((block, slot, tuple(b[slot : slot + last - block + 1] for b in matrices)))
         return plan
 
 
