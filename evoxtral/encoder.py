@@ -26,7 +26,6 @@ from evoxtral.text_model import equal_parts
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _POSITIONS = 150  # that a CPU widens or attends from at a time, about: those of all would be the most memory of all
-
 _FLOAT16 = torch.finfo(torch.float16).max - 1000  # where transformers holds the residual stream too
 
 
@@ -163,10 +162,10 @@ def _faster_attention(encoder: Encoder) -> Attend:
     heads, width = encoder.layers[0].heads, encoder.positions.shape[1]
     qkv = encoder.positions.new_ones(1, 4 * _POSITIONS, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
 
-    def taken(attend: Attend) -> float:
+    def seconds(attend: Attend) -> float:
         return least_seconds(lambda: attend(*qkv))
 
-    return min((_attend_in_parts, scaled_dot_product_attention), key=taken)
+    return min((_attend_in_parts, scaled_dot_product_attention), key=seconds)
 
 
 @torch.inference_mode()

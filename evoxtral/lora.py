@@ -298,22 +298,22 @@ class MixedLinear(nn.Module):
         self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
         self._active_slots: dict[tuple[str, ...], torch.Tensor] = {}
         self._bags_up_to = _BAGS if dtype is torch.bfloat16 and device.type == "cpu" and _fbgemm_is_here() else 0
-        self._own: list[torch.Tensor] = []
+        self._matrices: list[torch.Tensor] = []
         if self.changed_by:
             lora_a, lora_b = _stacked(layers, adapters, weights[0], dtype)
             self.rank, self.width = lora_b.shape[1], len(lora_a) // len(adapters)
             weights.append(lora_a)
             if self._bags_up_to:  # an embedding bag would copy what is not by itself, at every call
-                self._own = [part.contiguous() for part in lora_b.split(self._sizes, dim=-1)]
+                self._matrices = [part.contiguous() for part in lora_b.split(self._sizes, dim=-1)]
             else:
                 self.register_buffer("lora_b", lora_b, persistent=False)
         self.weight = _join(weights)
         self.bias = None
         if any(linear.bias is not None for linear in linears):  # zeros for the others, and behind an adapter's A
             bias = torch.zeros(len(self.weight), dtype=dtype, device=device)
-            for linear, own in zip(linears, bias[: self.outs].split(self._sizes), strict=True):
+            for linear, part in zip(linears, bias[: self.outs].split(self._sizes), strict=True):
                 if linear.bias is not None:
-                    own.copy_(linear.bias.detach())
+                    part.copy_(linear.bias.detach())
             self.bias = nn.Parameter(bias, requires_grad=False)
         self._settled: Callable[[torch.Tensor], torch.Tensor] | None = None
 
@@ -373,7 +373,7 @@ class MixedLinear(nn.Module):
     def _plan(self, active: tuple[str, ...]) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
         """For each run of blocks with neighbouring adapters: its first block, that one's adapter, and the B of all of
         them, (blocks, r, outs) for each layer."""
-        matrices = self._own or self.lora_b.split(self._sizes, dim=-1)
+        matrices = self._matrices or self.lora_b.split(self._sizes, dim=-1)
         pairs = [(block, self._slots[name]) for block, name in enumerate(active) if name in self.changed_by]
         plan = []
         for _, run in groupby(pairs, lambda pair: pair[1] - pair[0]):
@@ -423,6 +423,7 @@ def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(64)
 def _rows_of(n: int, rows: int, rank: int) -> torch.Tensor:
+    """Which rows of B, flattened, each row sums: (n x rows, r)."""
     return torch.arange(n * rank, dtype=torch.int32).view(n, 1, rank).expand(n, rows, rank).reshape(-1, rank)
 
 
