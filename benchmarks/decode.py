@@ -36,11 +36,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.models import SHAPES, WINDOW, as_transformers_4, build, some_speech
 from evoxtral.audio import MAX_SECONDS, SAMPLE_RATE
-from evoxtral.checkpoints import Checkpoint
-from evoxtral.decode import Decoding
-from evoxtral.engine import Engine
-from evoxtral.lora import BASE, activations
-from evoxtral.prompt import load_processor
+from evoxtral.inference.engine import Engine
+from evoxtral.inference.prompt import load_processor
+from evoxtral.inference.sampling import Decoding
+from evoxtral.model.backends import activations
+from evoxtral.model.checkpoints import Checkpoint
+from evoxtral.model.lora import BASE
 from training.loop import cores, end_with_parent
 
 ROOT = Path(__file__).parents[1]
@@ -86,12 +87,12 @@ class Reference:
         self.processor = load_processor(checkpoint.base, model.config.audio_config.max_source_positions * 2)
         self.device, self.dtype = device, dtype
 
-    def write(self, wave: np.ndarray, tokens: int) -> dict[str, list[int]]:
-        return {variant: self._write(wave, variant, tokens) for variant in VARIANTS}
+    def write(self, waveform: np.ndarray, tokens: int) -> dict[str, list[int]]:
+        return {variant: self._write(waveform, variant, tokens) for variant in VARIANTS}
 
-    def _write(self, wave: np.ndarray, variant: str, tokens: int) -> list[int]:
+    def _write(self, waveform: np.ndarray, variant: str, tokens: int) -> list[int]:
         inputs = self.processor.apply_transcription_request(
-            audio=[wave], format=["WAV"], sampling_rate=SAMPLE_RATE, language="en", model_id="any"
+            audio=[waveform], format=["WAV"], sampling_rate=SAMPLE_RATE, language="en", model_id="any"
         ).to(self.device, dtype=self.dtype)
         settings = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 11}
         if variant == BASE:
@@ -110,13 +111,13 @@ class Ours:
         self.engine = Engine(checkpoint, device=device, dtype=dtype)
         self.engine.prompt.eos_id = NO_TOKEN
 
-    def write(self, waves: list[np.ndarray], tokens: int, variants: tuple[str, ...] = VARIANTS) -> list[dict]:
-        return self.engine.batch(waves, variants, decoding=Decoding(max_tokens=tokens, stop_loops=False))
+    def write(self, waveforms: list[np.ndarray], tokens: int, variants: tuple[str, ...] = VARIANTS) -> list[dict]:
+        return self.engine.batch(waveforms, variants, decoding=Decoding(max_tokens=tokens, stop_loops=False))
 
-    def write_ids(self, wave: np.ndarray, tokens: int) -> dict[str, list[int]]:
+    def write_ids(self, waveform: np.ndarray, tokens: int) -> dict[str, list[int]]:
         """The numbers of the tokens, which no transcript keeps: two of them may have the same text, or none."""
         decoding = Decoding(max_tokens=tokens, stop_loops=False)
-        *_, rows = self.engine._decode([wave], VARIANTS, "en", decoding, keys=[0])
+        *_, rows = self.engine._decode([waveform], VARIANTS, "en", decoding, keys=[0])
         return {variant: row.ids for variant, row in zip(VARIANTS, rows, strict=True)}
 
 
@@ -173,13 +174,13 @@ def read_seconds(count: int, device: str) -> float:
 
 def clip(checkpoint: Checkpoint, setting: Setting) -> dict:
     """Three variants of one clip of a full window, end to end, both ways; and one decoding step."""
-    wave = some_speech(WINDOW)
+    waveform = some_speech(WINDOW)
     ours = Ours(checkpoint, setting.device, _dtype(setting))
     reference = Reference(checkpoint, setting.device, ours.engine.activations)
     runs = (
-        lambda: ours.write([wave], setting.tokens),
-        lambda: ours.write([wave], FEW),
-        lambda: reference.write(wave, setting.tokens),
+        lambda: ours.write([waveform], setting.tokens),
+        lambda: ours.write([waveform], FEW),
+        lambda: reference.write(waveform, setting.tokens),
     )
     ours_s, few_s, reference_s = median_seconds_in_turns(runs, setting.repeats)
     step_s = (ours_s - few_s) / (setting.tokens - FEW)
@@ -194,8 +195,8 @@ def clip(checkpoint: Checkpoint, setting: Setting) -> dict:
 def batch(checkpoint: Checkpoint, setting: Setting) -> dict:
     """One variant of many windows."""
     ours = Ours(checkpoint, setting.device, _dtype(setting))
-    waves = [some_speech(WINDOW, seed) for seed in range(setting.windows)]
-    ours_s = median_seconds(lambda: ours.write(waves, setting.tokens, ("rl",)), setting.repeats)
+    waveforms = [some_speech(WINDOW, seed) for seed in range(setting.windows)]
+    ours_s = median_seconds(lambda: ours.write(waveforms, setting.tokens, ("rl",)), setting.repeats)
     real_time = WINDOW * setting.windows / ours_s
     return {"dtype": _name(ours.engine.dtype), "windows": setting.windows, "ours_s": ours_s, "real_time": real_time}
 
@@ -205,15 +206,15 @@ def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
 
     The engine gets the last adapter in the names of transformers 4, the reference way in those of today.
     """
-    wave = some_speech(WINDOW)
+    waveform = some_speech(WINDOW)
     *_, last = checkpoint.adapters
     older = as_transformers_4(Path(checkpoint.adapters[last]))
     both = Checkpoint(checkpoint.name, checkpoint.base, {**checkpoint.adapters, last: str(older)})
-    written = Ours(both, setting.device, torch.float32).write_ids(wave, setting.tokens)
+    written = Ours(both, setting.device, torch.float32).write_ids(waveform, setting.tokens)
     gc.collect()
     reference = Reference(checkpoint, setting.device, torch.float32)
     shares = {}
-    for variant, ids in reference.write(wave, setting.tokens).items():
+    for variant, ids in reference.write(waveform, setting.tokens).items():
         pairs = enumerate(zip(written[variant], ids, strict=True))
         shares[variant] = next((i for i, (a, b) in pairs if a != b), len(ids)) / len(ids)
     return {"dtype": "float32", "same": shares}
@@ -221,9 +222,9 @@ def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 def memory_ours(checkpoint: Checkpoint, setting: Setting) -> dict:
     """The most memory, from the files to three transcripts of one clip."""
-    wave = some_speech(WINDOW)  # before the load: what makes it is not the engine's
+    waveform = some_speech(WINDOW)  # before the load: what makes it is not the engine's
     ours = Ours(checkpoint, setting.device, _dtype(setting))
-    ours.write([wave], setting.tokens)
+    ours.write([waveform], setting.tokens)
     return {"dtype": _name(ours.engine.dtype)}
 
 
@@ -232,8 +233,8 @@ def memory_reference(checkpoint: Checkpoint, setting: Setting) -> dict:
     dtype = _dtype(setting) or Engine(checkpoint, device=setting.device).dtype
     dtype = activations(dtype, torch.device(setting.device))
     gc.collect()
-    wave = some_speech(WINDOW)
-    Reference(checkpoint, setting.device, dtype).write(wave, setting.tokens)
+    waveform = some_speech(WINDOW)
+    Reference(checkpoint, setting.device, dtype).write(waveform, setting.tokens)
     return {"dtype": _name(dtype)}
 
 
@@ -242,9 +243,9 @@ def start(checkpoint: Checkpoint, setting: Setting) -> dict:
     begun = time.perf_counter()
     ours = Ours(checkpoint, setting.device, _dtype(setting))
     load_s = time.perf_counter() - begun
-    wave = some_speech(SHORT_CLIP)
-    first_s = seconds(lambda: ours.write([wave], setting.tokens))
-    again_s = seconds(lambda: ours.write([wave], setting.tokens))
+    waveform = some_speech(SHORT_CLIP)
+    first_s = seconds(lambda: ours.write([waveform], setting.tokens))
+    again_s = seconds(lambda: ours.write([waveform], setting.tokens))
     return {
         "dtype": _name(ours.engine.dtype), "clip_s": SHORT_CLIP, "load_s": load_s, "first_s": first_s,
         "again_s": again_s, "peak_bytes": peak_bytes(),
@@ -254,10 +255,10 @@ def start(checkpoint: Checkpoint, setting: Setting) -> dict:
 def long(checkpoint: Checkpoint, setting: Setting) -> dict:
     """The longest clip that is taken, by three variants, as it streams: when the first text is there, and the last."""
     ours = Ours(checkpoint, setting.device, _dtype(setting))
-    wave = some_speech(MAX_SECONDS)
+    waveform = some_speech(MAX_SECONDS)
     decoding = Decoding(max_tokens=setting.tokens, stop_loops=False)
     begun, first_s = time.perf_counter(), None
-    for transcripts in ours.engine.stream((SAMPLE_RATE, wave), VARIANTS, decoding=decoding):
+    for transcripts in ours.engine.stream((SAMPLE_RATE, waveform), VARIANTS, decoding=decoding):
         if first_s is None and any(transcript.cues for transcript in transcripts.values()):
             first_s = time.perf_counter() - begun
     return {
@@ -274,10 +275,10 @@ def table(checkpoint: Checkpoint, setting: Setting) -> dict:
         names = ("rl",) if count == 1 else ours.engine.variants[:count]
         windows = 1
         while windows <= setting.windows:
-            waves = [some_speech(WINDOW, seed) for seed in range(windows)]
+            waveforms = [some_speech(WINDOW, seed) for seed in range(windows)]
 
-            def run(waves=waves, names=names):
-                ours.write(waves, setting.tokens, names)
+            def run(waveforms=waveforms, names=names):
+                ours.write(waveforms, setting.tokens, names)
 
             taken = median_seconds(run, setting.repeats) if setting.device == "cuda" else seconds(run)
             rows.append({"variants": count, "windows": windows, "seconds": taken})
@@ -330,7 +331,7 @@ PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, lo
 def fresh(function: Callable, *args: object) -> object:
     """The result of a call in a process that has imported what is measured, and done nothing else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "peft", "benchmarks.models", "evoxtral.engine"])
+    context.set_forkserver_preload(["torch", "transformers", "peft", "benchmarks.models", "evoxtral.inference.engine"])
     with ProcessPoolExecutor(1, context, initializer=end_with_parent) as process:
         return process.submit(function, *args).result()
 

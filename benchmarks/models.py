@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral.audio import SAMPLE_RATE
-from evoxtral.checkpoints import Checkpoint, published_config
-from evoxtral.lora import CONFIG_FILE, WEIGHTS_FILE, LoraRecipe
+from evoxtral.model.checkpoints import Checkpoint, published_config
+from evoxtral.model.lora import CONFIG_FILE, WEIGHTS_FILE, LoraRecipe
 from training.tokenizer import N_SPECIAL, write_processor
 
 WINDOW = 30  # s

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.decode import RESULTS, Setting, fresh, keep, peak_bytes, record
 from benchmarks.models import SHAPES, WINDOW, build, some_speech
-from evoxtral import checkpoints
-from evoxtral.lora import LoraRecipe
-from evoxtral.prompt import Prompt
+from evoxtral.inference.prompt import Prompt
+from evoxtral.model import checkpoints
+from evoxtral.model.lora import LoraRecipe
 from training import loop, sft
 from training.dataset import Clip, Clips
 

@@ -21,8 +21,8 @@ from evoxtral import __version__
 from evoxtral.errors import EvoxtralError
 
 if TYPE_CHECKING:
-    from evoxtral.checkpoints import Checkpoint
     from evoxtral.metrics import Report
+    from evoxtral.model.checkpoints import Checkpoint
     from evoxtral.transcript import Transcript
 
 OK, FAILED, INTERRUPTED = 0, 2, 130  # exit codes; 130 is the shell's own for Ctrl-C
@@ -98,9 +98,9 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
 
 def _transcribe(args: argparse.Namespace) -> int:
     """Every file is tried: one that cannot be read is named on stderr and in the JSON, and costs the others nothing."""
-    from evoxtral import checkpoints
     from evoxtral.audio import MAX_SECONDS
-    from evoxtral.engine import Engine
+    from evoxtral.inference.engine import Engine
+    from evoxtral.model import checkpoints
     from evoxtral.results import FileResult
 
     _show_progress(not args.quiet)
@@ -124,7 +124,7 @@ def _transcribe(args: argparse.Namespace) -> int:
                 results.append(asdict(FileResult.of(file, checkpoint.name, transcripts)))
             else:
                 print("\n".join(_txt(file, transcripts, alone)), flush=True)
-                if cut := [variant for variant, transcript in transcripts.items() if transcript.cut]:
+                if cut := [variant for variant, transcript in transcripts.items() if transcript.truncated]:
                     print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
     finally:  # what was transcribed before Ctrl-C, too
         if args.format == "json":
@@ -166,8 +166,9 @@ def _bulk(args: argparse.Namespace) -> int:
     """Files that are in the output already are passed over; those that cannot be read are named on stderr."""
     from tqdm import tqdm
 
-    from evoxtral import bulk, checkpoints
-    from evoxtral.engine import Engine
+    from evoxtral.inference import bulk
+    from evoxtral.inference.engine import Engine
+    from evoxtral.model import checkpoints
 
     files = bulk.find(args.paths)
     _show_progress(not args.quiet)
@@ -222,8 +223,8 @@ def _speak(args: argparse.Namespace) -> int:
     speech = speak(args.text, voice=args.voice or DEFAULT_VOICE, seed=args.seed)
     if speech.skipped:
         print(f"Skipped, without a sound or a word to act on: {' '.join(speech.skipped)}", file=sys.stderr)
-    audio.save(output, speech.wave)
-    log.info("%s: %.1f s", output, audio.duration(speech.wave))
+    audio.save(output, speech.waveform)
+    log.info("%s: %.1f s", output, audio.duration(speech.waveform))
     return OK
 
 
@@ -276,7 +277,7 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from evoxtral import checkpoints
+    from evoxtral.model import checkpoints
 
     checkpoint = checkpoints.resolve(args.model)
     total, trainable = checkpoints.parameter_counts(checkpoint)
@@ -303,7 +304,7 @@ def _add_merge(commands: argparse._SubParsersAction) -> None:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from evoxtral import checkpoints
+    from evoxtral.model import checkpoints
 
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
@@ -324,8 +325,8 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from evoxtral import checkpoints
-    from evoxtral.engine import Engine
+    from evoxtral.inference.engine import Engine
+    from evoxtral.model import checkpoints
     from evoxtral.serve import api
 
     _show_progress(not args.quiet)

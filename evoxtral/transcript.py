@@ -1,6 +1,6 @@
 """What the engine gives back: text with tags, where it lies in the clip, and how sure the model was.
 
-Times are seconds from the start of the clip; probabilities lie in [0, 1]; positions are character offsets in
+Times are seconds from the start of the clip; probabilities lie in [0, 1]; offsets count characters of
 `Transcript.text`.
 """
 
@@ -31,7 +31,7 @@ class TagSpan:
 
     name: str
     category: str
-    position: int
+    offset: int
     """character offset in `text`"""
     probability: float | None
     """of the whole tag, 0 to 1; null if a person wrote it"""
@@ -39,12 +39,12 @@ class TagSpan:
 
 @dataclass(frozen=True)
 class Cue:
-    """One segment of the audio, `start` to `end` in seconds; `cut` if its text was not decoded to the end."""
+    """One segment of the audio, `start` to `end` in seconds; `truncated` if its text was not decoded to the end."""
 
     start: float
     end: float
     tokens: tuple[Token, ...]
-    cut: bool = False
+    truncated: bool = False
 
     @property
     def text(self) -> str:
@@ -55,13 +55,13 @@ class Cue:
 class Transcript:
     """What one variant wrote for one clip.
 
-    cues: the clip's segments in order.  duration: seconds of audio.  seconds: time spent on it so far.
+    cues: the clip's segments in order.  duration: seconds of audio.  elapsed: seconds spent on it so far.
     done: False while more text is still being decoded.  edited: whether a person changed the text since.
     """
 
     cues: tuple[Cue, ...]
     duration: float
-    seconds: float
+    elapsed: float
     done: bool = True
     edited: bool = False
 
@@ -76,9 +76,9 @@ class Transcript:
         return plain(self.text)
 
     @property
-    def cut(self) -> bool:
+    def truncated(self) -> bool:
         """Whether any segment ran out of its token budget."""
-        return any(cue.cut for cue in self.cues)
+        return any(cue.truncated for cue in self.cues)
 
     @property
     def token_count(self) -> int:
@@ -87,7 +87,7 @@ class Transcript:
 
     @property
     def tags(self) -> tuple[TagSpan, ...]:
-        """Every tag in order of position, with the probability of its span."""
+        """Every tag in order of offset, with the probability of its span."""
         starts, ends, probabilities = self._placed_tokens()
         spans = []
         position = 0
@@ -130,11 +130,11 @@ class Transcript:
         return spoken._rewritten(unstressed(spoken.text))
 
     def broken_off(self) -> "Transcript":
-        """As far as it has come, where nothing more will: its last segment is cut."""
+        """As far as it has come, where nothing more will: its last segment is truncated."""
         if self.done:
             return self
         *before, last = self.cues or (Cue(0.0, self.duration, ()),)
-        return replace(self, cues=(*before, replace(last, cut=True)), done=True)
+        return replace(self, cues=(*before, replace(last, truncated=True)), done=True)
 
     def to_txt(self) -> str:
         return self.text
@@ -215,10 +215,10 @@ class VariantResult:
     plain: str
     """words only"""
     tags: tuple[TagSpan, ...]
-    """in order of position"""
-    seconds: float
-    """time spent on it"""
-    cut: bool
+    """in order of offset"""
+    elapsed: float
+    """seconds spent on it"""
+    truncated: bool
     """whether the text was ended at its length limit, or because it repeated itself"""
     cues: tuple[CueResult, ...]
     """the segments, for subtitles; their texts, joined by one space, are `text`"""
@@ -226,7 +226,7 @@ class VariantResult:
     @classmethod
     def of(cls, transcript: Transcript) -> "VariantResult":
         cues = tuple(CueResult(cue.start, cue.end, cue.text) for cue in transcript.spoken_cues())
-        return cls(transcript.text, transcript.plain, transcript.tags, transcript.seconds, transcript.cut, cues)
+        return cls(transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated, cues)
 
 
 def _product(probabilities: list[float | None]) -> float | None:

@@ -21,8 +21,8 @@ os.environ["ZEROGPU_OFFLOAD_DIR"] = sys.argv[1]
 import spaces  # noqa: E402  as app.py does: before what touches CUDA
 from spaces.zero import torch as zerogpu  # noqa: E402
 
-from evoxtral import checkpoints  # noqa: E402
-from evoxtral.engine import Engine  # noqa: E402
+from evoxtral.inference.engine import Engine  # noqa: E402
+from evoxtral.model import checkpoints  # noqa: E402
 
 assert torch.cuda.is_available() and spaces.config.Config.zero_gpu
 engine = Engine(checkpoints.resolve("tiny"))

@@ -16,9 +16,9 @@ from hypothesis import settings
 from peft import LoraConfig, get_peft_model
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 
-from evoxtral.checkpoints import Checkpoint
-from evoxtral.engine import Engine
-from evoxtral.lora import LoraRecipe
+from evoxtral.inference.engine import Engine
+from evoxtral.model.checkpoints import Checkpoint
+from evoxtral.model.lora import LoraRecipe
 from training.tokenizer import EOS, N_SPECIAL, write_processor
 
 torch.set_num_threads(1)  # results must not depend on the machine
@@ -100,7 +100,7 @@ def engine(checkpoint) -> Engine:
 
 
 def tone(seconds: float, seed: int = 0) -> np.ndarray:
-    """Something that is not silence: a wave (T,) of gliding tones with gaps, float32 at 16 kHz."""
+    """Something that is not silence: a waveform (T,) of gliding tones with gaps, float32 at 16 kHz."""
     t = np.arange(round(seconds * 16_000)) / 16_000
     rng = np.random.default_rng(seed)
     pitch = 200 + 100 * rng.random() + 40 * np.sin(2 * np.pi * t * rng.uniform(0.5, 2))

@@ -17,7 +17,7 @@ from conftest import tone
 from fastapi.testclient import TestClient
 
 from evoxtral import audio, cli
-from evoxtral.engine import Engine
+from evoxtral.inference.engine import Engine
 from evoxtral.serve.api import Limits, create_app
 
 CLIP = audio.wav_bytes(tone(1.5))
@@ -46,7 +46,7 @@ def test_a_recording_gives_the_object_of_the_command_line(client, engine):
     assert list(result["variants"]) == ["base", "sft", "rl"]
     for variant, entry in result["variants"].items():
         expected = engine.transcribe(CLIP, variant)
-        assert set(entry) == {"text", "plain", "tags", "seconds", "cut", "cues"}
+        assert set(entry) == {"text", "plain", "tags", "elapsed", "truncated", "cues"}
         assert (entry["text"], entry["plain"]) == (expected.text, expected.plain)
 
 

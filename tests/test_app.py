@@ -41,7 +41,7 @@ def client() -> Client:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("clips") / "sigh.wav"
-    audio.save(path, speak("[sighs] We waited for the train.").wave)
+    audio.save(path, speak("[sighs] We waited for the train.").waveform)
     return str(path)
 
 
@@ -55,8 +55,8 @@ def test_compare_gives_text_plain_tags_seconds_and_times_of_every_variant(client
         assert transcript["plain"] == tags.plain(transcript["text"])
         assert [tag["name"] for tag in transcript["tags"]] == tags.names(transcript["text"])
         assert all(0 <= tag["probability"] <= 1 for tag in transcript["tags"])
-        assert transcript["seconds"] > 0
-        assert isinstance(transcript["cut"], bool)
+        assert transcript["elapsed"] > 0
+        assert isinstance(transcript["truncated"], bool)
         assert transcript["text"] == " ".join(cue["text"] for cue in transcript["cues"])
         assert all(0 <= cue["start"] < cue["end"] for cue in transcript["cues"])
 
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_recording_gives_one_sentence_and_the_app_goes_on(clie
 
 
 def test_after_all_that_it_still_works(client, clip):
-    assert client.predict(handle_file(clip), api_name="/compare")["rl"]["seconds"] > 0
+    assert client.predict(handle_file(clip), api_name="/compare")["rl"]["elapsed"] > 0
 
 
 def test_a_file_of_the_server_that_nobody_uploaded_is_not_read(client):
@@ -368,14 +368,14 @@ def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
 
 
 def test_while_the_model_comes_the_page_says_how_far_it_is_and_then_stops_looking(monkeypatch):
-    def load(checkpoint, told):
-        told("Downloading me/base: 40% of 9.4 GB, 01:20 left")
+    def load(checkpoint, on_progress):
+        on_progress("Downloading me/base: 40% of 9.4 GB, 01:20 left")
         waiting, timer = page.head(model)
         assert "Loading the model… Downloading me/base: 40% of 9.4 GB, 01:20 left." in waiting
         assert "active" not in timer
         return SimpleNamespace(checkpoint=checkpoint)
 
-    monkeypatch.setattr("evoxtral.engine.Engine", load)
+    monkeypatch.setattr("evoxtral.inference.engine.Engine", load)
     model = Model("tiny")
     model.engine()
     named, timer = page.head(model)
@@ -407,6 +407,6 @@ def test_at_least_three_examples_are_one_click_away_and_small():
 def test_the_examples_are_what_the_embedded_voice_says():
     listing = json.loads((ROOT / "examples" / "examples.json").read_text(encoding="utf-8"))
     for entry in listing:
-        spoken = speak(entry["text"], entry["voice"], entry["seed"]).wave
+        spoken = speak(entry["text"], entry["voice"], entry["seed"]).waveform
         recorded = audio.load(ROOT / "examples" / entry["file"])
         assert len(recorded) == len(spoken) and np.corrcoef(recorded, spoken)[0, 1] > 0.99

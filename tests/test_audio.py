@@ -18,14 +18,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evoxtral import audio
-from evoxtral.audio import SAMPLE_RATE, Segment
+from evoxtral.audio import SAMPLE_RATE, Segment, reading
 from evoxtral.errors import AudioError
 
 SECONDS = 2.0  # length of the recordings below
 
 
 def chirp(rate: int, seconds: float = SECONDS) -> np.ndarray:
-    """A sweep from 300 to 1,500 Hz between silences: a wave (T,) whose place in time can be measured."""
+    """A sweep from 300 to 1,500 Hz between silences: a waveform (T,) whose place in time can be measured."""
     t = np.arange(round(rate * seconds)) / rate
     sounding = (t > 0.25 * seconds) & (t < 0.75 * seconds)
     return (0.4 * np.sin(2 * np.pi * (300 * t + 600 / seconds * t**2)) * sounding).astype(np.float32)
@@ -48,14 +48,14 @@ class Pipe(io.RawIOBase):
 def encode(
     container: str,
     codec: str,
-    wave: np.ndarray | None = None,
+    waveform: np.ndarray | None = None,
     rate: int = 48_000,
     layout: str = "mono",
     live: bool = False,
     picture: bool = False,
     **options: str,
 ) -> bytes:
-    """A file as ffmpeg writes it: `wave` (T,) at `rate` on every channel; no codec, no sound."""
+    """A file as ffmpeg writes it: `waveform` (T,) at `rate` on every channel; no codec, no sound."""
     file = Pipe() if live else io.BytesIO()
     with av.open(file, "w", format=container, options=options) as output:
         if picture:
@@ -63,7 +63,7 @@ def encode(
             video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
         if codec:
             stream = output.add_stream(codec, rate=rate, layout=layout)
-            mono = chirp(rate) if wave is None else wave
+            mono = chirp(rate) if waveform is None else waveform
             samples = np.repeat(mono[None], len(stream.layout.channels), axis=0)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
             frame.rate, frame.pts = rate, 0
@@ -92,7 +92,7 @@ def minutes_of_noise() -> np.ndarray:
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
-    """Sound without a gap: a wave (T,) of noise at -20 dBFS, up to 40 s."""
+    """Sound without a gap: a waveform (T,) of noise at -20 dBFS, up to 40 s."""
     return minutes_of_noise()[seed % 200 * SAMPLE_RATE :][: round(seconds * SAMPLE_RATE)].copy()
 
 
@@ -100,12 +100,12 @@ def silence(seconds: float) -> np.ndarray:
     return np.zeros(round(seconds * SAMPLE_RATE), np.float32)
 
 
-def lag_and_likeness(wave: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """How many seconds `wave` (T,) comes late, and its correlation with `reference` at that shift."""
-    size = 2 ** math.ceil(math.log2(len(wave) + len(reference)))
-    correlation = np.fft.irfft(np.fft.rfft(wave, size) * np.conj(np.fft.rfft(reference, size)))
+def lag_and_likeness(waveform: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """How many seconds `waveform` (T,) comes late, and its correlation with `reference` at that shift."""
+    size = 2 ** math.ceil(math.log2(len(waveform) + len(reference)))
+    correlation = np.fft.irfft(np.fft.rfft(waveform, size) * np.conj(np.fft.rfft(reference, size)))
     shift = int(np.argmax(correlation))
-    norm = np.linalg.norm(wave) * np.linalg.norm(reference)
+    norm = np.linalg.norm(waveform) * np.linalg.norm(reference)
     return (shift if shift < size // 2 else shift - size) / SAMPLE_RATE, float(correlation[shift] / norm)
 
 
@@ -161,11 +161,11 @@ def file(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", FILES)
 def test_every_format_gives_the_same_wave_at_the_same_place(kind):
-    wave = audio.load(file(kind))
-    assert wave.dtype == np.float32 and wave.ndim == 1
-    assert np.abs(wave).max() <= 1
-    assert audio.duration(wave) == pytest.approx(SECONDS, abs=0.1)
-    lag, likeness = lag_and_likeness(wave, chirp(SAMPLE_RATE))
+    waveform = audio.load(file(kind))
+    assert waveform.dtype == np.float32 and waveform.ndim == 1
+    assert np.abs(waveform).max() <= 1
+    assert audio.duration(waveform) == pytest.approx(SECONDS, abs=0.1)
+    lag, likeness = lag_and_likeness(waveform, chirp(SAMPLE_RATE))
     assert abs(lag) < (0.06 if kind in DELAYED else 0.02)
     assert likeness > 0.95
 
@@ -175,10 +175,10 @@ def test_a_path_a_string_and_bytes_are_the_same_recording(kind, tmp_path):
     data = file(kind)
     path = tmp_path / "Vóice memo 1.bin"
     path.write_bytes(data)
-    wave = audio.load(data)
-    assert np.array_equal(audio.load(path), wave)
-    assert np.array_equal(audio.load(str(path)), wave)
-    assert np.array_equal(audio.load(bytearray(data)), wave)
+    waveform = audio.load(data)
+    assert np.array_equal(audio.load(path), waveform)
+    assert np.array_equal(audio.load(str(path)), waveform)
+    assert np.array_equal(audio.load(bytearray(data)), waveform)
 
 
 def test_a_16_khz_recording_is_read_without_any_loss():
@@ -203,8 +203,8 @@ def test_stereo_survives_planar_codecs():
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000, 192_000])
 def test_resampling_is_soxr_over_the_whole_recording(rate):
-    wave = audio.load(write("WAV", "FLOAT", chirp(rate), rate))
-    np.testing.assert_allclose(wave, soxr.resample(chirp(rate), rate, SAMPLE_RATE), atol=1e-4)
+    waveform = audio.load(write("WAV", "FLOAT", chirp(rate), rate))
+    np.testing.assert_allclose(waveform, soxr.resample(chirp(rate), rate, SAMPLE_RATE), atol=1e-4)
 
 
 def test_two_recordings_joined_into_one_file_are_read_to_the_end():
@@ -237,8 +237,8 @@ def test_tags_in_any_encoding_do_not_stop_a_recording():
     ],
 )
 def test_every_sample_type_has_the_same_full_scale(dtype, low, zero, high):
-    wave = audio.load((SAMPLE_RATE, np.array([low, zero, high] * 100, dtype)))
-    np.testing.assert_allclose(wave[:3], [-1, 0, 1], atol=0.01)
+    waveform = audio.load((SAMPLE_RATE, np.array([low, zero, high] * 100, dtype)))
+    np.testing.assert_allclose(waveform[:3], [-1, 0, 1], atol=0.01)
 
 
 def test_samples_of_64_bits_are_refused_in_one_sentence():
@@ -262,16 +262,16 @@ ARRAYS = st.builds(
 @example(44_100, np.tile(np.array([-32_768, 32_767], np.int16).repeat(20), 50))
 def test_any_array_becomes_a_mono_float_wave_within_one(rate, samples):
     before = samples.copy()
-    wave = audio.load((rate, samples))
-    assert wave.dtype == np.float32 and wave.ndim == 1
-    assert np.abs(wave).max(initial=0) <= 1
-    assert len(wave) == pytest.approx(len(samples) * SAMPLE_RATE / rate, abs=1)
+    waveform = audio.load((rate, samples))
+    assert waveform.dtype == np.float32 and waveform.ndim == 1
+    assert np.abs(waveform).max(initial=0) <= 1
+    assert len(waveform) == pytest.approx(len(samples) * SAMPLE_RATE / rate, abs=1)
     assert np.array_equal(samples, before)
 
 
 def test_floats_above_full_scale_are_scaled_as_a_whole_and_not_clipped():
-    wave = np.sin(np.arange(1_600) / 10).astype(np.float32)
-    np.testing.assert_allclose(audio.load((SAMPLE_RATE, 20_000 * wave)), wave / wave.max(), atol=1e-5)
+    waveform = np.sin(np.arange(1_600) / 10).astype(np.float32)
+    np.testing.assert_allclose(audio.load((SAMPLE_RATE, 20_000 * waveform)), waveform / waveform.max(), atol=1e-5)
 
 
 # ---- what cannot be used -----------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_every_frame_of_a_streamed_mp3_is_as_long_as_it_says(rate):
     data = encode("mp3", "libmp3lame", rate=rate, write_xing="0", id3v2_version="0")
     position, frames = 0, 0
     while position < len(data):
-        position, frames = position + audio._mp3_frame_bytes(data[position : position + 4], rate), frames + 1
+        position, frames = position + reading._mp3_frame_bytes(data[position : position + 4], rate), frames + 1
     assert position == len(data) and frames > 20
 
 
@@ -364,11 +364,11 @@ def test_no_damage_whatsoever_gives_more_than_a_wave_or_a_sentence(kind, seed):
     places = rng.integers(0, min(len(data), 2_000), 20)
     data[places] = rng.integers(0, 256, 20)
     try:
-        wave = audio.load(data.tobytes(), max_seconds=60)
+        waveform = audio.load(data.tobytes(), max_seconds=60)
     except AudioError as error:
         assert str(error).endswith(".")
     else:
-        assert np.isfinite(wave).all() and np.abs(wave).max() <= 1
+        assert np.isfinite(waveform).all() and np.abs(waveform).max() <= 1
 
 
 def test_files_without_sound_are_told_from_files_without_an_audio_track():
@@ -508,12 +508,12 @@ def test_nothing_is_ever_fetched(tmp_path):
 
 def test_a_saved_wave_comes_back_as_its_16_bits(tmp_path):
     samples = np.arange(-32_768, 32_768, dtype=np.int32).astype(np.int16)
-    wave = (samples / 32_768).astype(np.float32)
-    audio.save(tmp_path / "out.wav", wave)
-    assert np.array_equal(audio.load(tmp_path / "out.wav"), wave)
-    assert (tmp_path / "out.wav").read_bytes() == audio.wav_bytes(wave)
-    assert np.array_equal(audio.load(audio.wav_bytes(2 * wave)), np.clip(2 * wave, -1, 32_767 / 32_768))
-    assert soundfile.info(io.BytesIO(audio.wav_bytes(wave, rate=24_000))).samplerate == 24_000
+    waveform = (samples / 32_768).astype(np.float32)
+    audio.save(tmp_path / "out.wav", waveform)
+    assert np.array_equal(audio.load(tmp_path / "out.wav"), waveform)
+    assert (tmp_path / "out.wav").read_bytes() == audio.wav_bytes(waveform)
+    assert np.array_equal(audio.load(audio.wav_bytes(2 * waveform)), np.clip(2 * waveform, -1, 32_767 / 32_768))
+    assert soundfile.info(io.BytesIO(audio.wav_bytes(waveform, rate=24_000))).samplerate == 24_000
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -525,7 +525,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wave",
+    "waveform",
     [
         silence(0),
         silence(3),
@@ -536,13 +536,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     ],
     ids=["nothing", "digital silence", "-60 dBFS of noise", "-50 dBFS of noise", "an offset", "two clicks"],
 )
-def test_silence_is_known_in_all_its_forms(wave):
-    assert audio.is_silent(wave)
-    assert audio.segments(wave, 30) == []
+def test_silence_is_known_in_all_its_forms(waveform):
+    assert audio.is_silent(waveform)
+    assert audio.segments(waveform, 30) == []
 
 
 @pytest.mark.parametrize(
-    "wave",
+    "waveform",
     [
         noise(1),
         chirp(SAMPLE_RATE),
@@ -552,8 +552,8 @@ def test_silence_is_known_in_all_its_forms(wave):
     ],
     ids=["noise", "a chirp", "a chirp at -45 dBFS", "one syllable in two minutes", "-40 over a floor of -54"],
 )
-def test_sound_is_not_silence_however_short_or_soft(wave):
-    assert not audio.is_silent(wave)
+def test_sound_is_not_silence_however_short_or_soft(waveform):
+    assert not audio.is_silent(waveform)
 
 
 # ---- segments ----------------------------------------------------------------------------------------------
@@ -564,31 +564,31 @@ WINDOWS = st.sampled_from([1.0, 2.0, 7.3, 10.0, 30.0])
 
 
 def render(schedule, lead_in=0.0, floor=0.0) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """The wave (T,) of a schedule over a floor of noise, and the (start, end) of each of its sounds."""
+    """The waveform (T,) of a schedule over a floor of noise, and the (start, end) of each of its sounds."""
     parts, places, now = [silence(lead_in)], [], lead_in
     for number, (sound, gap) in enumerate(schedule):
         parts += [noise(sound, seed=number), silence(gap)]
         places.append((now, now + sound))
         now += sound + gap
-    wave = np.concatenate(parts)
+    waveform = np.concatenate(parts)
     if floor:
-        wave += floor * np.resize(minutes_of_noise()[::-1], len(wave))
-    return wave, places
+        waveform += floor * np.resize(minutes_of_noise()[::-1], len(waveform))
+    return waveform, places
 
 
 @settings(deadline=None, max_examples=40)
 @given(SCHEDULES, WINDOWS, st.floats(0, 8), st.sampled_from([0.0, 0.01]))
 def test_segments_hold_all_sound_in_order_apart_and_within_the_window(schedule, window, lead_in, floor):
-    wave, places = render(schedule, lead_in, floor)
-    segments = audio.segments(wave, window)
+    waveform, places = render(schedule, lead_in, floor)
+    segments = audio.segments(waveform, window)
     edges = [edge for segment in segments for edge in (segment.start, segment.end)]
     assert edges == sorted(edges)
-    assert edges[0] >= 0 and edges[-1] <= audio.duration(wave)
+    assert edges[0] >= 0 and edges[-1] <= audio.duration(waveform)
     assert all(0 < segment.end - segment.start <= window for segment in segments)
-    covered = np.zeros(len(wave), bool)
+    covered = np.zeros(len(waveform), bool)
     for segment in segments:
         covered[round(segment.start * SAMPLE_RATE) : round(segment.end * SAMPLE_RATE)] = True
-        assert not audio.is_silent(segment.of(wave))
+        assert not audio.is_silent(segment.of(waveform))
     for start, end in places:  # to the frame, 1/64 s
         assert covered[round((start + 1 / 64) * SAMPLE_RATE) : round((end - 1 / 64) * SAMPLE_RATE)].all()
 
@@ -596,8 +596,8 @@ def test_segments_hold_all_sound_in_order_apart_and_within_the_window(schedule, 
 @settings(deadline=None, max_examples=40)
 @given(SCHEDULES, st.sampled_from([10.0, 30.0]))
 def test_silence_between_segments_is_dropped_only_where_it_is_long(schedule, window):
-    wave, places = render(schedule)
-    segments = audio.segments(wave, window)
+    waveform, places = render(schedule)
+    segments = audio.segments(waveform, window)
     for before, after in zip(segments[:-1], segments[1:], strict=True):
         if before.end < after.start:  # then a silence lies there: no sound ends or begins between the two
             assert not any(start < after.start and end > before.end for start, end in places)
@@ -607,8 +607,8 @@ def test_silence_between_segments_is_dropped_only_where_it_is_long(schedule, win
 @given(st.floats(11, 19), st.floats(0.2, 4.5), st.floats(9.5, 19), st.sampled_from([0.0, 0.01]))
 @example(17.0, 4.0, 19.0, 0.0)  # sound and its margin just pass a window, sound alone does not
 def test_a_cut_lies_in_the_pause_when_there_is_one(before, pause, after, floor):
-    wave, _ = render([(before, pause), (after, 0.0)], floor=floor)
-    segments = audio.segments(wave, 20)
+    waveform, _ = render([(before, pause), (after, 0.0)], floor=floor)
+    segments = audio.segments(waveform, 20)
     if before + pause + after > 20.1:
         first, second = segments
         assert before - 0.02 <= first.end <= second.start <= before + pause + 0.02
@@ -617,63 +617,63 @@ def test_a_cut_lies_in_the_pause_when_there_is_one(before, pause, after, floor):
 @settings(deadline=None, max_examples=40)
 @given(st.floats(11, 19), st.floats(0.9, 4.5), st.floats(9.5, 19))
 def test_a_pause_that_must_be_cut_is_still_heard_on_one_side(before, pause, after):
-    wave, _ = render([(before, pause), (after, 0.0)])
-    segments = audio.segments(wave, 20)
+    waveform, _ = render([(before, pause), (after, 0.0)])
+    segments = audio.segments(waveform, 20)
     if len(segments) == 2:
         first, second = segments
         assert max(first.end - before, before + pause - second.start) >= 0.84
 
 
 def test_a_gap_between_words_is_cut_rather_than_a_pause():
-    wave, _ = render([(12, 0.3), (3, 1.5), (10, 0)])
-    first, second = audio.segments(wave, 20)
+    waveform, _ = render([(12, 0.3), (3, 1.5), (10, 0)])
+    first, second = audio.segments(waveform, 20)
     assert 12 < first.end == second.start < 12.3
-    assert not audio.is_silent(second.of(wave)[: round(0.5 * SAMPLE_RATE)])
+    assert not audio.is_silent(second.of(waveform)[: round(0.5 * SAMPLE_RATE)])
 
 
 def test_the_closure_inside_a_word_is_not_a_gap():
-    wave, _ = render([(12, 0.08), (4, 0.4), (14, 0)])
-    first, _ = audio.segments(wave, 20)
+    waveform, _ = render([(12, 0.08), (4, 0.4), (14, 0)])
+    first, _ = audio.segments(waveform, 20)
     assert 16.08 < first.end < 16.48
 
 
 def test_sound_without_a_gap_is_cut_at_its_quietest_point():
-    wave = noise(35)
+    waveform = noise(35)
     dip = slice(round(24.8 * SAMPLE_RATE), round(25.2 * SAMPLE_RATE))
-    wave[dip] *= 0.3
-    first, second = audio.segments(wave, 30)
+    waveform[dip] *= 0.3
+    first, second = audio.segments(waveform, 30)
     assert 24.8 < first.end == second.start < 25.2
 
 
 def test_what_fits_the_window_is_one_segment_pauses_included():
-    wave, _ = render([(2, 1.2), (3, 3.0), (0.5, 0.3)], lead_in=0.9)
-    assert audio.segments(wave, 30) == [Segment(0.0, audio.duration(wave))]
-    assert np.array_equal(audio.segments(wave, 30)[0].of(wave), wave)
+    waveform, _ = render([(2, 1.2), (3, 3.0), (0.5, 0.3)], lead_in=0.9)
+    assert audio.segments(waveform, 30) == [Segment(0.0, audio.duration(waveform))]
+    assert np.array_equal(audio.segments(waveform, 30)[0].of(waveform), waveform)
 
 
 def test_sound_that_just_fits_is_not_divided_for_the_sake_of_its_margins():
-    wave, _ = render([(9.9, 5.0)], lead_in=5.0)
-    (segment,) = audio.segments(wave, 10)
+    waveform, _ = render([(9.9, 5.0)], lead_in=5.0)
+    (segment,) = audio.segments(waveform, 10)
     assert 4.9 <= segment.start <= 5 and 14.9 <= segment.end <= 15
 
 
 def test_silence_at_the_edges_is_trimmed_to_a_margin_longer_than_a_pause():
-    wave, _ = render([(2, 30)], lead_in=20)
-    (segment,) = audio.segments(wave, 30)
+    waveform, _ = render([(2, 30)], lead_in=20)
+    (segment,) = audio.segments(waveform, 30)
     assert segment.start == pytest.approx(18.5, abs=0.02) and segment.end == pytest.approx(23.5, abs=0.02)
 
 
 def test_a_long_silence_divides_and_is_dropped():
-    wave, _ = render([(2, 60), (2, 0)])
-    first, second = audio.segments(wave, 30)
+    waveform, _ = render([(2, 60), (2, 0)])
+    first, second = audio.segments(waveform, 30)
     assert first.end == pytest.approx(3.5, abs=0.02) and second.start == pytest.approx(60.5, abs=0.02)
 
 
 def test_half_an_hour_is_divided_into_few_windows():
     rng = np.random.default_rng(0)
-    wave, _ = render([(rng.uniform(0.3, 3), rng.choice([0.2, 0.4, 1.2])) for _ in range(800)])
-    segments = audio.segments(wave, 30)
-    assert audio.duration(wave) / 30 <= len(segments) <= 2 * audio.duration(wave) / 30 + 1
+    waveform, _ = render([(rng.uniform(0.3, 3), rng.choice([0.2, 0.4, 1.2])) for _ in range(800)])
+    segments = audio.segments(waveform, 30)
+    assert audio.duration(waveform) / 30 <= len(segments) <= 2 * audio.duration(waveform) / 30 + 1
 
 
 def test_a_window_under_a_second_is_refused():

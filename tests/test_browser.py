@@ -38,21 +38,21 @@ LAPTOPS = [(1280, 720), (1440, 900)]
 @pytest.fixture(scope="module")
 def spoken_clip(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("clips") / "train <b>.wav"
-    audio.save(path, speak(SPOKEN).wave)
+    audio.save(path, speak(SPOKEN).waveform)
     return str(path)
 
 
 @pytest.fixture(scope="module")
 def webm() -> bytes:
     """The spoken clip as browsers record it. By its name, a browser takes it for a video."""
-    return encode("webm", "libopus", speak(SPOKEN).wave, audio.SAMPLE_RATE, live=True)
+    return encode("webm", "libopus", speak(SPOKEN).waveform, audio.SAMPLE_RATE, live=True)
 
 
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory) -> str:
     """Ten minutes: long enough to be seen while it is decoded, on a fast machine too."""
     path = tmp_path_factory.mktemp("clips") / "long.wav"
-    audio.save(path, np.tile(speak(SPOKEN).wave, 100))
+    audio.save(path, np.tile(speak(SPOKEN).waveform, 100))
     return str(path)
 
 
@@ -308,8 +308,8 @@ def test_on_a_phone_the_timeline_is_as_wide_as_the_waveform_and_no_label_is_cut(
     expect(page.locator(".ev-timeline .ev-tag")).to_have_count(3, timeout=PATIENCE)
     cut = "all => all.filter(e => e.scrollWidth > e.clientWidth).map(e => e.textContent)"
     assert page.locator(".ev-lanes :is(.ev-tag, small)").evaluate_all(cut) == []
-    axis, wave = page.locator(".ev-lanes").bounding_box(), page.locator("#spoken #waveform").bounding_box()
-    assert (axis["x"], axis["width"]) == pytest.approx((wave["x"], wave["width"]), abs=2)
+    axis, waveform = page.locator(".ev-lanes").bounding_box(), page.locator("#spoken #waveform").bounding_box()
+    assert (axis["x"], axis["width"]) == pytest.approx((waveform["x"], waveform["width"]), abs=2)
     kind, tag = (page.locator(f".ev-palette {part}").first.bounding_box() for part in (".ev-kind", ".ev-tag"))
     assert tag["y"] >= kind["y"] + kind["height"] and overflow(page)[0] == 0
     photograph(page, "phone-speak")
@@ -849,7 +849,7 @@ def test_a_full_queue_is_said_and_nothing_on_the_screen_is_lost(visit):
 
 def test_what_elevenlabs_speaks_is_transcribed_with_its_script_as_the_reference(visit):
     recording = io.BytesIO()
-    soundfile.write(recording, speak(SPOKEN).wave, audio.SAMPLE_RATE, format="MP3")
+    soundfile.write(recording, speak(SPOKEN).waveform, audio.SAMPLE_RATE, format="MP3")
     with serving(ELEVENLABS_PORT) as elevenlabs:
         elevenlabs.body = recording.getvalue()
         page = visit()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from conftest import tone
 
-from evoxtral import audio, bulk, cli
+from evoxtral import audio, cli
+from evoxtral.inference import bulk
 from evoxtral.results import FileResult
 
 SILENCE = np.zeros(2 * audio.SAMPLE_RATE, np.float32)
@@ -124,7 +125,7 @@ def test_reading_is_ahead_but_never_far(clips):
 
 def test_of_a_long_recording_only_what_is_said_is_held(clips):
     recording = bulk._read(str(clips / "a.wav"), window=10.0, max_seconds=60.0)
-    assert recording.waves and all(wave.base is None for wave in recording.waves)
+    assert recording.waveforms and all(waveform.base is None for waveform in recording.waveforms)
 
 
 def test_files_without_speech_are_told_in_groups_too(clips):
@@ -157,9 +158,9 @@ def test_segments_of_many_files_share_a_batch(engine, clips, monkeypatch):
     sizes = []
     decode = engine._decode
 
-    def counted(waves, *arguments):
-        sizes.append(len(waves))
-        return decode(waves, *arguments)
+    def counted(waveforms, *arguments):
+        sizes.append(len(waveforms))
+        return decode(waveforms, *arguments)
 
     monkeypatch.setattr(engine, "_decode", counted)
     results = dict(bulk.transcribe(engine, bulk.find([clips]), ("rl",)))

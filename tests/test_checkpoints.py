@@ -15,10 +15,10 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 from local_hub import LocalHub
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import checkpoints, lora
-from evoxtral.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, fetch, load_base, load_config, resolve
-from evoxtral.engine import Engine
 from evoxtral.errors import CheckpointError
+from evoxtral.inference.engine import Engine
+from evoxtral.model import checkpoints, lora
+from evoxtral.model.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, fetch, load_base, load_config, resolve
 
 
 def test_mini_is_the_published_model_with_the_published_adapters():
@@ -182,13 +182,13 @@ def hub(checkpoint, tmp_path, monkeypatch):
 def test_a_model_of_hub_ids_is_downloaded_and_runs_and_later_without_the_hub(hub, engine, tmp_path):
     chosen = resolve("me/base", {"EVOXTRAL_ADAPTERS": "mine=me/sft"})
     expected = engine.transcribe((16_000, tone(1.5)), "sft").text
-    told = []
-    assert Engine(chosen, told=told.append).transcribe((16_000, tone(1.5)), "mine").text == expected
-    assert told[-1] == "Downloaded me/sft"
+    on_progress = []
+    assert Engine(chosen, on_progress=on_progress.append).transcribe((16_000, tone(1.5)), "mine").text == expected
+    assert on_progress[-1] == "Downloaded me/sft"
     hub.shutdown()
     hub.server_close()
-    assert Engine(chosen, told=told.append).transcribe((16_000, tone(1.5)), "mine").text == expected
-    assert told[-1] == "Downloaded me/sft" and told.count(told[-1]) == 1
+    assert Engine(chosen, on_progress=on_progress.append).transcribe((16_000, tone(1.5)), "mine").text == expected
+    assert on_progress[-1] == "Downloaded me/sft" and on_progress.count(on_progress[-1]) == 1
 
 
 def test_a_download_tells_how_far_it_is(hub, tmp_path, monkeypatch):
@@ -196,9 +196,9 @@ def test_a_download_tells_how_far_it_is(hub, tmp_path, monkeypatch):
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "model.safetensors").write_bytes(bytes(45_000_000))
     hub.repos["me/large"] = tmp_path / "large"
-    told = []
-    fetch("me/large", told=told.append)
-    *steps, done = told
+    on_progress = []
+    fetch("me/large", on_progress=on_progress.append)
+    *steps, done = on_progress
     shares = [int(re.fullmatch(r"Downloading me/large: (\d+)% of 0\.0 GB, \d\d:\d\d left", step)[1]) for step in steps]
     assert len(shares) > 2 and shares == sorted(set(shares)) and 0 < shares[0] < shares[-1] < 100
     assert done == "Downloaded me/large"

@@ -9,8 +9,8 @@ import pytest
 from conftest import save_adapter, tone
 
 from evoxtral import audio, cli
-from evoxtral.decode import Decoding
-from evoxtral.engine import Engine
+from evoxtral.inference.engine import Engine
+from evoxtral.inference.sampling import Decoding
 from evoxtral.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -238,10 +238,14 @@ def test_json_is_a_list_with_one_object_for_every_file(run, model, clip, engine,
     assert list(first["variants"]) == given
     for variant, entry in first["variants"].items():
         expected = engine.transcribe(clip, variant)
-        assert set(entry) == {"text", "plain", "tags", "seconds", "cut", "cues"}
-        assert (entry["text"], entry["plain"], entry["cut"]) == (expected.text, expected.plain, expected.cut)
+        assert set(entry) == {"text", "plain", "tags", "elapsed", "truncated", "cues"}
+        assert (entry["text"], entry["plain"], entry["truncated"]) == (
+            expected.text,
+            expected.plain,
+            expected.truncated,
+        )
         assert [tag["name"] for tag in entry["tags"]] == [tag.name for tag in expected.tags]
-        assert all(set(tag) == {"name", "category", "position", "probability"} for tag in entry["tags"])
+        assert all(set(tag) == {"name", "category", "offset", "probability"} for tag in entry["tags"])
 
 
 def test_one_variant_of_one_file_is_the_bare_text(run, model, clip, engine):

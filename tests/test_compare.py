@@ -81,7 +81,7 @@ def test_what_was_written_before_a_break_is_kept_and_said_to_be_cut(tab, clip):
     assert on_screen.done and 'aria-busy="true"' not in columns and "Cut short" in columns
     assert changes == history.added(*on_screen.results) and compare.BROKEN_OFF in status
     assert [t.text for t in texts(on_screen)] == [t.text for t in texts(partial)]
-    assert all(t.cut for t in texts(on_screen))
+    assert all(t.truncated for t in texts(on_screen))
 
 
 def test_the_line_says_that_a_clip_waits_until_it_is_decoded_or_cannot_be(tab, clip):

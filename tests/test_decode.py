@@ -8,19 +8,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evoxtral import checkpoints, lora
-from evoxtral.decode import (
+from evoxtral.inference.sampling import (
     LOOP_REPEATS,
     LOOP_TOKENS,
     LOOP_UNIT,
     Decoding,
     Row,
-    cache_length,
     chances,
     choose,
     repeated_tail,
 )
-from evoxtral.text_model import Session, TextModel
+from evoxtral.inference.scheduler import cache_length
+from evoxtral.model import checkpoints
+from evoxtral.model.cache import Session
+from evoxtral.model.linear import Mix
+from evoxtral.model.text import TextModel
 
 EOS = 2
 
@@ -38,24 +40,24 @@ def added(tokens: list[int], budget: int = 1000, stop_loops: bool = True) -> Row
 
 def test_a_row_ends_at_its_end_of_text_and_the_end_is_no_part_of_it():
     row = added([7, 8, EOS, 9])
-    assert (row.ids, row.done, row.cut) == ([7, 8], True, False)
+    assert (row.ids, row.done, row.truncated) == ([7, 8], True, False)
     assert len(row.probabilities) == 2
 
 
 def test_a_row_ends_at_its_budget_and_says_that_it_was_cut():
     row = added([7, 8, 9, 10], budget=3)
-    assert (row.ids, row.done, row.cut) == ([7, 8, 9], True, True)
+    assert (row.ids, row.done, row.truncated) == ([7, 8, 9], True, True)
 
 
 def test_text_that_just_fits_its_budget_is_cut_too_for_nobody_knows_what_was_to_come():
-    assert added([7, 8, EOS], budget=2).cut
+    assert added([7, 8, EOS], budget=2).truncated
 
 
 @pytest.mark.parametrize("unit", [1, 2, 5, LOOP_UNIT])
 def test_a_repeating_tail_is_stopped_and_stands_once(unit):
     phrase = list(range(100, 100 + unit))
     row = added([50, 51, *phrase * 100])
-    assert row.done and row.cut
+    assert row.done and row.truncated
     assert row.ids[:2] == [50, 51] and len(row.ids) < 2 + 2 * unit + LOOP_TOKENS
     assert repeated_tail(row.ids) == 0 and row.ids[2 : 2 + unit] == phrase
 
@@ -154,7 +156,7 @@ def test_prefill_and_steps_give_the_logits_of_the_whole_sequence(checkpoint, cop
     ids = torch.randint(64, 300, (2, 19), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(input_ids=ids).logits.repeat_interleave(copies, dim=0)
-        text = TextModel(model, [], lora.Mix([]), torch.device("cpu"))
+        text = TextModel(model, [], Mix([]), torch.device("cpu"))
         session = Session(text, rows=2 * copies, length=64, static=static)
         for _ in range(2):  # a session serves one batch after another
             logits = session.prefill(text.embed(ids[:, :12]))
@@ -167,7 +169,7 @@ def test_prefill_and_steps_give_the_logits_of_the_whole_sequence(checkpoint, cop
 def test_weights_are_in_memory_once(checkpoint):
     model = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     language_model = model.model.language_model
-    text = TextModel(model, [], lora.Mix([]), torch.device("cpu"))
+    text = TextModel(model, [], Mix([]), torch.device("cpu"))
     left = dict(language_model.named_parameters())
     assert left.keys() == {"embed_tokens.weight", "norm.weight"}, "its layers were taken out"
     assert left["embed_tokens.weight"] is text.embed.weight and left["norm.weight"] is text.norm

@@ -14,25 +14,28 @@ from conftest import save_adapter, tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import audio, checkpoints, encoder, lora, text_model
-from evoxtral import engine as engine_module
+from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE
-from evoxtral.checkpoints import Checkpoint
-from evoxtral.decode import Decoding
-from evoxtral.engine import Engine
 from evoxtral.errors import AudioError, CheckpointError, EvoxtralError
+from evoxtral.inference import engine as engine_module
+from evoxtral.inference.engine import Engine
+from evoxtral.inference.sampling import Decoding
+from evoxtral.model import backends, cache, checkpoints, encoder
+from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.transcript import Transcript
 
 TO_THE_END = Decoding(max_tokens=40, stop_loops=False)  # the reference has no stop rule but its budget
 
 
-def reference_ids(checkpoint: Checkpoint, variant: str, engine: Engine, wave: np.ndarray, language="en") -> list[int]:
+def reference_ids(
+    checkpoint: Checkpoint, variant: str, engine: Engine, waveform: np.ndarray, language="en"
+) -> list[int]:
     """The seed's own snippet, with the adapter's tensors landing: processor, base, PEFT, generate()."""
     model = VoxtralForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32).eval()
     if variant != "base":
         model = PeftModel.from_pretrained(model, checkpoint.adapters[variant])
     inputs = engine.prompt.processor.apply_transcription_request(
-        audio=[wave], format=["WAV"], sampling_rate=SAMPLE_RATE, language=language, model_id="any"
+        audio=[waveform], format=["WAV"], sampling_rate=SAMPLE_RATE, language=language, model_id="any"
     )
     written = model.generate(**inputs, max_new_tokens=TO_THE_END.max_tokens, do_sample=False)
     return written[0, inputs["input_ids"].shape[1] :].tolist()
@@ -40,11 +43,11 @@ def reference_ids(checkpoint: Checkpoint, variant: str, engine: Engine, wave: np
 
 @pytest.mark.parametrize("language", ["en", None])
 def test_greedy_tokens_equal_generate_run_per_variant(engine, checkpoint, language):
-    wave = tone(4.0)
-    rows = engine.batch([wave], language=language, decoding=TO_THE_END)[0]
+    waveform = tone(4.0)
+    rows = engine.batch([waveform], language=language, decoding=TO_THE_END)[0]
     texts = set()
     for variant in engine.variants:
-        ids = reference_ids(checkpoint, variant, engine, wave, language)
+        ids = reference_ids(checkpoint, variant, engine, waveform, language)
         (transcript,) = rows[variant]
         assert [t.text for t in transcript.cues[0].tokens] == engine.prompt.pieces(until_end(ids, engine))
         texts.add(transcript.text)
@@ -52,9 +55,9 @@ def test_greedy_tokens_equal_generate_run_per_variant(engine, checkpoint, langua
 
 
 def test_a_prompt_read_in_chunks_is_the_same_prompt(engine, monkeypatch):
-    monkeypatch.setattr(text_model, "_POSITIONS", 1000)
+    monkeypatch.setattr(cache, "_POSITIONS", 1000)
     whole = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
-    monkeypatch.setattr(text_model, "_POSITIONS", 50)
+    monkeypatch.setattr(cache, "_POSITIONS", 50)
     in_chunks = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
     assert_same(whole, in_chunks)
 
@@ -86,7 +89,7 @@ def test_a_cpu_has_small_models_in_float32_and_large_ones_in_16_bits(
     monkeypatch.setattr(engine_module, "SMALL", small)
     monkeypatch.setattr(engine_module, "LARGE", large)
     monkeypatch.setattr(engine_module, "_product_seconds", lambda dtype: dtype is not fastest)
-    monkeypatch.setattr(lora, "fbgemm_takes", lambda weights, _: weights is fastest is torch.float16)
+    monkeypatch.setattr(backends, "fbgemm_supports", lambda weights, _: weights is fastest is torch.float16)
     assert engine_module._default_dtype(torch.device("cpu"), Path(checkpoint.base)) is taken
 
 
@@ -106,11 +109,11 @@ def until_end(ids: list[int], engine: Engine) -> list[int]:
 
 
 def test_a_row_does_not_depend_on_what_else_is_in_its_batch(engine):
-    waves = [tone(3.0 + i, seed=i) for i in range(4)]
-    together = engine.batch(waves, decoding=TO_THE_END)
-    for wave, columns in zip(waves, together, strict=True):
+    waveforms = [tone(3.0 + i, seed=i) for i in range(4)]
+    together = engine.batch(waveforms, decoding=TO_THE_END)
+    for waveform, columns in zip(waveforms, together, strict=True):
         for variant in engine.variants:
-            alone = engine.batch([wave], variants=(variant,), decoding=TO_THE_END)[0][variant]
+            alone = engine.batch([waveform], variants=(variant,), decoding=TO_THE_END)[0][variant]
             assert columns[variant][0].text == alone[0].text
 
 
@@ -121,21 +124,23 @@ def test_bounding_the_rows_of_a_batch_changes_nothing_but_memory(engine, checkpo
 
     bounded = Engine(checkpoint, device="cpu", dtype=torch.float32, rows=rows)
     short = Decoding(max_tokens=12)
-    waves = [tone(2.0 + i, seed=i) for i in range(3)]
-    for some, all_ in zip(bounded.batch(waves, decoding=short), engine.batch(waves, decoding=short), strict=True):
+    waveforms = [tone(2.0 + i, seed=i) for i in range(3)]
+    for some, all_ in zip(
+        bounded.batch(waveforms, decoding=short), engine.batch(waveforms, decoding=short), strict=True
+    ):
         assert {v: t[0].text for v, t in some.items()} == {v: t[0].text for v, t in all_.items()}
     long = (SAMPLE_RATE, np.concatenate([tone(9.0, seed=i) for i in range(3)]))
     assert texts(bounded.compare(long, decoding=short)) == texts(engine.compare(long, decoding=short))
 
 
 def test_the_rows_of_a_batch_are_bounded_by_memory_not_by_the_clip(engine):
-    from evoxtral.checkpoints import published_config
-    from evoxtral.engine import MOST_ROWS, ROOM, _rows_that_fit
+    from evoxtral.inference.engine import MAX_ROWS, ROOM, _rows_that_fit
+    from evoxtral.model.checkpoints import published_config
 
-    assert engine.rows == MOST_ROWS, "a small model is not held back"
+    assert engine.rows == MAX_ROWS, "a small model is not held back"
     on_cpu = _rows_that_fit(ROOM["cpu"], published_config(), engine.prompt, torch.bfloat16)
     on_cuda = _rows_that_fit(ROOM["cuda"], published_config(), engine.prompt, torch.bfloat16)
-    assert 3 <= on_cpu < 24 and 64 <= on_cuda <= MOST_ROWS
+    assert 3 <= on_cpu < 24 and 64 <= on_cuda <= MAX_ROWS
 
 
 def test_a_long_clip_begins_with_few_segments_and_all_of_them_come_in_order(engine):
@@ -154,7 +159,7 @@ def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
     for earlier, later in zip(looks, looks[1:], strict=False):
         for variant in engine.variants:
             assert later[variant].token_count >= earlier[variant].token_count - 32  # a loop takes its repeats back
-            assert later[variant].seconds >= earlier[variant].seconds
+            assert later[variant].elapsed >= earlier[variant].elapsed
     compared = engine.compare(clip)
     assert {v: t.text for v, t in looks[-1].items()} == {v: t.text for v, t in compared.items()}
     assert len(compared["sft"].cues) == 2 and compared["sft"].duration == pytest.approx(14.0)
@@ -167,7 +172,7 @@ def test_whoever_looks_on_slowly_sees_less_and_is_not_counted_as_decoding(engine
         time.sleep(0.3)
         slept += 0.3
     took = time.perf_counter() - began
-    assert last["rl"].seconds <= took - slept + 0.31  # the last look is after the end
+    assert last["rl"].elapsed <= took - slept + 0.31  # the last look is after the end
     assert slept < 0.31 + 0.4 * took, "the next look comes after four times as long as the last one took"
 
 
@@ -183,38 +188,38 @@ def test_a_device_that_is_full_is_told_in_a_sentence(engine, monkeypatch):
 def test_silence_never_reaches_the_model(engine):
     silence = np.zeros(3 * SAMPLE_RATE, np.float32)
     for transcript in engine.compare((SAMPLE_RATE, silence)).values():
-        assert transcript.text == "" and transcript.done and not transcript.cut and transcript.duration == 3.0
+        assert transcript.text == "" and transcript.done and not transcript.truncated and transcript.duration == 3.0
     spoken, silent = engine.batch([tone(2.0), silence], samples=2)
     assert all(t.text == "" for copies in silent.values() for t in copies)
     assert all(t.cues[0].tokens for copies in spoken.values() for t in copies)
 
 
 def test_every_token_has_the_probability_the_model_gave_it(engine, checkpoint):
-    wave = tone(3.0)
-    (transcript,) = engine.batch([wave], ("base",), decoding=TO_THE_END)[0]["base"]
+    waveform = tone(3.0)
+    (transcript,) = engine.batch([waveform], ("base",), decoding=TO_THE_END)[0]["base"]
     model = VoxtralForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32).eval()
-    ids = reference_ids(checkpoint, "base", engine, wave)
+    ids = reference_ids(checkpoint, "base", engine, waveform)
     prompt = engine.prompt.transcription_ids("en")
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([prompt + ids]), input_features=engine.prompt.log_mel([wave])).logits
+        logits = model(input_ids=torch.tensor([prompt + ids]), input_features=engine.prompt.log_mel([waveform])).logits
     expected = logits[0, len(prompt) - 1 : -1].softmax(-1).gather(-1, torch.tensor(ids)[:, None])[:, 0]
     written = [token.probability for token in transcript.cues[0].tokens]
     np.testing.assert_allclose(written, expected[: len(written)].numpy(), atol=1e-4)
 
 
 def test_sampling_repeats_with_its_seed_and_spreads_over_samples(engine):
-    waves = [tone(2.0, seed=1), tone(5.0, seed=2)]
+    waveforms = [tone(2.0, seed=1), tone(5.0, seed=2)]
     sampling = Decoding(temperature=1.0, top_p=0.9, seed=3, max_tokens=12)
 
-    def texts(waves, decoding, **settings):
-        return [[t.text for t in columns["rl"]] for columns in engine.batch(waves, decoding=decoding, **settings)]
+    def texts(waveforms, decoding, **settings):
+        return [[t.text for t in columns["rl"]] for columns in engine.batch(waveforms, decoding=decoding, **settings)]
 
-    first = texts(waves, sampling, samples=4)
-    assert first == texts(waves, sampling, samples=4)
+    first = texts(waveforms, sampling, samples=4)
+    assert first == texts(waveforms, sampling, samples=4)
     assert len(set(first[0])) > 1
-    assert first != texts(waves, Decoding(temperature=1.0, top_p=0.9, seed=4, max_tokens=12), samples=4)
+    assert first != texts(waveforms, Decoding(temperature=1.0, top_p=0.9, seed=4, max_tokens=12), samples=4)
     # What a clip gets is its own: neither the other clips nor the other variants move it.
-    assert texts(waves[:1], sampling, samples=4, variants=("rl",)) == first[:1]
+    assert texts(waveforms[:1], sampling, samples=4, variants=("rl",)) == first[:1]
 
 
 def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(engine, checkpoint, tmp_path, monkeypatch):
@@ -223,12 +228,12 @@ def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(engine, chec
     mixed_engine = Engine(mixed, device="cpu", dtype=torch.float32)
     seen = []
     mixed_engine._encoder.layers[0].register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
-    wave = tone(4.0)
-    columns = mixed_engine.batch([wave], decoding=TO_THE_END)[0]
-    mixed_engine.batch([wave], ("text",), decoding=TO_THE_END)
+    waveform = tone(4.0)
+    columns = mixed_engine.batch([waveform], decoding=TO_THE_END)[0]
+    mixed_engine.batch([waveform], ("text",), decoding=TO_THE_END)
     assert sum(seen) == 2 + 1, "windows encoded: base and text together, rl on its own; then one"
     for variant in mixed.variants:
-        expected = engine.prompt.pieces(until_end(reference_ids(mixed, variant, engine, wave), engine))
+        expected = engine.prompt.pieces(until_end(reference_ids(mixed, variant, engine, waveform), engine))
         assert [t.text for t in columns[variant][0].cues[0].tokens] == expected
 
 
@@ -292,9 +297,9 @@ def test_a_captured_step_writes_what_the_cpu_writes_while_others_ask_for_memory(
         other = pool.submit(more_and_more)
         try:
             for seed, names in enumerate([None, ("rl",), None, ("base", "rl")]):  # sessions are reused and replaced
-                waves = [tone(3.0, seed), tone(8.0, seed + 1)]
-                ours = on_cuda.batch(waves, names, decoding=TO_THE_END)
-                for mine, expected in zip(ours, engine.batch(waves, names, decoding=TO_THE_END), strict=True):
+                waveforms = [tone(3.0, seed), tone(8.0, seed + 1)]
+                ours = on_cuda.batch(waveforms, names, decoding=TO_THE_END)
+                for mine, expected in zip(ours, engine.batch(waveforms, names, decoding=TO_THE_END), strict=True):
                     assert {v: t[0].text for v, t in mine.items()} == {v: t[0].text for v, t in expected.items()}
         finally:
             done.set()
@@ -302,7 +307,7 @@ def test_a_captured_step_writes_what_the_cpu_writes_while_others_ask_for_memory(
 
 
 def test_a_budget_that_ends_the_text_is_reported_as_a_cut(engine):
-    assert engine.transcribe((SAMPLE_RATE, tone(3.0)), decoding=Decoding(max_tokens=3)).cut
+    assert engine.transcribe((SAMPLE_RATE, tone(3.0)), decoding=Decoding(max_tokens=3)).truncated
 
 
 def test_mistakes_are_one_sentence(engine, checkpoint, tmp_path):

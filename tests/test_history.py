@@ -27,7 +27,7 @@ def transcript(*texts: str, probability: float = 0.5) -> Transcript:
         Cue(2.0 * i, 2.0 * i + 2, tuple(Token(piece.raw, probability) for piece in tags.parse(text)))
         for i, text in enumerate(texts)
     )
-    return Transcript(tuple(cues), duration=2.0 * len(texts), seconds=0.25)
+    return Transcript(tuple(cues), duration=2.0 * len(texts), elapsed=0.25)
 
 
 def result(number: str = "a", file: str = "clip.wav", **written: Transcript) -> Result:
@@ -62,7 +62,7 @@ def test_a_result_comes_back_from_the_browser_exactly_as_it_was():
 
 
 def test_no_more_is_read_than_the_browser_may_keep():
-    many = [result(str(number)) for number in range(history.MOST_RESULTS + 3)]
+    many = [result(str(number)) for number in range(history.MAX_RESULTS + 3)]
     assert history.recall(browser(*many)) == tuple(many[3:])
 
 
@@ -85,7 +85,7 @@ def test_a_half_hour_in_three_variants_has_room():
         1800.0,
         60.0,
     )
-    assert len(json.dumps(browser(result(base=long, sft=long, rl=long)))) < history.MOST_CHARACTERS
+    assert len(json.dumps(browser(result(base=long, sft=long, rl=long)))) < history.MAX_CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -181,10 +181,8 @@ def test_an_edit_is_undone_to_what_the_model_wrote():
 def test_the_list_is_the_one_that_the_command_line_writes_and_names_what_was_edited():
     (entry,) = json.loads(history.to_json([result(base=transcript("It is over."), rl=transcript("[sad] It is over."))]))
     assert list(entry) == ["file", "duration", "model", "variants"]
-    assert list(entry["variants"]["rl"]) == ["text", "plain", "tags", "seconds", "cut", "cues"]
-    assert entry["variants"]["rl"]["tags"] == [
-        {"name": "sad", "category": "emotion", "position": 0, "probability": 0.5}
-    ]
+    assert list(entry["variants"]["rl"]) == ["text", "plain", "tags", "elapsed", "truncated", "cues"]
+    assert entry["variants"]["rl"]["tags"] == [{"name": "sad", "category": "emotion", "offset": 0, "probability": 0.5}]
     (changed,) = json.loads(history.to_json([result().edited("rl", ["[laughs] It is over."])]))
     assert changed["variants"]["rl"]["edited"] and changed["variants"]["rl"]["text"] == "[laughs] It is over."
 

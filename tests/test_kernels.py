@@ -7,9 +7,9 @@ import torch
 from conftest import save_adapter, tiny_config
 from transformers import LlamaConfig
 
-from evoxtral.checkpoints import Checkpoint
-from evoxtral.engine import Engine
-from evoxtral.text_model import Session
+from evoxtral.inference.engine import Engine
+from evoxtral.model.cache import Session
+from evoxtral.model.checkpoints import Checkpoint
 
 triton = pytest.importorskip("triton", reason="Triton is for Linux, where the extra dev brings it")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -18,7 +18,7 @@ PROMPT, STEPS = 5, 3
 
 @pytest.fixture(scope="module")
 def kernels():
-    from evoxtral import kernels
+    from evoxtral.model import kernels
 
     return kernels
 
@@ -75,10 +75,10 @@ def test_a_model_without_adapters_is_decoded_too(plain, kernels):
 
 
 def test_only_models_that_the_kernels_compute_are_taken(kernels):
-    assert kernels.take(tiny_config().text_config)
-    assert not kernels.take(LlamaConfig(head_dim=24))
-    assert not kernels.take(LlamaConfig(head_dim=16, attention_bias=True))
-    assert not kernels.take(LlamaConfig(head_dim=16, mlp_bias=True))
+    assert kernels.supports(tiny_config().text_config)
+    assert not kernels.supports(LlamaConfig(head_dim=24))
+    assert not kernels.supports(LlamaConfig(head_dim=16, attention_bias=True))
+    assert not kernels.supports(LlamaConfig(head_dim=16, mlp_bias=True))
 
 
 def test_what_triton_asks_first_is_known_before_anything_is_launched(kernels):

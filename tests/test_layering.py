@@ -1,27 +1,32 @@
-"""The picture in docs/design.md, as far as ruff's import rules (pyproject.toml) cannot say it."""
+"""Imports of evoxtral/ as a graph: folders without cycles, each only on what stands below it, and light start-ups."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "evoxtral"
 
-# From the ground floor up; a module imports from floors below its own, or from its own floor.
-FLOORS = (
-    {"errors", "tags"},
-    {"transcript"},
-    {"metrics", "results"},
-    {"audio"},
-    {"prompt", "checkpoints", "lora", "text_model", "encoder", "kernels", "decode", "memory", "speech"},
-    {"engine"},
-    {"bulk", "ui", "serve"},
-    {"cli"},
-    {"__main__"},
-)
-FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# What each folder, or module beside the folders, may import of the others (docs/design.md has the picture).
+BELOW = {
+    "errors": set(),
+    "tags": set(),
+    "transcript": {"tags", "errors"},
+    "results": {"transcript"},
+    "metrics": {"tags", "errors"},
+    "audio": {"errors"},
+    "speech": {"audio", "tags", "errors"},
+    "model": {"errors"},
+    "inference": {"audio", "model", "transcript", "results", "tags", "errors"},
+    "serve": {"inference", "audio", "model", "transcript", "results", "tags", "errors"},
+    "ui": {"inference", "audio", "model", "speech", "metrics", "transcript", "results", "tags", "errors"},
+    "cli": {"serve", "inference", "audio", "model", "speech", "metrics", "transcript", "results", "tags", "errors"},
+    "__main__": {"cli"},
+    "__init__": {"inference", "metrics", "speech", "transcript"},  # its public names, each imported when it is used
+}
 
 HEAVY = {"torch", "transformers", "peft", "gradio", "librosa", "scipy", "matplotlib"}
 LIGHT_MODULES = {
@@ -35,32 +40,59 @@ LIGHT_MODULES = {
 }
 
 
-def rooms_imported_by(file: Path) -> set[str]:
-    """The parts of evoxtral that a file imports, at module level or inside functions."""
-    rooms = set()
+def imports_of(file: Path) -> set[str]:
+    """The modules of evoxtral that a file imports, at module level or inside functions, by their dotted names."""
+    found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         match node:
-            case ast.ImportFrom(module="evoxtral", level=0):
-                rooms.update(alias.name for alias in node.names if not alias.name.startswith("_"))
-            case ast.ImportFrom(module=str(module), level=0) if module.startswith("evoxtral."):
-                rooms.add(module.split(".")[1])
+            case ast.ImportFrom(module=str(module), level=0) if module.split(".")[0] == "evoxtral":
+                for alias in node.names:
+                    inner = f"{module}.{alias.name}"
+                    found.add(inner if is_module(inner) else module)
             case ast.Import():
-                rooms.update(a.name.split(".")[1] for a in node.names if a.name.startswith("evoxtral."))
+                found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "evoxtral")
             case ast.ImportFrom(level=level) if level > 0:
-                pytest.fail(f"{file}: relative imports hide which floor a module is on")
-    return rooms
+                pytest.fail(f"{file}: relative imports hide what a module stands on")
+    return found
 
 
-def test_every_module_has_its_floor_and_imports_only_downwards():
-    upwards = []
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def folder_of(name: str) -> str:
+    """`evoxtral.audio.reading` -> "audio"; of `evoxtral` itself, whose version anything may read, "" ."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def graph() -> dict[str, set[str]]:
+    """Folder -> the other folders that its files import."""
+    edges: dict[str, set[str]] = {}
     for file in PACKAGE.rglob("*.py"):
-        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if room == "__init__":
-            assert rooms_imported_by(file) == set()
-            continue
-        above = (other for other in rooms_imported_by(file) if FLOOR[other] > FLOOR[room])
-        upwards += [f"{room} imports {other}" for other in above]
-    assert upwards == []
+        folder = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        edges.setdefault(folder, set()).update(map(folder_of, imports_of(file)))
+    return {folder: others - {folder, ""} for folder, others in edges.items()}
+
+
+def test_every_folder_imports_only_what_stands_below_it():
+    edges = graph()
+    assert edges.keys() == BELOW.keys()
+    assert {folder: above for folder in edges if (above := edges[folder] - BELOW[folder])} == {}
+
+
+def test_what_folders_may_import_has_no_cycle():
+    assert len([*TopologicalSorter(BELOW).static_order()]) == len(BELOW)
+
+
+def test_no_two_files_import_each_other():
+    files = {}
+    for file in PACKAGE.rglob("*.py"):
+        name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
+        files[name.removesuffix(".__init__")] = imports_of(file)
+    # A package's __init__ names what its files offer; that a file of it is imported through it is no circle.
+    files = {name: {other for other in others if not name.startswith(f"{other}.")} for name, others in files.items()}
+    assert [*TopologicalSorter(files).static_order()]  # raises CycleError, which names the files
 
 
 @pytest.mark.parametrize("module", LIGHT_MODULES)
@@ -73,3 +105,12 @@ def test_a_light_module_starts_without_heavy_packages(module):
         cwd=PACKAGE.parent,
     ).stdout.split()
     assert LIGHT_MODULES[module].isdisjoint(loaded)
+
+
+def test_public_names_are_there_and_no_others():
+    import evoxtral
+
+    assert all(callable(getattr(evoxtral, name)) for name in evoxtral.__all__)
+    assert {*evoxtral.__all__} <= {*dir(evoxtral)}
+    with pytest.raises(AttributeError, match="no attribute 'transcripts'"):
+        evoxtral.transcripts  # noqa: B018

@@ -13,8 +13,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import checkpoints, lora
 from evoxtral.errors import CheckpointError
+from evoxtral.model import backends, checkpoints, lora
+from evoxtral.model.linear import Mix, MixedLinear, joined
 
 CPU = torch.device("cpu")
 
@@ -90,7 +91,7 @@ def test_a_text_model_only_adapter_is_whole(checkpoint, model, tmp_path):
     pattern = r".*language_model.*\.(q_proj|down_proj)"
     save_adapter(checkpoint.base, tmp_path, seed=3, target_modules=pattern)
     adapter = lora.read(tmp_path, model, "text")
-    mix = lora.Mix([adapter])
+    mix = Mix([adapter])
     assert len(adapter.weights) == 4
     assert not mix.touches("text", lora.TOWER, lora.PROJECTOR) and mix.touches("text", "model.language_model")
 
@@ -193,13 +194,13 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(checkpoi
         folders[name] = tmp_path / name
         save_adapter(checkpoint.base, folders[name], seed, use_rslora=rslora)
     adapters = [lora.read(folder, model, name) for name, folder in folders.items()]
-    mix = lora.Mix(adapters)
+    mix = Mix(adapters)
     references = {"base": model}
     for name, folder in folders.items():
         fresh = checkpoints.load_base(Path(checkpoint.base), torch.float32)
         references[name] = PeftModel.from_pretrained(fresh, folder).base_model.model
     for path, linear in lora.targeted(model, RECIPE.targets):
-        mixed = lora.MixedLinear({path: linear}, adapters, mix, CPU)
+        mixed = MixedLinear({path: linear}, adapters, mix, CPU)
         x = torch.randn(3, 2, 5, linear.in_features)
         for names in (
             ("base",),
@@ -217,16 +218,16 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(checkpoi
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.float16, 1e-5), (torch.bfloat16, 2e-2)])
-def test_a_settled_layer_computes_what_its_weights_give_in_float32(checkpoint, model, dtype, off):
+def test_a_prepacked_layer_computes_what_its_weights_give_in_float32(checkpoint, model, dtype, off):
     def adapters():
         return [lora.read(folder, model, name, dtype) for name, folder in checkpoint.adapters.items()]
 
-    mix = lora.Mix(adapters())
+    mix = Mix(adapters())
     for path in ("model.audio_tower.layers.0.self_attn.q_proj", "model.language_model.layers.0.mlp.up_proj"):
         linear = copy_of(model.get_submodule(path)).to(dtype)  # one with a bias, one without
-        settled = lora.MixedLinear({path: linear}, adapters(), mix, CPU).settle()
-        plain = lora.MixedLinear({path: linear.float()}, adapters(), mix, CPU)
-        x = torch.randn(6, 5, linear.in_features, dtype=lora.activations(dtype, CPU))
+        settled = MixedLinear({path: linear}, adapters(), mix, CPU).prepack()
+        plain = MixedLinear({path: linear.float()}, adapters(), mix, CPU)
+        x = torch.randn(6, 5, linear.in_features, dtype=backends.activations(dtype, CPU))
         with mix.using(("base", "sft", "rl")), torch.no_grad():
             torch.testing.assert_close(settled(x).float(), plain(x.float()), atol=off, rtol=off)
 
@@ -239,14 +240,14 @@ def test_joined_layers_compute_what_each_computes_alone(checkpoint, model, atten
     def adapters():
         return [lora.read(folder, model, name, dtype) for name, folder in checkpoint.adapters.items()]
 
-    mix = lora.Mix(adapters())
+    mix = Mix(adapters())
     names = [f"{attention}.{name}" for name in ("q_proj", "k_proj", "v_proj")]
     layers = {name: copy_of(model.get_submodule(name)).to(dtype) for name in names}
     x = torch.randn(6, 3, layers[names[0]].in_features, dtype=dtype)
     for variants in (("base", "sft", "rl"), ("base", "rl"), ("sft",)):
         with mix.using(variants), torch.no_grad():
-            alone = [lora.MixedLinear({path: layer}, adapters(), mix, CPU)(x) for path, layer in layers.items()]
-            joined = lora.MixedLinear(layers, adapters(), mix, CPU)(x)
+            alone = [MixedLinear({path: layer}, adapters(), mix, CPU)(x) for path, layer in layers.items()]
+            joined = MixedLinear(layers, adapters(), mix, CPU)(x)
         torch.testing.assert_close(joined, torch.cat(alone, dim=-1), atol=off, rtol=off)
 
 
@@ -256,13 +257,13 @@ def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path
     save_adapter(checkpoint.base, tmp_path / "other", seed=6, r=4, target_modules=["k_proj"])
     adapters = [lora.read(tmp_path / name, model, name) for name in ("large", "small", "other")]
     weights = [dict(adapter.weights) for adapter in adapters]  # layers take theirs out
-    mix = lora.Mix(adapters)
+    mix = Mix(adapters)
     for leaf in ("q_proj", "k_proj", "v_proj"):
         path = f"model.language_model.layers.1.self_attn.{leaf}"
         linear = model.get_submodule(path)
         x = torch.randn(4, 4, 48)
         with mix.using(("base", "large", "small", "other")), torch.no_grad():
-            y = lora.MixedLinear({path: linear}, adapters, mix, CPU)(x)
+            y = MixedLinear({path: linear}, adapters, mix, CPU)(x)
         for row, matrices in enumerate(weights, start=1):
             a, b = matrices.get(path, (torch.zeros(1, 48), torch.zeros(linear.out_features, 1)))
             torch.testing.assert_close(y[row], linear(x[row]) + x[row] @ a.T @ b.T)
@@ -275,7 +276,7 @@ def test_the_base_is_not_in_memory_twice(checkpoint):
     path = f"{attention}.q_proj"
     weight = weakref.ref(model.get_submodule(path).weight)
     assert path in adapters[0].weights
-    lora.joined(model.get_submodule(attention), attention, ("q_proj",), adapters, lora.Mix(adapters), CPU)
+    joined(model.get_submodule(attention), attention, ("q_proj",), adapters, Mix(adapters), CPU)
     assert weight() is None and path not in adapters[0].weights
 
 
@@ -291,8 +292,8 @@ def test_a_merged_model_writes_what_the_adapter_writes(checkpoint, engine, tmp_p
 
 
 def test_a_merged_folder_is_a_model_of_its_own(checkpoint, engine, tmp_path):
-    from evoxtral.checkpoints import Checkpoint
-    from evoxtral.engine import Engine
+    from evoxtral.inference.engine import Engine
+    from evoxtral.model.checkpoints import Checkpoint
 
     checkpoints.write_merged(checkpoint, "sft", tmp_path / "merged")
     alone = Engine(Checkpoint("merged", str(tmp_path / "merged")), device="cpu", dtype=torch.float32)

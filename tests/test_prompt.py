@@ -12,9 +12,9 @@ from conftest import MERGES, tiny_config, tone
 from transformers import VoxtralConfig
 
 from evoxtral.audio import SAMPLE_RATE, wav_bytes
-from evoxtral.checkpoints import load_config, published_config
 from evoxtral.errors import CheckpointError, EvoxtralError
-from evoxtral.prompt import Prompt
+from evoxtral.inference.prompt import Prompt
+from evoxtral.model.checkpoints import load_config, published_config
 from training.tokenizer import write_processor
 
 
@@ -33,9 +33,9 @@ def prompt(request, tmp_path) -> Prompt:
     return Prompt(tmp_path, folder_with_window(tmp_path, *request.param))
 
 
-def request(prompt: Prompt, wave: np.ndarray, language: str | None):
+def request(prompt: Prompt, waveform: np.ndarray, language: str | None):
     return prompt.processor.apply_transcription_request(
-        audio=[wave], format=["WAV"], sampling_rate=SAMPLE_RATE, language=language, model_id="any"
+        audio=[waveform], format=["WAV"], sampling_rate=SAMPLE_RATE, language=language, model_id="any"
     )
 
 
@@ -49,11 +49,11 @@ def test_transcription_ids_are_the_processors_own_for_a_clip_of_any_length(promp
 
 
 def test_features_are_the_processors_own_and_fill_the_window(prompt):
-    waves = [tone(2.0), 0.01 * tone(5.0, seed=1), tone(prompt.window_seconds, seed=2), 3 * tone(1.0)]
-    mels = prompt.log_mel(waves)
+    waveforms = [tone(2.0), 0.01 * tone(5.0, seed=1), tone(prompt.window_seconds, seed=2), 3 * tone(1.0)]
+    mels = prompt.log_mel(waveforms)
     assert mels.shape == (4, 128, prompt.window_frames) and mels.dtype == torch.float32
-    for mel, wave in zip(mels, waves, strict=True):
-        torch.testing.assert_close(mel, request(prompt, wave, "en")["input_features"][0], atol=1e-5, rtol=0)
+    for mel, waveform in zip(mels, waveforms, strict=True):
+        torch.testing.assert_close(mel, request(prompt, waveform, "en")["input_features"][0], atol=1e-5, rtol=0)
 
 
 def test_chat_ids_are_the_processors_own(prompt):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evoxtral import audio, checkpoints, lora, metrics, speech, tags
-from evoxtral.engine import Engine
+from evoxtral import audio, metrics, speech, tags
+from evoxtral.inference.engine import Engine
+from evoxtral.model import backends, checkpoints
 from training import publish
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_the_readme_shows_the_files_figures():
     assert publish.readme_block() in publish.README.read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(not lora.fbgemm_takes(torch.float16, torch.device("cpu")), reason="no FBGEMM here")
+@pytest.mark.skipif(not backends.fbgemm_supports(torch.float16, torch.device("cpu")), reason="no FBGEMM here")
 def test_weights_in_float16_hear_what_they_do_in_float32():
     """As larger models have them on CPUs without instructions for 16 bits."""
     exact, half = (Engine(checkpoints.resolve("tiny"), "cpu", dtype) for dtype in (torch.float32, torch.float16))
@@ -73,7 +74,7 @@ def test_the_same_words_said_in_another_way_get_another_tag(engine):
     """The tag is heard, not guessed from the words."""
     heard = {}
     for delivery in ("whispers", "angry", "shouts"):
-        wave = speech.speak(f"[{delivery}] I told you the door was open.", seed=1).wave
-        transcript = engine.transcribe((audio.SAMPLE_RATE, wave), "rl")
+        waveform = speech.speak(f"[{delivery}] I told you the door was open.", seed=1).waveform
+        transcript = engine.transcribe((audio.SAMPLE_RATE, waveform), "rl")
         heard[delivery] = {tag.name for tag in transcript.tags}
     assert sum(delivery in names for delivery, names in heard.items()) >= 2, heard

@@ -85,7 +85,7 @@ def test_a_duplicate_is_offered_zerogpu(front_matter):
 
 
 def test_exactly_the_models_it_runs_are_named_and_preloaded(front_matter):
-    from evoxtral import checkpoints
+    from evoxtral.model import checkpoints
 
     used = [checkpoints.MINI_BASE, *checkpoints.MINI_ADAPTERS.values()]
     assert front_matter["models"] == used
@@ -101,7 +101,7 @@ def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(fron
 
 def test_preloading_fetches_what_loading_asks_for_and_nothing_more(front_matter):
     """So that a start needs no download. The Hub's base has no processor_config.json."""
-    from evoxtral import checkpoints, lora
+    from evoxtral.model import checkpoints, lora
 
     adapter = {lora.CONFIG_FILE, lora.WEIGHTS_FILE}
     base = {*checkpoints.FILES} - adapter - {"processor_config.json"}

@@ -23,17 +23,17 @@ def test_every_tag_that_the_voice_can_make_is_one_click_away():
 
 def test_what_is_spoken_is_shown_with_the_time_of_each_tag_and_kept_as_the_reference():
     script = "[sighs] We waited. [laughs]"
-    status, (rate, wave), timeline, spoken = speak_tab.perform(script, speech.DEFAULT_VOICE, 0)
-    assert (rate, wave.dtype, spoken) == (16_000, np.int16, script)
+    status, (rate, waveform), timeline, spoken = speak_tab.perform(script, speech.DEFAULT_VOICE, 0)
+    assert (rate, waveform.dtype, spoken) == (16_000, np.int16, script)
     assert timeline.count('class="ev-tag') == 2 and "2 words, 2 tags" in timeline
     assert "Spoken" in status
 
 
 def spoken(seconds: float, *sounds: tuple[str, float, float]) -> speech.Speech:
     """Speech of one word; each sound is a tag, its start and its end in seconds."""
-    wave = np.zeros(round(seconds * audio.SAMPLE_RATE), np.float32)
+    waveform = np.zeros(round(seconds * audio.SAMPLE_RATE), np.float32)
     word = speech.Timed("So", 0.0, seconds)
-    return speech.Speech(wave, (word,), tuple(speech.Timed(*sound) for sound in sounds), ())
+    return speech.Speech(waveform, (word,), tuple(speech.Timed(*sound) for sound in sounds), ())
 
 
 def test_a_tag_that_sounds_twice_has_one_lane_with_its_times_in_words_and_a_bar_for_each():
@@ -122,8 +122,8 @@ def test_of_a_text_that_is_too_long_to_be_spoken_at_once_whole_sentences_are_tak
     for text, end in ((long, "late."), (endless, "so")):
         taken = speak_tab.beginning(text)
         assert text.startswith(taken) and taken.endswith(end)
-        assert speak_tab.MOST_CHARACTERS - 25 < len(taken) <= speak_tab.MOST_CHARACTERS
-    assert len(speak_tab.beginning("x" * 5000)) == speak_tab.MOST_CHARACTERS
+        assert speak_tab.MAX_CHARACTERS - 25 < len(taken) <= speak_tab.MAX_CHARACTERS
+    assert len(speak_tab.beginning("x" * 5000)) == speak_tab.MAX_CHARACTERS
     _, told, script, *_ = speak_tab.take_over(gr.EventData(None, {"text": long}), "")
     assert script == speak_tab.beginning(long) and f"{len(script):,}" in told
 

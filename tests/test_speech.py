@@ -12,26 +12,26 @@ from evoxtral.errors import SpeechError
 from evoxtral.speech import SPOKEN_TAGS, speak
 
 
-def level(wave: np.ndarray, start: float, end: float) -> float:
-    """RMS of a stretch of wave; times in seconds."""
-    part = wave[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)]
+def level(waveform: np.ndarray, start: float, end: float) -> float:
+    """RMS of a stretch of waveform; times in seconds."""
+    part = waveform[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)]
     return float(np.sqrt(np.mean(part**2)))
 
 
 def seconds(text: str, **arguments) -> float:
-    return len(speak(text, **arguments).wave) / SAMPLE_RATE
+    return len(speak(text, **arguments).waveform) / SAMPLE_RATE
 
 
 def test_a_wave_is_mono_float32_at_16_khz_within_full_scale():
-    wave = speak("[shouts] Get out of here!").wave
-    assert wave.ndim == 1 and wave.dtype == np.float32
-    assert 0.5 < np.abs(wave).max() <= 1
+    waveform = speak("[shouts] Get out of here!").waveform
+    assert waveform.ndim == 1 and waveform.dtype == np.float32
+    assert 0.5 < np.abs(waveform).max() <= 1
 
 
 def test_the_same_arguments_give_the_same_wave_and_another_seed_another():
     text = "[sighs] I told you [laughs] so."
-    assert np.array_equal(speak(text, seed=3).wave, speak(text, seed=3).wave)
-    assert not np.array_equal(speak(text, seed=3).wave[:20000], speak(text, seed=4).wave[:20000])
+    assert np.array_equal(speak(text, seed=3).waveform, speak(text, seed=3).waveform)
+    assert not np.array_equal(speak(text, seed=3).waveform[:20000], speak(text, seed=4).waveform[:20000])
 
 
 def test_every_word_has_its_time_in_order():
@@ -39,8 +39,8 @@ def test_every_word_has_its_time_in_order():
     assert [w.text for w in found.words] == "So... I was thinking, maybe we could try that NEW place?".split()
     times = [t for w in found.words for t in (w.start, w.end)]
     assert times == sorted(times)
-    assert times[-1] < len(found.wave) / SAMPLE_RATE
-    assert all(level(found.wave, w.start, w.end) > 0.005 for w in found.words)
+    assert times[-1] < len(found.waveform) / SAMPLE_RATE
+    assert all(level(found.waveform, w.start, w.end) > 0.005 for w in found.words)
 
 
 def test_every_tag_has_its_time_where_it_stands():
@@ -58,7 +58,7 @@ def test_every_tag_has_its_time_where_it_stands():
 def test_every_spoken_tag_changes_the_sound(name):
     tagged, plain = speak(f"[{name}] We were here."), speak("We were here.")
     assert [t.text for t in tagged.tags] == [name]
-    assert len(tagged.wave) != len(plain.wave) or not np.array_equal(tagged.wave, plain.wave)
+    assert len(tagged.waveform) != len(plain.waveform) or not np.array_equal(tagged.waveform, plain.waveform)
 
 
 @pytest.mark.parametrize("name", speech.effects.SOUNDS)
@@ -67,14 +67,14 @@ def test_a_sound_is_heard_where_it_is_said_to_be(name, voice):
     found = speak(f"Wait. [{name}] Well.", voice)
     tag = found.tags[0]
     assert 0.2 < tag.end - tag.start < 2.0
-    assert level(found.wave, tag.start, tag.end) > 0.01
+    assert level(found.waveform, tag.start, tag.end) > 0.01
 
 
 def test_a_pause_is_silent_and_longer_than_any_gap_between_sentences():
     found = speak("Wait. [pause] Well. Yes.")
     pause = found.tags[0]
     assert pause.end - pause.start > 0.85
-    assert level(found.wave, pause.start, pause.end) < 1e-4
+    assert level(found.waveform, pause.start, pause.end) < 1e-4
     wait, well, yes = found.words
     assert yes.start - well.end < 0.45
 
@@ -91,22 +91,22 @@ def test_an_exclamation_grows_towards_its_end_however_it_is_said(delivery):
     def growth(mark: str) -> float:
         found = speak(f"{delivery}We can go home on Sunday{mark}")
         start, middle, end = found.words[0].start, found.words[3].start, found.words[-1].end
-        return level(found.wave, middle, end) / level(found.wave, start, middle)
+        return level(found.waveform, middle, end) / level(found.waveform, start, middle)
 
     assert growth("!") > 1.2 * growth(".")
 
 
-def last(wave: np.ndarray, words: tuple, duration: float = 0.2) -> np.ndarray:
+def last(waveform: np.ndarray, words: tuple, duration: float = 0.2) -> np.ndarray:
     """The last stretch of speech, in seconds."""
     end = int(words[-1].end * SAMPLE_RATE)
-    return wave[end - int(duration * SAMPLE_RATE) : end].astype(float)
+    return waveform[end - int(duration * SAMPLE_RATE) : end].astype(float)
 
 
 @pytest.mark.parametrize("delivery", ["", "[calm] ", "[sad] "])
 def test_a_question_ends_on_a_higher_note(delivery):
     def pitch(mark: str) -> float:
         found = speak(f"{delivery}Did we ever go home on Sunday{mark}", "en-us+m3")
-        return float(np.median(librosa.yin(last(found.wave, found.words), fmin=50, fmax=400, sr=SAMPLE_RATE)))
+        return float(np.median(librosa.yin(last(found.waveform, found.words), fmin=50, fmax=400, sr=SAMPLE_RATE)))
 
     assert pitch("?") > 1.1 * pitch(".")
 
@@ -116,7 +116,7 @@ def test_a_whispered_question_ends_brighter():
 
     def centre(mark: str) -> float:
         found = speak(f"[whispers] Did we ever go home on Sunday{mark}")
-        return float(librosa.feature.spectral_centroid(y=last(found.wave, found.words), sr=SAMPLE_RATE).mean())
+        return float(librosa.feature.spectral_centroid(y=last(found.waveform, found.words), sr=SAMPLE_RATE).mean())
 
     assert centre("?") > 1.03 * centre(".")
 
@@ -124,7 +124,9 @@ def test_a_whispered_question_ends_brighter():
 def test_a_delivery_ends_with_its_sentence():
     found = speak("[whispers] Be quiet. The house is ours.")
     quiet, loud = found.words[:2], found.words[2:]
-    assert level(found.wave, loud[0].start, loud[-1].end) > 1.5 * level(found.wave, quiet[0].start, quiet[-1].end)
+    assert level(found.waveform, loud[0].start, loud[-1].end) > 1.5 * level(
+        found.waveform, quiet[0].start, quiet[-1].end
+    )
 
 
 def test_stammers_repeat_the_beginning_of_the_next_word():
@@ -135,7 +137,7 @@ def test_stammers_repeat_the_beginning_of_the_next_word():
 
 
 def test_synonyms_sound_like_their_group():
-    assert np.array_equal(speak("Well. [chuckles] Yes.").wave, speak("Well. [laughs] Yes.").wave)
+    assert np.array_equal(speak("Well. [chuckles] Yes.").waveform, speak("Well. [laughs] Yes.").waveform)
 
 
 def test_a_tag_without_a_sound_is_skipped_and_reported_as_written():
@@ -210,5 +212,5 @@ def test_any_text_is_spoken_or_refused(text):
     except SpeechError:
         assert not any(map(str.isalnum, tags.plain(text)))
         return
-    assert np.isfinite(found.wave).all()
+    assert np.isfinite(found.waveform).all()
     assert " ".join(w.text for w in found.words).split() == tags.without_tags(text).split() or "[" in text

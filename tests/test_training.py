@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from evoxtral import audio, checkpoints, metrics, speech
+from evoxtral import audio, metrics, speech
 from evoxtral.errors import EvoxtralError, RecipeError
-from evoxtral.prompt import Prompt
+from evoxtral.inference.prompt import Prompt
+from evoxtral.model import checkpoints
 from evoxtral.speech.espeak import Espeak
 from training import dataset, loop, model, muon, pretrain, raft, recipe, run
 from training.dataset import Clips, Collator, DataConfig
@@ -238,9 +239,10 @@ def test_further_voices_are_for_training_and_leave_the_held_out_ones_unheard(pro
     )
     mels = {}
     for variant in dataset.VARIANTS + dataset.FURTHER:
-        waves = [speech.speak(text, f"en-us+{variant}", seed=1).wave for text in texts]
+        waveforms = [speech.speak(text, f"en-us+{variant}", seed=1).waveform for text in texts]
         mels[variant] = [
-            mel[:, : len(wave) // prompt.hop] for mel, wave in zip(prompt.log_mel(waves), waves, strict=True)
+            mel[:, : len(waveform) // prompt.hop]
+            for mel, waveform in zip(prompt.log_mel(waveforms), waveforms, strict=True)
         ]
 
     def apart(one, other):
@@ -255,8 +257,8 @@ def test_further_voices_are_for_training_and_leave_the_held_out_ones_unheard(pro
 
 def test_stored_log_mels_are_those_the_engine_computes_from_the_audio(clips, prompt):
     collate = Collator(clips, prompt)
-    waves = [audio.load(clips.folder / clip.audio) for clip in clips.clips]
-    ours, engines = collate.mels(list(range(len(clips)))), prompt.log_mel(waves)
+    waveforms = [audio.load(clips.folder / clip.audio) for clip in clips.clips]
+    ours, engines = collate.mels(list(range(len(clips)))), prompt.log_mel(waveforms)
     assert ours.shape == engines.shape
     # 16-bit audio and 16-bit mels round; near the floor a log is steep, so a few bins differ more than most.
     assert (ours - engines).abs().quantile(0.99) < 0.05

@@ -10,20 +10,21 @@ from evoxtral import tags
 from evoxtral.transcript import Cue, TagSpan, Token, Transcript
 
 
-def transcript(*cues: list[tuple[str, float]], cut: bool = False) -> Transcript:
+def transcript(*cues: list[tuple[str, float]], truncated: bool = False) -> Transcript:
     """Cues of 2 s each, from (token text, probability) pairs."""
     return Transcript(
         cues=tuple(
-            Cue(2.0 * i, 2.0 * i + 2, tuple(Token(*token) for token in tokens), cut) for i, tokens in enumerate(cues)
+            Cue(2.0 * i, 2.0 * i + 2, tuple(Token(*token) for token in tokens), truncated)
+            for i, tokens in enumerate(cues)
         ),
         duration=2.0 * len(cues),
-        seconds=0.5,
+        elapsed=0.5,
     )
 
 
 def typed(text: str, duration: float = 1.0) -> Transcript:
     """Text of a person, which no token of a model is behind."""
-    return Transcript((Cue(0.0, duration, (Token(text, None),)),), duration, seconds=0.0)
+    return Transcript((Cue(0.0, duration, (Token(text, None),)),), duration, elapsed=0.0)
 
 
 NERVOUS = transcript(
@@ -68,7 +69,7 @@ def test_every_tag_stands_at_its_position_and_has_a_probability(cues):
     made = transcript(*cues)
     assert [span.name for span in made.tags] == tags.names(made.text)
     for span in made.tags:
-        assert made.text[span.position] == "["
+        assert made.text[span.offset] == "["
         assert 0 <= span.probability <= 1
 
 
@@ -96,15 +97,15 @@ def test_token_count_counts_what_a_model_decoded():
 
 
 def test_a_transcript_is_cut_when_a_segment_is():
-    assert not NERVOUS.cut
-    assert transcript([("a", 1.0)], cut=True).cut
+    assert not NERVOUS.truncated
+    assert transcript([("a", 1.0)], truncated=True).truncated
 
 
 def test_what_was_broken_off_is_done_and_its_last_segment_cut():
     growing = replace(transcript([("[sad] ", 0.5), ("So", 0.5)], [("we", 0.5)]), done=False)
     ended = growing.broken_off()
-    assert ended.done and [cue.cut for cue in ended.cues] == [False, True] and ended.text == growing.text
-    assert replace(growing, cues=()).broken_off().cut
+    assert ended.done and [cue.truncated for cue in ended.cues] == [False, True] and ended.text == growing.text
+    assert replace(growing, cues=()).broken_off().truncated
     assert ended.broken_off() == ended
 
 
@@ -169,12 +170,12 @@ def test_json_has_the_shape_that_programs_rely_on():
         "text": "[nervous] So well [laughs], yes [sighs] NO",
         "plain": "So well , yes no",
         "tags": [
-            {"name": "nervous", "category": "emotion", "position": 0, "probability": 0.5 * 0.5 * 0.9 * 0.8},
-            {"name": "laughs", "category": "non-verbal", "position": 18, "probability": 0.25},
-            {"name": "sighs", "category": "non-verbal", "position": 32, "probability": 0.7},
+            {"name": "nervous", "category": "emotion", "offset": 0, "probability": 0.5 * 0.5 * 0.9 * 0.8},
+            {"name": "laughs", "category": "non-verbal", "offset": 18, "probability": 0.25},
+            {"name": "sighs", "category": "non-verbal", "offset": 32, "probability": 0.7},
         ],
-        "seconds": 0.5,
-        "cut": False,
+        "elapsed": 0.5,
+        "truncated": False,
         "edited": False,
         "cues": [
             {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes"},

@@ -53,10 +53,10 @@ class Page(HTMLParser):
         return [attributes for _, attributes in self.elements if name in (attributes.get("class") or "").split()]
 
 
-def transcript(text: str, probability: float | None = 0.9, done: bool = True, cut: bool = False) -> Transcript:
+def transcript(text: str, probability: float | None = 0.9, done: bool = True, truncated: bool = False) -> Transcript:
     """One cue of four seconds, one token for each tag and each stretch of text, decoded in two seconds."""
     tokens = tuple(Token(piece.raw, probability) for piece in tags.parse(text))
-    return Transcript((Cue(0.0, 4.0, tokens, cut),), duration=4.0, seconds=2.0, done=done)
+    return Transcript((Cue(0.0, 4.0, tokens, truncated),), duration=4.0, elapsed=2.0, done=done)
 
 
 def column(made: Transcript, variant: str = "rl", stem: str = "transcript") -> Column:
@@ -70,7 +70,7 @@ def clip(said: str = "", **transcripts: Transcript) -> list[Column]:
 
 def sure(text: str, probability: float | None) -> dict[int, float | None]:
     """The same probability for every tag of a text, by its position."""
-    return {span.position: probability for span in transcript(text).tags}
+    return {span.offset: probability for span in transcript(text).tags}
 
 
 def shown_text(html: str) -> str:
@@ -175,13 +175,13 @@ def test_a_growing_column_is_busy_and_offers_nothing_to_download_yet():
 
 
 def test_silence_is_said_in_words():
-    silence = Transcript((), duration=3.0, seconds=0.0)
+    silence = Transcript((), duration=3.0, elapsed=0.0)
     assert "No speech was found" in shown_text(view.card(column(silence)))
     assert view.agreement(clip(base=silence, rl=silence)) == "No speech was found in this clip."
 
 
 def test_a_cut_is_said_in_words():
-    assert "Cut short" in shown_text(view.card(column(transcript("and then", cut=True))))
+    assert "Cut short" in shown_text(view.card(column(transcript("and then", truncated=True))))
 
 
 def test_an_adapter_of_ones_own_gets_a_card_of_its_own():
@@ -220,7 +220,7 @@ def test_each_tag_left_keeps_its_own_probability(text, categories):
     shown = Filter(frozenset(categories))
     pieces = tags.parse(text)
     tokens = tuple(Token(piece.raw, 1 / (number + 1)) for number, piece in enumerate(pieces))
-    whole = Transcript((Cue(0.0, 4.0, tokens),), duration=4.0, seconds=2.0)
+    whole = Transcript((Cue(0.0, 4.0, tokens),), duration=4.0, elapsed=2.0)
     wanted = [(span.name, span.probability) for span in whole.tags if span.category in categories]
     assert [(span.name, span.probability) for span in shown.of(whole).tags] == wanted
     view.card(column(whole), shown)

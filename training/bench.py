@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evoxtral import audio, metrics
-from evoxtral.engine import Engine
+from evoxtral.inference.engine import Engine
 from evoxtral.speech import speak
 from training import loop
 from training.dataset import ACCENTS, VARIANTS, Clips
@@ -49,7 +49,7 @@ def predict(engine: Engine, clips: Clips, folder: Path) -> dict[str, list[tuple[
                         variant: {
                             "text": found[0].text,
                             "tags": [(tag.name, tag.probability) for tag in found[0].tags],
-                            "seconds": found[0].seconds,
+                            "seconds": found[0].elapsed,
                         }
                         for variant, found in result.items()
                     },
@@ -76,8 +76,8 @@ def ordinary(engine: Engine) -> dict:
     lines = (WORDS / "ordinary.txt").read_text(encoding="utf-8").splitlines()
     sentences = [line for line in lines if not line.startswith("#")]
     voices = [f"{accent}+{variant}" for variant in VARIANTS for accent in ACCENTS]
-    waves = [speak(s, voices[37 * i % len(voices)], seed=i).wave for i, s in enumerate(sentences)]
-    found = engine.batch(waves)
+    waveforms = [speak(s, voices[37 * i % len(voices)], seed=i).waveform for i, s in enumerate(sentences)]
+    found = engine.batch(waveforms)
     out = {"n": len(sentences)}
     for variant in engine.variants:
         pairs = [(row[variant][0].text, s) for row, s in zip(found, sentences, strict=True)]

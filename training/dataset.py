@@ -21,7 +21,8 @@ from scipy.signal import lfilter, oaconvolve
 
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
-from evoxtral.prompt import Prompt
+from evoxtral.audio.features import log_mel
+from evoxtral.inference.prompt import Prompt
 from training import loop, scripts
 from training.model import IGNORE
 from training.scripts import Slices, Sources
@@ -113,16 +114,18 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
     rng = random.Random(f"{config.seed}/{name}/{index}")
     stem = f"{name}-{index:04d}"
     clips, mels = [], []
-    for script, voice, seed, wave in itertools.islice(_performances(rng, config), count):
-        mel = extractor(wave, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"][0]  # (128, F)
-        mel = mel[:, : len(wave) // config.hop + 2].T.astype(np.float16)  # beyond the wave there is only the floor
+    for script, voice, seed, waveform in itertools.islice(_performances(rng, config), count):
+        mel = log_mel([waveform], config.window_seconds * SAMPLE_RATE, extractor)[0].numpy()  # (128, F)
+        mel = mel[:, : len(waveform) // config.hop + 2].T.astype(
+            np.float16
+        )  # beyond the waveform there is only the floor
         identity = f"{stem}-{len(clips):03d}"
         audio = None
         if config.keep_audio:
             audio = f"{identity}.flac"
-            soundfile.write(folder / audio, wave, SAMPLE_RATE, subtype="PCM_16")
+            soundfile.write(folder / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
         held_out = voice.partition("+")[2] in HELD_OUT
-        seconds = round(len(wave) / SAMPLE_RATE, 3)
+        seconds = round(len(waveform) / SAMPLE_RATE, 3)
         clips.append(
             Clip(
                 identity,
@@ -147,8 +150,8 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
 
 
 def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[scripts.Script, str, int, np.ndarray]]:
-    """Scripts with voice, seed and wave. What does not fit the window is drawn again, of the same slice and from the
-    same kind of voice: shares hold, that of held-out voices to the clip."""
+    """Scripts with voice, seed and waveform. What does not fit the window is drawn again, of the same slice and from
+    the same kind of voice: shares hold, that of held-out voices to the clip."""
     for number in itertools.count():
         kind = config.slices.draw(rng)
         held_out = int((number + 1) * config.held_out_share) > int(number * config.held_out_share)
@@ -167,30 +170,30 @@ def _performance(
     accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
     voice = f"{accent}+{rng.choice([v for v in known if (v in HELD_OUT) == held_out])}"
     seed = rng.getrandbits(31)
-    wave = speech.speak(script.text, voice, seed).wave
+    waveform = speech.speak(script.text, voice, seed).waveform
     if config.augment:
-        wave = augment(wave, np.random.default_rng(seed))
-    fits = len(wave) <= (config.window_seconds - 0.1) * SAMPLE_RATE
-    return (script, voice, seed, wave) if fits else None
+        waveform = augment(waveform, np.random.default_rng(seed))
+    fits = len(waveform) <= (config.window_seconds - 0.1) * SAMPLE_RATE
+    return (script, voice, seed, waveform) if fits else None
 
 
-def augment(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def augment(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A room, a microphone's tone, a level and a noise floor, each some of the time. (T,) float32 -> (T,) float32."""
     if rng.random() < 0.25:
         n = int(0.12 * SAMPLE_RATE)
         decay = np.exp(-np.arange(n) / (rng.uniform(0.01, 0.035) * SAMPLE_RATE))
         room = rng.standard_normal(n) * decay * rng.uniform(0.02, 0.07)
         room[0] = 1
-        wave = oaconvolve(wave, room)[: len(wave)]
+        waveform = oaconvolve(waveform, room)[: len(waveform)]
     if rng.random() < 0.25:
-        wave = lfilter([1, -rng.uniform(-0.5, 0.6)], [1], wave)
-    wave = speech.effects.peak(wave, rng.uniform(0.3, 0.95))
+        waveform = lfilter([1, -rng.uniform(-0.5, 0.6)], [1], waveform)
+    waveform = speech.effects.peak(waveform, rng.uniform(0.3, 0.95))
     if rng.random() < 0.4:
-        noise = rng.standard_normal(len(wave))
+        noise = rng.standard_normal(len(waveform))
         if rng.random() < 0.5:
             noise = speech.effects.lowpass(3 * noise, 1000)
-        wave = wave + 10 ** rng.uniform(-4.2, -2.3) * noise
-    return np.clip(wave, -1, 1).astype(np.float32)
+        waveform = waveform + 10 ** rng.uniform(-4.2, -2.3) * noise
+    return np.clip(waveform, -1, 1).astype(np.float32)
 
 
 def vary(mel: np.ndarray, rng: np.random.Generator, window: int) -> np.ndarray:

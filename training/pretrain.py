@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, VoxtralForConditionalGeneration
 
-from evoxtral import checkpoints, tags
-from evoxtral.prompt import Prompt
+from evoxtral import tags
+from evoxtral.inference.prompt import Prompt
+from evoxtral.model import checkpoints
 from evoxtral.speech.espeak import Espeak
 from training import dataset, loop, model, tokenizer
 from training.dataset import Clips, Collator

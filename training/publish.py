@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # see run.py
 
-from evoxtral import checkpoints, metrics  # noqa: E402
+from evoxtral import metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
+from evoxtral.model import checkpoints  # noqa: E402
 from training import bench, raft  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evoxtral import audio, metrics
-from evoxtral.decode import Decoding
-from evoxtral.engine import Engine
+from evoxtral.inference.engine import Engine
+from evoxtral.inference.sampling import Decoding
 from training import loop
 from training.dataset import Clips
 from training.sft import SftConfig
@@ -70,8 +70,8 @@ def sample(engine: Engine, variant: str, clips: Clips, config: RaftConfig, path:
     with tqdm(total=len(clips), initial=len(done), desc="sample", unit="clip") as bar, path.open("a") as file:
         for start in range(len(done), len(clips), CHUNK):
             chunk = clips.clips[start : start + CHUNK]
-            waves = [audio.load(clips.folder / clip.audio) for clip in chunk]
-            results = engine.batch(waves, [variant], decoding=decoding, samples=config.samples)
+            waveforms = [audio.load(clips.folder / clip.audio) for clip in chunk]
+            results = engine.batch(waveforms, [variant], decoding=decoding, samples=config.samples)
             for clip, result in zip(chunk, results, strict=True):
                 texts = [transcript.text for transcript in result[variant]]
                 rewards = [round(metrics.reward(text, clip.text), 6) for text in texts]

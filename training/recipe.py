@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evoxtral.errors import RecipeError
-from evoxtral.lora import LoraRecipe
+from evoxtral.model.lora import LoraRecipe
 from training.bench import BenchConfig
 from training.dataset import DataConfig
 from training.pretrain import PretrainConfig
@@ -20,7 +20,7 @@ RECIPES = Path(__file__).with_name("recipes")
 
 @dataclass(frozen=True)
 class Recipe:
-    """base: what `evoxtral.checkpoints.resolve` takes; its adapters are not used. pretraining_data: parts, in order."""
+    """base: what `checkpoints.resolve` takes; its adapters are not used. pretraining_data: parts, in order."""
 
     base: str = "tiny"
     train: DataConfig = field(default_factory=lambda: DataConfig(clips=808, augment=True))

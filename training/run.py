@@ -18,8 +18,8 @@ if __name__ == "__main__":
     # Python puts training/ itself first on the path: there `evoxtral` is missing and our names would shadow PyPI's.
     sys.path[0] = str(ROOT)
 
-from evoxtral import checkpoints  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
+from evoxtral.model import checkpoints  # noqa: E402
 from training import bench, dataset, loop, pretrain, raft, recipe, sft  # noqa: E402
 from training.dataset import Clips  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
@@ -153,7 +153,7 @@ def _splits(settings: Recipe) -> dict[str, dataset.DataConfig]:
 
 
 def _engine(run: Run, *variants: str):
-    from evoxtral.engine import Engine
+    from evoxtral.inference.engine import Engine
 
     adapters = {name: str(run.folder / name) for name in variants if (run.folder / name).exists()}
     return Engine(checkpoints.Checkpoint(run.folder.name, str(run.base), adapters))

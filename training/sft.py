@@ -11,9 +11,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
-from evoxtral import checkpoints
-from evoxtral.lora import LoraRecipe
-from evoxtral.prompt import Prompt
+from evoxtral.inference.prompt import Prompt
+from evoxtral.model import checkpoints
+from evoxtral.model.lora import LoraRecipe
 from training import dataset, loop, model
 from training.dataset import Clips, Collator
 

@@ -21,8 +21,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evoxtral import __version__, audio
-from evoxtral.engine import Engine
 from evoxtral.errors import AudioError, DeviceFullError, EvoxtralError
+from evoxtral.inference.engine import Engine
 from evoxtral.results import FileResult
 
 

@@ -1,9 +1,9 @@
 """The sounds and colours of the embedded voice, made from noise, pulses and filters.
 
-Two kinds of things live here. A *sound* is a function `(rng, female) -> wave` that makes a non-verbal event from
-nothing. A *delivery* says how espeak-ng speaks a stretch of text (prosody, voice) and what is done to the wave after
-it. Both are built to differ in what a listener hears first: rhythm, pitch movement, roughness, breath. All waves are
-float32 at 16 kHz; the constants were tuned on spectrograms and on what a small recogniser can tell apart.
+Two kinds of things live here. A *sound* is a function `(rng, female) -> waveform` that makes a non-verbal event from
+nothing. A *delivery* says how espeak-ng speaks a stretch of text (prosody, voice) and what is done to the waveform
+after it. Both are built to differ in what a listener hears first: rhythm, pitch movement, roughness, breath. All
+waveforms are float32 at 16 kHz; the constants were tuned on spectrograms and on what a small recogniser can tell apart.
 """
 
 from collections.abc import Callable
@@ -31,27 +31,29 @@ def _filter(kind: str, order: int, *edges: float) -> np.ndarray:
     return butter(order, cutoffs if len(cutoffs) > 1 else cutoffs[0], kind, output="sos")
 
 
-def _filtered(wave: np.ndarray, sos: np.ndarray) -> np.ndarray:
+def _filtered(waveform: np.ndarray, sos: np.ndarray) -> np.ndarray:
     from scipy.signal import sosfilt
 
-    return sosfilt(sos, wave)
+    return sosfilt(sos, waveform)
 
 
-def bandpass(wave: np.ndarray, low: float, high: float, order: int = 1) -> np.ndarray:
-    return _filtered(wave, _filter("band", order, round(low, -1), round(high, -1)))  # rounded: few filters, all cached
+def bandpass(waveform: np.ndarray, low: float, high: float, order: int = 1) -> np.ndarray:
+    return _filtered(
+        waveform, _filter("band", order, round(low, -1), round(high, -1))
+    )  # rounded: few filters, all cached
 
 
-def lowpass(wave: np.ndarray, edge: float, order: int = 1) -> np.ndarray:
-    return _filtered(wave, _filter("low", order, round(edge, -1)))
+def lowpass(waveform: np.ndarray, edge: float, order: int = 1) -> np.ndarray:
+    return _filtered(waveform, _filter("low", order, round(edge, -1)))
 
 
-def highpass(wave: np.ndarray, edge: float, order: int = 1) -> np.ndarray:
-    return _filtered(wave, _filter("high", order, round(edge, -1)))
+def highpass(waveform: np.ndarray, edge: float, order: int = 1) -> np.ndarray:
+    return _filtered(waveform, _filter("high", order, round(edge, -1)))
 
 
-def peak(wave: np.ndarray, level: float) -> np.ndarray:
+def peak(waveform: np.ndarray, level: float) -> np.ndarray:
     """Scale to the given peak amplitude."""
-    return wave * (level / max(float(np.abs(wave).max(initial=0.0)), 1e-6))
+    return waveform * (level / max(float(np.abs(waveform).max(initial=0.0)), 1e-6))
 
 
 def silence(seconds: float) -> np.ndarray:
@@ -87,14 +89,14 @@ def _swept_noise(rng: Rng, count: int, start: float, end: float) -> np.ndarray:
     return out
 
 
-def warp(wave: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Play `wave` at a speed that changes per output sample (pitch moves with it).
+def warp(waveform: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Play `waveform` at a speed that changes per output sample (pitch moves with it).
 
-    Gives the new wave and, per output sample, the position it was read from: word times move along that.
+    Gives the new waveform and, per output sample, the position it was read from: word times move along that.
     """
     positions = np.cumsum(speed)
-    positions = positions[positions < len(wave) - 1]
-    return np.interp(positions, np.arange(len(wave)), wave), positions
+    positions = positions[positions < len(waveform) - 1]
+    return np.interp(positions, np.arange(len(waveform)), waveform), positions
 
 
 # --- non-verbal sounds ----------------------------------------------------------------------------------------------
@@ -119,18 +121,18 @@ def laughs(rng: Rng, female: bool) -> np.ndarray:
 def sighs(rng: Rng, female: bool) -> np.ndarray:
     """One long breath falling from about 2 kHz to 500 Hz, half of the time half-voiced."""
     n = _samples(rng.uniform(0.6, 0.95))
-    wave = peak(_swept_noise(rng, n, rng.uniform(1500, 2200), rng.uniform(400, 700)) * _envelope(n, 0.15, 0.75), 1)
+    waveform = peak(_swept_noise(rng, n, rng.uniform(1500, 2200), rng.uniform(400, 700)) * _envelope(n, 0.15, 0.75), 1)
     if rng.random() < 0.5:
         moan = _voiced((220 if female else 130) * np.linspace(1.15, 0.75, n), ((500, 1.0), (1000, 0.5)))
-        wave += 0.5 * peak(moan * _envelope(n, 0.1, 0.8), 1)
-    return peak(wave, rng.uniform(0.15, 0.35))
+        waveform += 0.5 * peak(moan * _envelope(n, 0.1, 0.8), 1)
+    return peak(waveform, rng.uniform(0.15, 0.35))
 
 
 def gasps(rng: Rng, female: bool) -> np.ndarray:
     """A short breath in, rising in pitch and level, that stops abruptly."""
     n = _samples(rng.uniform(0.25, 0.4))
-    wave = _swept_noise(rng, n, rng.uniform(900, 1300), rng.uniform(3000, 4200)) * _envelope(n, 0.75, 0.06)
-    return np.concatenate([peak(wave, rng.uniform(0.25, 0.5)), silence(0.06)])
+    waveform = _swept_noise(rng, n, rng.uniform(900, 1300), rng.uniform(3000, 4200)) * _envelope(n, 0.75, 0.06)
+    return np.concatenate([peak(waveform, rng.uniform(0.25, 0.5)), silence(0.06)])
 
 
 def clears_throat(rng: Rng, female: bool) -> np.ndarray:
@@ -173,18 +175,18 @@ Colour = Callable[[np.ndarray, Rng], tuple[np.ndarray, Positions]]
 # --- melodies -------------------------------------------------------------------------------------------------------
 
 
-def _exclaimed(wave, rng):
+def _exclaimed(waveform, rng):
     """Rising all along, by two to three semitones and about 7 dB."""
-    wave, positions = warp(wave, np.linspace(1, rng.uniform(1.13, 1.18), len(wave)))
-    return wave * np.linspace(0.45, 1, len(wave)), positions
+    waveform, positions = warp(waveform, np.linspace(1, rng.uniform(1.13, 1.18), len(waveform)))
+    return waveform * np.linspace(0.45, 1, len(waveform)), positions
 
 
-def _asked(wave, rng):
+def _asked(waveform, rng):
     """Its last quarter of a second slides up, by about four semitones."""
-    slide = min(_samples(0.25), len(wave))
-    speed = np.ones(len(wave))
-    speed[len(wave) - slide :] = np.linspace(1, rng.uniform(1.35, 1.5), slide)
-    return warp(wave, speed)
+    slide = min(_samples(0.25), len(waveform))
+    speed = np.ones(len(waveform))
+    speed[len(waveform) - slide :] = np.linspace(1, rng.uniform(1.35, 1.5), slide)
+    return warp(waveform, speed)
 
 
 # How the mark at its end shapes a phrase, on top of espeak-ng's own melody, which a whisper has not and which tells an
@@ -197,7 +199,7 @@ MELODIES: dict[str, Colour] = {"!": _exclaimed, "?": _asked}
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a stretch of speech is coloured: prosody for espeak-ng, then a function on the wave."""
+    """How a stretch of speech is coloured: prosody for espeak-ng, then a function on the waveform."""
 
     rate: float = 1.0  # factor on words per minute
     pitch: float = 0.0  # added, espeak-ng units
@@ -216,63 +218,63 @@ class Delivery:
         )
 
 
-def _time(wave: np.ndarray) -> np.ndarray:
-    return np.arange(len(wave)) / SAMPLE_RATE  # s
+def _time(waveform: np.ndarray) -> np.ndarray:
+    return np.arange(len(waveform)) / SAMPLE_RATE  # s
 
 
-def _neutral(wave, rng):
-    return peak(wave, NORMAL * rng.uniform(0.9, 1.1)), None
+def _neutral(waveform, rng):
+    return peak(waveform, NORMAL * rng.uniform(0.9, 1.1)), None
 
 
-def _whispers(wave, rng):
-    return peak(wave, rng.uniform(0.15, 0.3)), None
+def _whispers(waveform, rng):
+    return peak(waveform, rng.uniform(0.15, 0.3)), None
 
 
-def _shouts(wave, rng):
+def _shouts(waveform, rng):
     """Driven into clipping, with the highs of a strained voice."""
-    driven = np.tanh(6 * peak(wave, 0.7))
+    driven = np.tanh(6 * peak(waveform, 0.7))
     return peak(driven + 0.5 * highpass(driven, 2000), rng.uniform(0.9, 0.98)), None
 
 
-def _excited(wave, rng):
+def _excited(waveform, rng):
     """Bright, and bouncing: a quick wide swing of pitch at the rate of stressed syllables."""
-    n = int(len(wave) * 1.05)
+    n = int(len(waveform) * 1.05)
     speed = 1 + 0.09 * np.sin(2 * np.pi * rng.uniform(2.6, 3.4) * np.arange(n) / SAMPLE_RATE + rng.uniform(0, 6))
-    wave, positions = warp(wave, speed)
-    return peak(wave + 0.6 * highpass(wave, 1800), 0.8), positions
+    waveform, positions = warp(waveform, speed)
+    return peak(waveform + 0.6 * highpass(waveform, 1800), 0.8), positions
 
 
-def _sad(wave, rng):
+def _sad(waveform, rng):
     """Dull, and sinking: the voice slows and drops by a fifth over the sentence, its level with it."""
-    wave, positions = warp(wave, np.linspace(1.06, 0.8, int(len(wave) * 1.25)))
-    wave = lowpass(wave, rng.uniform(1400, 1900), 2) * np.linspace(1, 0.55, len(wave))
-    return peak(wave, rng.uniform(0.3, 0.45)), positions
+    waveform, positions = warp(waveform, np.linspace(1.06, 0.8, int(len(waveform) * 1.25)))
+    waveform = lowpass(waveform, rng.uniform(1400, 1900), 2) * np.linspace(1, 0.55, len(waveform))
+    return peak(waveform, rng.uniform(0.3, 0.45)), positions
 
 
-def _angry(wave, rng):
+def _angry(waveform, rng):
     """Growled: gated near 70 Hz and clipped."""
-    wave = peak(wave, 0.7)
-    gate = 1 + 0.75 * np.sign(np.sin(2 * np.pi * rng.uniform(60, 85) * _time(wave)))
-    return peak(np.tanh(3 * wave * gate), LOUD), None
+    waveform = peak(waveform, 0.7)
+    gate = 1 + 0.75 * np.sign(np.sin(2 * np.pi * rng.uniform(60, 85) * _time(waveform)))
+    return peak(np.tanh(3 * waveform * gate), LOUD), None
 
 
-def _nervous(wave, rng):
+def _nervous(waveform, rng):
     """A tremble at 6 to 8 Hz: the voice wavers in pitch and nearly breaks off between beats."""
     rate = rng.uniform(6, 8)
-    n = int(len(wave) * 1.05)
-    wave, positions = warp(wave, 1 + 0.06 * np.sin(2 * np.pi * rate * np.arange(n) / SAMPLE_RATE))
-    return peak(wave * (1 + 0.9 * np.sin(2 * np.pi * rate * _time(wave))), NORMAL), positions
+    n = int(len(waveform) * 1.05)
+    waveform, positions = warp(waveform, 1 + 0.06 * np.sin(2 * np.pi * rate * np.arange(n) / SAMPLE_RATE))
+    return peak(waveform * (1 + 0.9 * np.sin(2 * np.pi * rate * _time(waveform))), NORMAL), positions
 
 
-def _calm(wave, rng):
+def _calm(waveform, rng):
     """Slow and soft, with a breath of air around the voice and no edge to it."""
-    level = np.sqrt(np.maximum(lowpass(wave**2, 12), 0))
-    air = bandpass(rng.standard_normal(len(wave)), 2500, 6500) * level
-    return peak(peak(lowpass(wave, 3800), 1) + 0.25 * peak(air, 1), rng.uniform(0.3, 0.42)), None
+    level = np.sqrt(np.maximum(lowpass(waveform**2, 12), 0))
+    air = bandpass(rng.standard_normal(len(waveform)), 2500, 6500) * level
+    return peak(peak(lowpass(waveform, 3800), 1) + 0.25 * peak(air, 1), rng.uniform(0.3, 0.42)), None
 
 
-def _frustrated(wave, rng):
-    return peak(np.tanh(2.5 * peak(wave, 0.7)), 0.8), None
+def _frustrated(waveform, rng):
+    return peak(np.tanh(2.5 * peak(waveform, 0.7)), 0.8), None
 
 
 NEUTRAL = Delivery(colour=_neutral)

@@ -1,8 +1,8 @@
-"""espeak-ng from its pip wheel, through ctypes: text in, wave and word times out. No system package.
+"""espeak-ng from its pip wheel, through ctypes: text in, waveform and word times out. No system package.
 
 The library is one global synthesiser, and what it says depends a little on what it said before: the phase of its
 oscillator outlives even espeak_Terminate. So it is loaded anew, a few milliseconds, for every recording, and the same
-text always gives the same wave. Reference: espeak-ng's speak_lib.h (API revision 12, espeak-ng 1.52).
+text always gives the same waveform. Reference: espeak-ng's speak_lib.h (API revision 12, espeak-ng 1.52).
 """
 
 import ctypes
@@ -54,7 +54,7 @@ class Prosody:
 class Espeak:
     """A fresh synthesiser while it is open (`with Espeak() as voice:`); one at a time in a process.
 
-    rate: of its waves, in Hz.
+    rate: of its waveforms, in Hz.
     """
 
     _lock = threading.Lock()
@@ -83,9 +83,9 @@ class Espeak:
         _libc.dlclose(self._lib._handle)
         self._lock.release()
 
-    def _receive(self, wave, count, events) -> int:
-        if wave and count > 0:
-            self._chunks.append(np.frombuffer(ctypes.string_at(wave, 2 * count), np.int16))
+    def _receive(self, waveform, count, events) -> int:
+        if waveform and count > 0:
+            self._chunks.append(np.frombuffer(ctypes.string_at(waveform, 2 * count), np.int16))
         i = 0
         while events[i].type != EVENT_LIST_END:
             if events[i].type == EVENT_WORD:
@@ -104,7 +104,7 @@ class Espeak:
 
         words: what to say, punctuation attached; anything in them is text, never markup.
         voice: espeak-ng name, e.g. "en-us+f3". stressed: word index -> (pitch in %, rate in %) to set it apart.
-        Gives the wave (T,) float32 at `self.rate` Hz in [-1, 1], and the start of each word in seconds.
+        Gives the waveform (T,) float32 at `self.rate` Hz in [-1, 1], and the start of each word in seconds.
         Raises SpeechError for a voice that espeak-ng does not know.
         """
         markup, starts = "<speak>", []
@@ -127,8 +127,8 @@ class Espeak:
         self._chunks.clear()
         self._words.clear()
         self._lib.espeak_Synth(data, len(data), 0, 1, 0, CHARS_UTF8 | SSML, None, None)
-        wave = np.concatenate(self._chunks) / np.float32(32768) if self._chunks else np.zeros(0, np.float32)
-        return wave, _word_starts(words, starts, self._words, len(wave) / self.rate)
+        waveform = np.concatenate(self._chunks) / np.float32(32768) if self._chunks else np.zeros(0, np.float32)
+        return waveform, _word_starts(words, starts, self._words, len(waveform) / self.rate)
 
     def phonemes(self, text: str, language: str) -> list[str]:
         """What espeak-ng says for a text, as its own phoneme names, without stress marks and pauses."""

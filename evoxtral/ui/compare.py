@@ -148,7 +148,7 @@ class Shown:
         clip = f"{result.file} {written.duration}"
         # That of a single result stands in the box, and may just have been taken out of it.
         own = result.reference if reference is None or len(self.results) > 1 else ""
-        said = (reference or own).strip()[: view.MOST_CHARACTERS]
+        said = (reference or own).strip()[: view.MAX_CHARACTERS]
         return view.Column(key, heading, result.transcripts[variant], written, stem, result.id, clip, said)
 
     def replaced(self, result: Result) -> "Shown":
@@ -226,13 +226,13 @@ class Decoder:
         self.model, self.pace = model, Pace()
 
         def decode(
-            wave: np.ndarray, language: str | None, variants: Sequence[str] | None
+            waveform: np.ndarray, language: str | None, variants: Sequence[str] | None
         ) -> Iterator[dict[str, Transcript] | EvoxtralError]:
-            """wave: (T,) float32 at 16 kHz. On ZeroGPU this body runs in a process that has the device; what is
+            """waveform: (T,) float32 at 16 kHz. On ZeroGPU this body runs in a process that has the device; what is
             raised there arrives as the bare name of its class, so a mistake is handed over instead.
             """
             try:
-                yield from model.engine().stream((audio.SAMPLE_RATE, wave), variants, language)
+                yield from model.engine().stream((audio.SAMPLE_RATE, waveform), variants, language)
             except EvoxtralError as error:
                 yield error
 
@@ -244,10 +244,10 @@ class Decoder:
         """clip: path of a file.  language: one of LANGUAGES.  variants: None for all. Raises EvoxtralError."""
         if clip is None:
             raise AudioError(NO_CLIP)
-        wave = self.read(clip, variants)
+        waveform = self.read(clip, variants)
         # Silence is not the model's to hear: no GPU is asked for.
-        decode = self._on_host if audio.is_silent(wave) else self._on_gpu
-        for step in decode(wave, None if language == DETECT else language, variants):
+        decode = self._on_host if audio.is_silent(waveform) else self._on_gpu
+        for step in decode(waveform, None if language == DETECT else language, variants):
             if isinstance(step, EvoxtralError):
                 raise step
             yield step
@@ -259,20 +259,20 @@ class Decoder:
         return transcripts
 
     def read(self, clip: str, variants: Sequence[str] | None = None) -> np.ndarray:
-        """The wave of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
+        """The waveform of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
         anything. Raises EvoxtralError for an unknown variant, AudioError for the clip."""
         if not Path(clip).is_file():
             raise AudioError(CLEANED)
         if variants:
             self.model.engine().ordered(variants)
-        wave = audio.load(clip)
+        waveform = audio.load(clip)
         if ZERO_GPU:
-            self.pace.check(audio.duration(wave), self._count(variants))
-        return wave
+            self.pace.check(audio.duration(waveform), self._count(variants))
+        return waveform
 
-    def gpu_seconds(self, wave: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
+    def gpu_seconds(self, waveform: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
         """How long one clip may hold a ZeroGPU device; takes what `decode` takes."""
-        return self.pace.seconds(audio.duration(wave), self._count(variants))
+        return self.pace.seconds(audio.duration(waveform), self._count(variants))
 
     def _count(self, variants: Sequence[str] | None) -> int:
         return len(variants or self.model.engine().variants)
@@ -302,13 +302,15 @@ def about_clip(clip: str | None, decoder: Decoder) -> str:
     if clip is None:
         return view.status(LIMITS)
     try:
-        wave = decoder.read(clip)
+        waveform = decoder.read(clip)
     except EvoxtralError as error:
         return view.alarm(str(error))
-    if audio.is_silent(wave):
+    if audio.is_silent(waveform):
         return view.alarm("This clip is silent: there is nothing to transcribe.")
-    segments = audio.segments(wave, decoder.model.engine().window_seconds) if decoder.model.ready else []
-    return view.status(view.clip_length(audio.duration(wave), [segment.end - segment.start for segment in segments]))
+    segments = audio.segments(waveform, decoder.model.engine().window_seconds) if decoder.model.ready else []
+    return view.status(
+        view.clip_length(audio.duration(waveform), [segment.end - segment.start for segment in segments])
+    )
 
 
 class CompareTab:
@@ -339,7 +341,7 @@ class CompareTab:
             placeholder="Paste the tagged text to score every column.",
             lines=2,
             max_lines=4,
-            max_length=view.MOST_CHARACTERS,
+            max_length=view.MAX_CHARACTERS,
             elem_id="reference",
             render=False,  # the examples fill it, and stand above it
         )
@@ -427,7 +429,7 @@ class CompareTab:
         self._serve()
 
     def _serve(self) -> None:
-        variant = text_input("Variant", "sft", "rl")
+        variant = text_input("Variant", "sft", "")
         prediction = text_input("Prediction", "[sad] I was there.")
         reference = text_input("Reference", "[sad] I was here. [sighs]")
         meanings = {metric.name: metric.definition for metric in metrics.METRICS}
@@ -491,17 +493,18 @@ class CompareTab:
         written = self.decoder.last(audio, language)
         return {variant: asdict(VariantResult.of(transcript)) for variant, transcript in written.items()}
 
-    def transcribe(self, audio: str, variant: str = "rl", language: str = "en") -> dict:
+    def transcribe(self, audio: str, variant: str = "", language: str = "en") -> dict:
         """Transcribe a clip with one variant of the model.
 
         Args:
             audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
-            variant: base, sft or rl, or the name of an adapter of your own.
+            variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
 
         Returns:
             Tagged and plain text, tags with their probabilities, and segments with their times.
         """
+        variant = variant or self.model.engine().variants[-1]
         return asdict(VariantResult.of(self.decoder.last(audio, language, (variant,))[variant]))
 
 
@@ -515,8 +518,8 @@ def score(prediction: str, reference: str) -> dict:
     Returns:
         Seven scores as fractions of 1; wer and cer are null if the reference has no words.
     """
-    if max(len(prediction), len(reference)) > view.MOST_CHARACTERS:
-        raise EvoxtralError(f"A text has more than {view.MOST_CHARACTERS:,} characters: score it in parts.")
+    if max(len(prediction), len(reference)) > view.MAX_CHARACTERS:
+        raise EvoxtralError(f"A text has more than {view.MAX_CHARACTERS:,} characters: score it in parts.")
     return asdict(metrics.score([(prediction, reference)]).scores)
 
 

@@ -53,7 +53,7 @@ class Pace:
     def learn(self, transcripts: Mapping[str, Transcript]) -> None:
         """A clip was decoded. What was silent in it cost nothing and counts for nothing."""
         heard = max(sum(cue.end - cue.start for cue in transcript.cues) for transcript in transcripts.values())
-        seconds = max(transcript.seconds for transcript in transcripts.values())
+        seconds = max(transcript.elapsed for transcript in transcripts.values())
         if heard >= WINDOW:
             with self._lock:
                 self.slowness += WEIGHT * (seconds / _expected(heard, len(transcripts)) - self.slowness)

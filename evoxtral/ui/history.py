@@ -18,7 +18,7 @@ from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import diff, view
 
 # Of the five million characters that a browser stores for a page; all of them travel when the history is listed.
-MOST_RESULTS, MOST_CHARACTERS = 50, 1_000_000
+MAX_RESULTS, MAX_CHARACTERS = 50, 1_000_000
 LONGEST = 1e6  # s; no time in a result is later
 
 
@@ -57,7 +57,7 @@ class Result:
     def edited(self, variant: str, texts: Sequence[str]) -> "Result":
         """With these texts of a variant's segments, one for each, instead of the model's."""
         by_model = tuple(cue.text for cue in self.written[variant].cues)
-        texts = tuple(text.strip()[: view.MOST_CHARACTERS] for text, _ in zip(texts, by_model, strict=True))
+        texts = tuple(text.strip()[: view.MAX_CHARACTERS] for text, _ in zip(texts, by_model, strict=True))
         return self.as_written(variant) if texts == by_model else replace(self, edits={**self.edits, variant: texts})
 
     def as_written(self, variant: str) -> "Result":
@@ -70,7 +70,7 @@ def rewritten(written: Transcript, texts: Sequence[str]) -> Transcript:
 
     A tag that still stands between the same words keeps its probability; what was typed has none.
     """
-    sure = {span.position: span.probability for span in written.tags}
+    sure = {span.offset: span.probability for span in written.tags}
     stayed = diff.stayed(written.text, " ".join(filter(None, texts)))
     cues: list[Cue] = []
     position = 0
@@ -95,7 +95,7 @@ _RESULT = TypeAdapter(Result)
 
 def recall(stored: object) -> tuple[Result, ...]:
     """The results that a browser kept, oldest first; what is not a result, or not a sound one, is passed over."""
-    entries = stored[-MOST_RESULTS:] if isinstance(stored, list) else ()
+    entries = stored[-MAX_RESULTS:] if isinstance(stored, list) else ()
     return tuple({result.id: result for result in map(_result, entries) if _is_sound(result)}.values())
 
 
@@ -119,9 +119,16 @@ def changed(before: Iterable[Result], after: Iterable[Result]) -> list[dict]:
     return changes
 
 
+_RENAMED = {"seconds": "elapsed", "cut": "truncated"}  # fields of results that a browser kept before version 0.2
+
+
 def _result(entry: object) -> Result | None:
+    def with_new_names(fields: dict) -> dict:
+        return {_RENAMED.get(name, name): value for name, value in fields.items()}
+
     try:
-        return _RESULT.validate_json(json.dumps(entry))  # as JSON: lists become the tuples they were
+        kept = json.loads(json.dumps(entry), object_hook=with_new_names)
+        return _RESULT.validate_json(json.dumps(kept))  # as JSON: lists become the tuples they were
     except (ValidationError, ValueError, RecursionError):
         return None
 
@@ -140,7 +147,7 @@ def _is_sound(result: Result | None) -> bool:
 
 
 def _is_possible(transcript: Transcript) -> bool:
-    times = [transcript.duration, transcript.seconds]
+    times = [transcript.duration, transcript.elapsed]
     times += [time for cue in transcript.cues for time in (cue.start, cue.end)]
     chances = [token.probability or 0.0 for cue in transcript.cues for token in cue.tokens]
     return transcript.done and all(0 <= time <= LONGEST for time in times) and all(0 <= p <= 1 for p in chances)

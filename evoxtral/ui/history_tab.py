@@ -15,10 +15,10 @@ EMPTY = (
     "to be shown again, compared and exported together."
 )
 LIMITS = (
-    f"Texts only, no audio, and only in this browser. The newest {history.MOST_RESULTS} results have room, "
-    f"or {history.MOST_CHARACTERS // 1_000_000} MB of them: the oldest go first."
+    f"Texts only, no audio, and only in this browser. The newest {history.MAX_RESULTS} results have room, "
+    f"or {history.MAX_CHARACTERS // 1_000_000} MB of them: the oldest go first."
 )
-LONGEST_NAME = 40  # characters, in the status line
+MAX_NAME = 40  # characters, in the status line
 DELETE = 'chosen => { confirm("Delete the chosen results?") && kept.forget(chosen); }'
 CLEAR = '() => { confirm("Forget every result in this list?") && kept.forget(); }'
 # Whether the buttons for what is chosen can work.
@@ -129,7 +129,7 @@ def chosen_results(kept: object, chosen: list[str], variant: str, clip: str | No
     results = _picked(kept, chosen)
     if not results:  # another tab has just deleted them, and the list is about to show it
         return gr.skip(), gr.skip(), gr.skip()
-    note = f"Earlier: {results[0].file[:LONGEST_NAME]}." if len(results) == 1 else "Earlier results."
+    note = f"Earlier: {results[0].file[:MAX_NAME]}." if len(results) == 1 else "Earlier results."
     if not any(variant in result.written for result in results):
         *_, variant = results[0].written
     tab = gr.Tabs(selected="compare")

@@ -15,11 +15,11 @@ from evoxtral.ui.report import Results
 RESULTS = Path(__file__).parents[1] / "assets" / "results"
 
 # What one file may ask of a shared machine: a few seconds.
-MOST_BYTES = 2_000_000
-MOST_PAIRS = 5_000
-MOST_CHARACTERS = 20_000  # of one text
-MOST_TAGS = 300  # different ones
-LIMITS = f"At most {MOST_BYTES // 1_000_000} MB and {MOST_PAIRS:,} lines"
+MAX_BYTES = 2_000_000
+MAX_PAIRS = 5_000
+MAX_CHARACTERS = 20_000  # of one text
+MAX_TAGS = 300  # different ones
+LIMITS = f"At most {MAX_BYTES // 1_000_000} MB and {MAX_PAIRS:,} lines"
 ELSEWHERE = "`python -m evoxtral score FILE` has no such limit."
 
 HOW = Markup(
@@ -36,17 +36,17 @@ HINT = "Upload a file to see its report."
 def read(path: Path, name: str) -> list[Pair]:
     """The pairs of a visitor's file, of bounded size. Raises EvoxtralError."""
     size = path.stat().st_size
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise EvoxtralError(
-            f"{name} has {size / 1e6:.1f} MB and at most {MOST_BYTES / 1e6:.0f} are scored here; {ELSEWHERE}"
+            f"{name} has {size / 1e6:.1f} MB and at most {MAX_BYTES / 1e6:.0f} are scored here; {ELSEWHERE}"
         )
     pairs = metrics.parse_pairs(path.read_bytes(), name)
-    if len(pairs) > MOST_PAIRS:
-        raise EvoxtralError(f"{name} has {len(pairs):,} pairs and at most {MOST_PAIRS:,} are scored here; {ELSEWHERE}")
+    if len(pairs) > MAX_PAIRS:
+        raise EvoxtralError(f"{name} has {len(pairs):,} pairs and at most {MAX_PAIRS:,} are scored here; {ELSEWHERE}")
     longest = max(len(text) for pair in pairs for text in pair)
-    if longest > MOST_CHARACTERS:
+    if longest > MAX_CHARACTERS:
         raise EvoxtralError(
-            f"{name} has a text of {longest:,} characters and at most {MOST_CHARACTERS:,} are scored here; {ELSEWHERE}"
+            f"{name} has a text of {longest:,} characters and at most {MAX_CHARACTERS:,} are scored here; {ELSEWHERE}"
         )
     return pairs
 
@@ -55,9 +55,9 @@ def score_file(path: str) -> dict:
     """Every score of a visitor's file, as `metrics.summary` has it. Raises EvoxtralError."""
     name = Path(path).name
     found = metrics.score(read(Path(path), name))
-    if len(found.per_tag) > MOST_TAGS:
+    if len(found.per_tag) > MAX_TAGS:
         raise EvoxtralError(
-            f"{name} has {len(found.per_tag):,} different tags and at most {MOST_TAGS} are scored here; {ELSEWHERE}"
+            f"{name} has {len(found.per_tag):,} different tags and at most {MAX_TAGS} are scored here; {ELSEWHERE}"
         )
     return metrics.summary(found)
 

@@ -5,8 +5,8 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evoxtral.checkpoints import Checkpoint
-    from evoxtral.engine import Engine
+    from evoxtral.inference.engine import Engine
+    from evoxtral.model.checkpoints import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class Model:
         if self._engine is None:
             with self._loading:
                 if self._engine is None:
-                    from evoxtral import checkpoints
-                    from evoxtral.engine import Engine
+                    from evoxtral.inference.engine import Engine
+                    from evoxtral.model import checkpoints
 
-                    self._engine = Engine(checkpoints.resolve(self.name), told=self._tell)
+                    self._engine = Engine(checkpoints.resolve(self.name), on_progress=self._tell)
         return self._engine
 
     def _tell(self, progress: str) -> None:

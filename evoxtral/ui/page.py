@@ -32,7 +32,7 @@ HEAD = Markup(
 
 def script() -> str:
     """What the page does in the browser by itself."""
-    limits = f"const MOST_RESULTS = {history.MOST_RESULTS}, MOST_CHARACTERS = {history.MOST_CHARACTERS};"
+    limits = f"const MAX_RESULTS = {history.MAX_RESULTS}, MAX_CHARACTERS = {history.MAX_CHARACTERS};"
     return f"<script>{limits}\n{SCRIPT.read_text(encoding='utf-8')}</script>"
 
 

@@ -16,7 +16,7 @@ from evoxtral.ui.charts import Axis, Mark, Series, bar, change, histogram, key, 
 WITHOUT_INTERVALS = "Without intervals: they need what each clip gave."
 HIDDEN = "What these numbers hide"
 ENOUGH = 30  # clips; the bootstrap of fewer promises too much
-MOST_TAGS = 40  # in a chart; a visitor's file may have any number
+MAX_TAGS = 40  # in a chart; a visitor's file may have any number
 
 Interval = tuple[float, float]
 
@@ -367,7 +367,7 @@ def tag_chart(results: Results) -> Markup:
     """F1 per tag as bars, one per variant that writes tags; tags in order of support."""
     support, shown = results.by_support(), results.tagging
     rows = []
-    for tag in list(support)[:MOST_TAGS]:
+    for tag in list(support)[:MAX_TAGS]:
         bars = (
             bar(
                 results.systems[name].tag_f1[tag],

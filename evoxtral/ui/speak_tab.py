@@ -19,7 +19,7 @@ from evoxtral.ui.charts import Axis
 from evoxtral.ui.compare import QUIETLY, CompareTab
 from evoxtral.ui.endpoints import endpoint, text_input, typed
 
-MOST_CHARACTERS = 2_000  # of a script: about two minutes of speech
+MAX_CHARACTERS = 2_000  # of a script: about two minutes of speech
 HINT = "Write a script, or let one surprise you; a tag goes in where the cursor stands."
 ASKING = "ElevenLabs is speaking: this can take a minute…"
 KEY_INFO = "Your key goes to ElevenLabs with each request, through this server, and is kept nowhere but in this page."
@@ -93,7 +93,7 @@ def palette() -> Markup:
 
 def timeline(spoken: Speech) -> Markup:
     """How much was spoken, and where each tag sounds, if there are any."""
-    length = audio.duration(spoken.wave)
+    length = audio.duration(spoken.waveform)
     told = f"{view.counted(len(spoken.words), 'word')}, {view.counted(len(spoken.tags), 'tag')}, {length:.1f} s"
     if not spoken.tags:
         return TOLD.format(f"{told}.", "")
@@ -131,8 +131,8 @@ def _lane(name: str, sounds: Sequence[Timed], length: float) -> Markup:
 
 def bounded(script: str) -> str:
     """The script, unless it is too long. Raises SpeechError."""
-    if len(script) > MOST_CHARACTERS:
-        raise SpeechError(f"The script has {len(script):,} characters; at most {MOST_CHARACTERS:,} are spoken at once.")
+    if len(script) > MAX_CHARACTERS:
+        raise SpeechError(f"The script has {len(script):,} characters; at most {MAX_CHARACTERS:,} are spoken at once.")
     return script
 
 
@@ -174,8 +174,8 @@ def perform_there(script: str, key: str, voice: str, api: str = elevenlabs.API) 
 
 
 def playable(spoken: Speech) -> tuple[int, np.ndarray]:
-    """(rate in Hz, (T,) int16): Gradio would turn the volume of a float wave up to the full."""
-    return audio.SAMPLE_RATE, (spoken.wave * 32767).astype(np.int16)
+    """(rate in Hz, (T,) int16): Gradio would turn the volume of a float waveform up to the full."""
+    return audio.SAMPLE_RATE, (spoken.waveform * 32767).astype(np.int16)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -238,7 +238,7 @@ class SpeakTab:
             label="Script",
             lines=5,
             max_lines=8,
-            max_length=MOST_CHARACTERS,
+            max_length=MAX_CHARACTERS,
             elem_id="script",
         )
         gr.HTML(palette(), apply_default_css=False)
@@ -317,11 +317,11 @@ def take_over(say: gr.EventData, script: str) -> tuple:
 
 def beginning(text: str) -> str:
     """As many whole sentences of a text as are spoken at once; of one endless sentence, as many words."""
-    if len(text) <= MOST_CHARACTERS:
+    if len(text) <= MAX_CHARACTERS:
         return text
-    cut = text[: MOST_CHARACTERS + 1]
+    cut = text[: MAX_CHARACTERS + 1]
     *_, end = [0, *(match.start() for match in _SENTENCE_END.finditer(cut))]
-    return cut[: end or max(cut.rfind(" "), 0) or MOST_CHARACTERS]
+    return cut[: end or max(cut.rfind(" "), 0) or MAX_CHARACTERS]
 
 
 def voice_name(voice: str) -> str:

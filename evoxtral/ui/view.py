@@ -16,7 +16,7 @@ from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui.diff import WORD, Change, Item, Marks, against, agreed_share, between, tag_change
 
 NO_MARKS = Marks()
-MOST_CHARACTERS = 40_000  # of a text that a visitor pastes or changes: half an hour of fast speech has fewer
+MAX_CHARACTERS = 40_000  # of a text that a visitor pastes or changes: half an hour of fast speech has fewer
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _times(cue: Cue) -> str:
 def _cues(visible: Transcript, marks: Marks) -> Markup:
     """The text, a paragraph for each segment; where there are several, each with its times."""
     timed = len(visible.cues) > 1
-    sure = {span.position: span.probability for span in visible.tags}
+    sure = {span.offset: span.probability for span in visible.tags}
     paragraphs: list[Markup] = []
     start = 0
     for cue in visible.cues:
@@ -193,11 +193,11 @@ def _cues(visible: Transcript, marks: Marks) -> Markup:
 
 
 def _stats(written: Transcript, shown_tags: int) -> Markup:
-    seconds = written.seconds
-    figures = [("time", f"{seconds:.1f} s")]
-    if seconds > 0:
-        figures.append(("speed", f"{written.duration / seconds:.1f}× real time"))
-        figures.append(("rate", f"{written.token_count / seconds:.0f} tokens/s"))
+    elapsed = written.elapsed
+    figures = [("time", f"{elapsed:.1f} s")]
+    if elapsed > 0:
+        figures.append(("speed", f"{written.duration / elapsed:.1f}× real time"))
+        figures.append(("rate", f"{written.token_count / elapsed:.0f} tokens/s"))
     figures.append(("tags", counted(shown_tags, "tag")))
     cells = (Markup('<span data-stat="{}">{}</span>').format(name, value) for name, value in figures)
     return Markup('<p class="ev-stats">{}</p>').format(Markup("").join(cells))
@@ -263,7 +263,7 @@ def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
         note = "No speech was found in this clip." if silent else "Only hidden tags: nothing left to show."
         return Markup('<p class="ev-note">{}</p>').format(note)
     cut = Markup("")
-    if transcript.done and transcript.cut:
+    if transcript.done and transcript.truncated:
         cut = Markup('<p class="ev-note ev-cut">{}</p>').format(
             "Cut short: the text reached its length limit, repeated itself or was broken off before the audio ended."
         )
@@ -280,7 +280,7 @@ def _editor(title: str, transcript: Transcript) -> Markup:
             Markup('<span class="ev-time">{}</span>').format(_times(cue)) if timed else "",
             f"{title}, {_times(cue)}",
             2 + len(cue.text) // 40,  # for browsers that do not size it by its content
-            MOST_CHARACTERS,
+            MAX_CHARACTERS,
             cue.text,
         )
         for cue in transcript.cues

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from evoxtral import audio
-from evoxtral.engine import Engine
 from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.inference.engine import Engine
 from evoxtral.results import FileResult
 from evoxtral.transcript import Transcript
 
@@ -75,12 +75,12 @@ def transcribe(
 
 @dataclass(frozen=True)
 class _Recording:
-    """A file that was read, with the waves of its segments; or why it was not."""
+    """A file that was read, with the waveforms of its segments; or why it was not."""
 
     file: str
     duration: float = 0.0
     segments: Sequence[audio.Segment] = ()
-    waves: Sequence[np.ndarray] = ()
+    waveforms: Sequence[np.ndarray] = ()
     error: AudioError | None = None
 
 
@@ -115,12 +115,12 @@ def _read_ahead(files: Iterable[str], window: float, max_seconds: float) -> Iter
 
 def _read(file: str, window: float, max_seconds: float) -> _Recording:
     try:
-        wave = audio.load(Path(file), max_seconds)
+        waveform = audio.load(Path(file), max_seconds)
     except AudioError as error:
         return _Recording(file, error=error)
-    segments = audio.segments(wave, window)
+    segments = audio.segments(waveform, window)
     # Copies: a view would keep all of a long recording for the little that is said in it.
-    return _Recording(file, audio.duration(wave), segments, [segment.of(wave).copy() for segment in segments])
+    return _Recording(file, audio.duration(waveform), segments, [segment.of(waveform).copy() for segment in segments])
 
 
 def _decoded(
@@ -130,14 +130,14 @@ def _decoded(
     for recording in pool:
         if recording.error:
             yield recording.file, recording.error
-        elif not recording.waves:  # silent
+        elif not recording.waveforms:  # silent
             yield recording.file, _result(engine, recording, variants, {})
-    places = [(recording, i) for recording in range(len(pool)) for i in range(len(pool[recording].waves))]
+    places = [(recording, i) for recording in range(len(pool)) for i in range(len(pool[recording].waveforms))]
     parts: list[dict[int, Mapping[str, list[Transcript]]]] = [{} for _ in pool]
-    for number, columns in engine.each([pool[recording].waves[i] for recording, i in places], variants, language):
+    for number, columns in engine.each([pool[recording].waveforms[i] for recording, i in places], variants, language):
         recording, i = places[number]
         parts[recording][i] = columns
-        if len(parts[recording]) == len(pool[recording].waves):
+        if len(parts[recording]) == len(pool[recording].waveforms):
             yield pool[recording].file, _result(engine, pool[recording], variants, parts[recording])
 
 
@@ -151,7 +151,7 @@ def _result(engine: Engine, recording: _Recording, variants: Sequence[str], part
             for segment, part in zip(recording.segments, own, strict=True)
             for cue in part.cues
         ]
-        whole[name] = Transcript(tuple(cues), recording.duration, sum(part.seconds for part in own))
+        whole[name] = Transcript(tuple(cues), recording.duration, sum(part.elapsed for part in own))
     return FileResult.of(recording.file, engine.checkpoint.name, whole)
 
 

@@ -1,97 +1,28 @@
-"""Voxtral's text model (a Llama) for decoding: static shapes, one cache, adapters mixed within a batch.
-
-It computes what `LlamaForCausalLM` computes, from the same weights, taken over layer by layer so that they
-are never in memory twice; layers that read the same input are joined into one product. It is our own because
-a step then has no work on the host but launching its kernels and, on CUDA, shapes that never change: there the
-whole step is captured once and replayed as one graph.
+"""The cache of a batch, and a decoding step through it; on CUDA a step is one graph.
 
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
 
-import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from types import ModuleType
 
 import torch
-from torch import nn
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
-from transformers import LlamaConfig, VoxtralForConditionalGeneration
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from torch.nn.functional import scaled_dot_product_attention
 
-from evoxtral.lora import Adapter, Mix, activations, joined
-from evoxtral.memory import return_freed_memory
+from evoxtral.model.memory import equal_parts, return_freed_memory
+from evoxtral.model.text import TextModel
 
 log = logging.getLogger(__name__)
 
-LANGUAGE_MODEL = "model.language_model"
-Turn = Callable[[torch.Tensor], torch.Tensor]
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _POSITIONS = 96  # of a prompt that a CPU reads at a time, about: the whole of it would be the most memory of all
 _WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
-
-
-class Block(nn.Module):
-    """One transformer layer."""
-
-    def __init__(
-        self, layer: LlamaDecoderLayer, path: str, adapters: Sequence[Adapter], mix: Mix, device: torch.device
-    ):
-        super().__init__()
-
-        attention, mlp = layer.self_attn, layer.mlp
-        self.qkv = joined(attention, f"{path}.self_attn", ("q_proj", "k_proj", "v_proj"), adapters, mix, device)
-        self.out = joined(attention, f"{path}.self_attn", ("o_proj",), adapters, mix, device)
-        self.gate_up = joined(mlp, f"{path}.mlp", ("gate_proj", "up_proj"), adapters, mix, device)
-        self.down = joined(mlp, f"{path}.mlp", ("down_proj",), adapters, mix, device)
-        self.attention_norm = layer.input_layernorm.weight
-        self.mlp_norm = layer.post_attention_layernorm.weight
-        config = attention.config
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim
-        self.eps = config.rms_norm_eps
-
-    def forward(self, x: torch.Tensor, turn: Turn, attend: Attend) -> torch.Tensor:
-        """x (B, T, D) -> (B, T, D).
-
-        turn: heads (B, …, T, d), to where they stand (rotary positions).
-        attend: (q (B, H, T, d), k (B, K, T, d), v (B, K, T, d)) -> (B, H, T, d); it also fills the cache.
-        """
-        b, t, _ = x.shape
-        heads = self.qkv(rms_norm(x, x.shape[-1:], self.attention_norm, self.eps))
-        heads = heads.view(b, t, -1, self.head_dim).transpose(1, 2)
-        q, k = turn(heads[:, : self.heads + self.kv_heads]).split([self.heads, self.kv_heads], dim=1)
-        y = attend(q, k, heads[:, self.heads + self.kv_heads :])
-        x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
-        gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
-        return x + self.down(silu(gate).mul_(up))
-
-
-def equal_parts(x: torch.Tensor, about: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Views of x, of about so many positions each, all but perhaps the last of one size.
-
-    For every shape that it multiplies, oneDNN keeps a kernel: for a short rest at the end it would be one more.
-    """
-    return x.chunk(max(1, round(x.shape[dim] / about)), dim)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary positions on (B, heads, T, d); `sin` has the sign of the swapped halves in it."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
-def _kernels(config: LlamaConfig) -> ModuleType | None:
-    """The module `kernels`, ready, where Triton is there and they take such a model."""
-    if importlib.util.find_spec("triton") is None:
-        return None
-    from evoxtral import kernels
-
-    if not kernels.take(config):
-        return None
-    kernels.prepare()
-    return kernels
 
 
 def _attention(
@@ -102,42 +33,6 @@ def _attention(
     # The H / K query heads that share a key/value head become its queries: no copies of keys.
     grouped = q.reshape(*keys.shape[:2], -1, keys.shape[-1])
     return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
-
-
-class TextModel(nn.Module):
-    """The text model and its output layer."""
-
-    def __init__(
-        self,
-        model: VoxtralForConditionalGeneration,
-        adapters: Sequence[Adapter],
-        mix: Mix,
-        device: torch.device,
-    ):
-        """Takes the layers out of `model`, which cannot write afterwards, and to a device one by one."""
-        super().__init__()
-        language_model = model.model.language_model
-        self.config, self.mix = language_model.config, mix
-        self.embed = language_model.embed_tokens
-        self.rotary = language_model.rotary_emb
-        dtype = activations(self.embed.weight.dtype, device)
-        self.norm = language_model.norm.to(dtype).weight
-        self.blocks = nn.ModuleList()
-        for i, layer in enumerate(language_model.layers):
-            block = Block(layer, f"{LANGUAGE_MODEL}.layers.{i}", adapters, mix, device)
-            self.blocks.append(block.to(device, dtype))
-            language_model.layers[i] = nn.Identity()
-        self.head = joined(model, "", ("lm_head",), adapters, mix, device)
-        self.kernels = _kernels(self.config) if device.type == "cuda" else None
-        self.to(device)
-
-    def embedded(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (…) -> (…, D)."""
-        return self.embed(tokens).to(self.norm.dtype)
-
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Next-token logits (B, vocabulary) after the last of x (B, T, D)."""
-        return self.head(rms_norm(x[:, -1], x.shape[-1:], self.norm, self.config.rms_norm_eps))
 
 
 class Session:
@@ -193,7 +88,7 @@ class Session:
         end = 0
         for x in equal_parts(prompts, _POSITIONS if prompts.device.type == "cpu" else sys.maxsize, dim=1):
             start, end = end, end + x.shape[1]
-            turn, mask = partial(_rotate, cos=self.cos[start:end], sin=self.sin[start:end]), None
+            rotate, mask = partial(_rotate, cos=self.cos[start:end], sin=self.sin[start:end]), None
             if start:  # a chunk sees all that stands before it
                 seen = self.positions[:end] <= self.positions[start:end, None]
                 mask = torch.where(seen, self.seen, self.unseen)
@@ -206,7 +101,7 @@ class Session:
                     keys, values = keys[one_of_each], values[one_of_each]
                     return scaled_dot_product_attention(q, keys, values, mask, is_causal=not start, enable_gqa=True)
 
-                x = block(x, turn, attend)
+                x = block(x, rotate, attend)
             if prompts.device.type == "cpu":
                 return_freed_memory()  # it lies in pieces that the next chunk could not use
         return x[:, -1:].clone()  # a view would keep all of the chunk
@@ -233,7 +128,7 @@ class Session:
         return self._by_kernels(x, attention) if self.text.kernels else self._by_pytorch(x[:, None], attention)
 
     def _by_pytorch(self, x: torch.Tensor, attention: Callable[..., torch.Tensor]) -> torch.Tensor:
-        turn = partial(_rotate, cos=self.cos[self.position], sin=self.sin[self.position])
+        rotate = partial(_rotate, cos=self.cos[self.position], sin=self.sin[self.position])
         for block, keys, values in zip(self.text.blocks, self.keys, self.values, strict=True):
 
             def attend(q, k, v, keys=keys, values=values):
@@ -241,17 +136,17 @@ class Session:
                 values.index_copy_(2, self.position, v)
                 return attention(q, keys, values)
 
-            x = block(x, turn, attend)
+            x = block(x, rotate, attend)
         return self.text.logits(x)
 
     def _by_kernels(self, x: torch.Tensor, attention: Callable[..., torch.Tensor]) -> torch.Tensor:
-        kernels, turn = self.text.kernels, (self.cos, self.sin)
+        kernels, rotate = self.text.kernels, (self.cos, self.sin)
         first, *others = [block.attention_norm for block in self.text.blocks]
         stream = kernels.begin(x, first)
         layers = zip(self.text.blocks, self.keys, self.values, [*others, self.text.norm], strict=True)
         for block, keys, values, following in layers:
             attend = partial(attention, keys=keys, values=values)
-            stream = kernels.layer(block, stream, following, turn, self.position, keys, values, attend)
+            stream = block.step(kernels, stream, following, rotate, self.position, keys, values, attend)
         return self.text.logits(stream.x[:, None])
 
     def _capture(self) -> None:

@@ -3,19 +3,18 @@
 A step of a few rows computes so little that a launch costs its few microseconds whatever it does, and PyTorch takes
 two dozen of them for a layer. Here a layer is its four products, its attention, and four launches:
 
-    place  behind the product of queries, keys and values: LoRA, rotary positions, keys and values into the cache
-    gate   behind the product of gate and up: LoRA, and SiLU(gate) times up
-    add    behind the output and the down product: LoRA, and the sum with the residual stream
+    rope_and_cache  behind the product of queries, keys and values: LoRA, rotary positions, and both into the cache
+    silu_mul        behind the product of gate and up: LoRA, and SiLU(gate) times up
+    residual_add    behind the output and the down product: LoRA, and the sum with the residual stream
 
 None of them is a norm. RMSNorm (https://arxiv.org/abs/1910.07467) takes x to x / sqrt(mean(x^2) + eps) times its
-weight: but for the weight that is one number for a row, and a product is linear. So `add` also gives x times the weight
-of the norm that follows, and sums of squares, and what stands behind the next product multiplies by the number.
+weight. But for the weight that is one number for a row, and a product is linear. So `residual_add` also gives x times
+the weight of the norm that follows, and sums of squares; what stands behind the next product multiplies by the number.
 
 Written in Triton, which PyTorch for CUDA brings along; with TRITON_INTERPRET=1 it runs, slowly, on a CPU.
 Shapes: R rows, variant-major; D width; H query heads, K key/value heads, d of a head; L length of the cache.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,8 +28,7 @@ try:
 except ImportError:  # before 3.5
     from triton.compiler.compiler import triton_key
 
-from evoxtral.lora import MixedLinear
-from evoxtral.text_model import Block
+from evoxtral.model.linear import MixedLinear
 
 ROWS = tl.constexpr(16)  # of a tile: the fewest that a matrix unit multiplies
 COLUMNS = tl.constexpr(64)  # of a tile
@@ -50,76 +48,54 @@ class Stream(NamedTuple):
 def begin(x: torch.Tensor, weight: torch.Tensor) -> Stream:
     """The stream before the first layer, whose norm has this weight (D,)."""
     squares = F.pad(x.float().square(), (0, -x.shape[1] % COLUMNS.value))
-    return Stream(x, x * weight, squares.unflatten(1, (-1, COLUMNS.value)).sum(dim=-1))  # in tiles, as `add` gives them
+    tiles = squares.unflatten(1, (-1, COLUMNS.value)).sum(dim=-1)  # as `residual_add` gives them
+    return Stream(x, x * weight, tiles)
 
 
-def layer(
-    block: Block,
-    stream: Stream,
-    following: torch.Tensor,
-    turn: tuple[torch.Tensor, torch.Tensor],
-    position: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    attend: Callable[[torch.Tensor], torch.Tensor],
-) -> Stream:
-    """What `Block.forward` computes, for one position of every row.
-
-    following: weight (D,) of the norm after this layer.  turn: cosines and sines (L, d), of these the first half
-    negative.  position (1,).  keys, values (R, K, L, d): the layer's cache.  attend: queries (R, H, d) -> (R, H, d).
-    """
-    y = block.qkv.product(stream.weighted)
-    q = place(block.qkv, y, stream.squares, block.eps, turn, position, keys, values)
-    y = block.out.product(attend(q).flatten(1))
-    stream = add(block.out, y, stream.x, block.mlp_norm)
-    y = gate(block.gate_up, block.gate_up.product(stream.weighted), stream.squares, block.eps)
-    return add(block.down, block.down.product(y), stream.x, following)
-
-
-def add(linear: MixedLinear, y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> Stream:
+def residual_add(linear: MixedLinear, y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> Stream:
     """x (R, D) plus what the layer makes of its input; weight (D,) of the next norm.
 
     y: of this layer's `product`, here and below.
     """
     tiles = triton.cdiv(linear.outs, COLUMNS.value)
     out = Stream(torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x), tiles, dtype=torch.float32))
-    _add[tiles, *_tiles_of_rows(linear, y)](y, x, weight, *out, **_lora(linear, y))
+    _residual_add[tiles, *_tiles_of_rows(linear, y)](y, x, weight, *out, **_lora(linear, y))
     return out
 
 
-def gate(linear: MixedLinear, y: torch.Tensor, squares: torch.Tensor, eps: float) -> torch.Tensor:
+def silu_mul(linear: MixedLinear, y: torch.Tensor, squares: torch.Tensor, eps: float) -> torch.Tensor:
     """SiLU(gate) times up (R, outs / 2), of a stream with these squares, normed."""
     out = y.new_empty(len(y), linear.outs // 2)
     grid = triton.cdiv(out.shape[1], COLUMNS.value), *_tiles_of_rows(linear, y)
-    _gate[grid](y, out, **_norm(linear, squares, eps), **_lora(linear, y))
+    _silu_mul[grid](y, out, **_norm(linear, squares, eps), **_lora(linear, y))
     return out
 
 
-def place(
+def rope_and_cache(
     linear: MixedLinear,
     y: torch.Tensor,
     squares: torch.Tensor,
     eps: float,
-    turn: tuple[torch.Tensor, torch.Tensor],
+    rotary: tuple[torch.Tensor, torch.Tensor],
     position: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
 ) -> torch.Tensor:
     """Queries (R, H, d) of a stream with these squares, normed and turned; keys and values go into the cache.
 
-    turn, position, keys, values: see `layer`.
+    rotary, position, keys, values: see `Block.step`.
     """
     _, kv_heads, length, d = keys.shape
     heads = linear.outs // d - 2 * kv_heads
     q = y.new_empty(len(y), heads, d)
-    _place[heads + 2 * kv_heads, *_tiles_of_rows(linear, y)](
-        y, q, keys, values, *turn, position, length, heads, kv_heads, d,
+    _rope_and_cache[heads + 2 * kv_heads, *_tiles_of_rows(linear, y)](
+        y, q, keys, values, *rotary, position, length, heads, kv_heads, d,
         **_norm(linear, squares, eps), **_lora(linear, y),
     )  # fmt: skip
     return q
 
 
-def take(config: LlamaConfig) -> bool:
+def supports(config: LlamaConfig) -> bool:
     """Whether the kernels compute such a model: no bias, and heads that are tiles (powers of two, 16 at least)."""
     biased = config.attention_bias or config.mlp_bias
     return not biased and config.head_dim >= 16 and config.head_dim & (config.head_dim - 1) == 0
@@ -156,7 +132,7 @@ def _norm(linear: MixedLinear, squares: torch.Tensor, eps: float) -> dict:
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _add(
+def _residual_add(
     y, x, weight, out, weighted, squares, b, slots, rows, stride, outs,
     RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -173,7 +149,7 @@ def _add(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _gate(
+def _silu_mul(
     y, out, squares, tiles, ins, eps, b, slots, rows, stride, outs,
     TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -190,7 +166,7 @@ def _gate(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _place(
+def _rope_and_cache(
     y, q, keys, values, cosines, sines, position, length, heads, kv_heads, HEAD: tl.constexpr,
     squares, tiles, ins, eps, b, slots, rows, stride, outs,
     TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
@@ -207,8 +183,8 @@ def _place(
     if part < 2:
         column = head * HEAD + (c + HEAD // 2) % HEAD
         other = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
-        turn = at * HEAD + c
-        tile = tile * tl.load(cosines + turn).to(tl.float32) + other * tl.load(sines + turn).to(tl.float32)
+        rotary = at * HEAD + c
+        tile = tile * tl.load(cosines + rotary).to(tl.float32) + other * tl.load(sines + rotary).to(tl.float32)
     tile *= scale
     if part == 0:
         tl.store(q + (row[:, None] * heads + head) * HEAD + c[None, :], tile, mask=mask)

@@ -1,4 +1,4 @@
-"""Voxtral's audio encoder (that of Whisper) and its projector: from log-mels to what each variant hears.
+"""Voxtral's audio encoder (that of Whisper) and its projector: from log-log_mel to what each variant hears.
 
 It computes what `VoxtralModel.get_audio_features` computes, from the same weights, taken over layer by layer (but for
 the positions' table: transformers has it in float32 beside weights of 16 bits). It is our own so that queries, keys
@@ -9,7 +9,6 @@ Shapes: S windows, B encoders x windows, T positions, D width, H heads.
 """
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from itertools import product
 
@@ -19,10 +18,10 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import VoxtralForConditionalGeneration
 from transformers.models.voxtral.modeling_voxtral import VoxtralEncoderLayer
 
-from evoxtral import lora
-from evoxtral.lora import PROJECTOR, TOWER, Adapter, Mix
-from evoxtral.memory import return_freed_memory
-from evoxtral.text_model import equal_parts
+from evoxtral.model import backends, lora
+from evoxtral.model.linear import Mix, joined
+from evoxtral.model.lora import PROJECTOR, TOWER, Adapter
+from evoxtral.model.memory import equal_parts, return_freed_memory
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _POSITIONS = 150  # that a CPU widens or attends from at a time, about: those of all would be the most memory of all
@@ -37,10 +36,10 @@ class Layer(nn.Module):
     ):
         super().__init__()
         attention = layer.self_attn
-        self.qkv = lora.joined(attention, f"{path}.self_attn", ("q_proj", "k_proj", "v_proj"), adapters, mix, device)
-        self.out = lora.joined(attention, f"{path}.self_attn", ("out_proj",), adapters, mix, device)
-        self.widen = lora.joined(layer, path, ("fc1",), adapters, mix, device)
-        self.narrow = lora.joined(layer, path, ("fc2",), adapters, mix, device)
+        self.qkv = joined(attention, f"{path}.self_attn", ("q_proj", "k_proj", "v_proj"), adapters, mix, device)
+        self.out = joined(attention, f"{path}.self_attn", ("out_proj",), adapters, mix, device)
+        self.widen = joined(layer, path, ("fc1",), adapters, mix, device)
+        self.narrow = joined(layer, path, ("fc2",), adapters, mix, device)
         self.attention_norm, self.mlp_norm = layer.self_attn_layer_norm, layer.final_layer_norm
         self.activation = layer.activation_fn
         self.heads = attention.num_heads
@@ -72,39 +71,40 @@ class Encoder(nn.Module):
         super().__init__()
         tower, projector = model.model.audio_tower, model.model.multi_modal_projector
         self.mix, config = mix, model.config
-        dtype = lora.activations(tower.conv1.weight.dtype, device)
+        dtype = backends.activations(tower.conv1.weight.dtype, device)
         self.layers = nn.ModuleList()
         for i, layer in enumerate(tower.layers):
             self.layers.append(Layer(layer, f"{TOWER}.layers.{i}", adapters, mix, device))
             tower.layers[i] = nn.Identity()
         self.conv1, self.conv2, self.norm = tower.conv1, tower.conv2, tower.layer_norm
         self.positions = tower.embed_positions.weight
-        self.project1 = lora.joined(projector, PROJECTOR, ("linear_1",), adapters, mix, device)
-        self.project2 = lora.joined(projector, PROJECTOR, ("linear_2",), adapters, mix, device)
+        self.project1 = joined(projector, PROJECTOR, ("linear_1",), adapters, mix, device)
+        self.project2 = joined(projector, PROJECTOR, ("linear_2",), adapters, mix, device)
         self.activation = projector.act
         # Some encoder positions, side by side, make an audio token.
         self.ins, self.outs = config.audio_config.intermediate_size, config.text_config.hidden_size
         self.tokens = self.positions.numel() // self.ins
         self.to(device, dtype)
-        self.attend = _faster_attention(self) if lora.onednn_takes(self.conv1.weight) else scaled_dot_product_attention
+        by_onednn = backends.onednn_supports(self.conv1.weight)
+        self.attend = _faster_attention(self) if by_onednn else scaled_dot_product_attention
 
-    def forward(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    def forward(self, log_mel: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """Mels (S, bands, frames) -> what each variant hears, (names x S, audio tokens, D of the text model).
 
         One batch, but on a CPU one window and one encoder after the other: there a batch saves no time, and what
-        stands between mels and features would be the most memory of all.
+        stands between log_mel and features would be the most memory of all.
         """
-        if mels.is_cuda:
-            return self._heard(mels, names)
-        features = mels.new_empty(len(names), len(mels), self.tokens, self.outs)
+        if log_mel.is_cuda:
+            return self._heard(log_mel, names)
+        features = log_mel.new_empty(len(names), len(log_mel), self.tokens, self.outs)
         owners = self._owners(names, TOWER)
-        for (i, mel), owner in product(enumerate(mels), self.mix.ordered(owners)):
+        for (i, mel), owner in product(enumerate(log_mel), self.mix.ordered(owners)):
             rows = [row for row, other in enumerate(owners) if other == owner]
             features[rows, i] = self._heard(mel[None], tuple(names[row] for row in rows))
             return_freed_memory()  # it lies in pieces that the next one could not use
         return features.flatten(0, 1)
 
-    def _heard(self, mels: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    def _heard(self, log_mel: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """As `forward`, in one batch.
 
         A variant that leaves the tower alone hears what the base hears, computed once for all of them; so for
@@ -112,16 +112,16 @@ class Encoder(nn.Module):
         """
         through_tower = self.mix.ordered(self._owners(names, TOWER))
         with self.mix.using(through_tower):
-            hidden = self._encoded(mels.repeat(len(through_tower), 1, 1))
+            hidden = self._encoded(log_mel.repeat(len(through_tower), 1, 1))
         through_projector = self.mix.ordered(self._owners(names, TOWER, PROJECTOR))
         hidden = _spread(hidden, through_tower, self._owners(through_projector, TOWER))
         with self.mix.using(through_projector):
             features = self.project2(self.activation(self.project1(hidden.view(-1, self.tokens, self.ins))))
         return _spread(features, through_projector, self._owners(names, TOWER, PROJECTOR))
 
-    def _encoded(self, mels: torch.Tensor) -> torch.Tensor:
+    def _encoded(self, log_mel: torch.Tensor) -> torch.Tensor:
         """Mels (B, bands, frames) -> (B, T, D)."""
-        x = gelu(self.conv2(gelu(self.conv1(mels)))).transpose(1, 2)
+        x = gelu(self.conv2(gelu(self.conv1(log_mel)))).transpose(1, 2)
         x = x.contiguous() + self.positions  # convolutions give columns: all layers would add to them
         for layer in self.layers:
             x = layer(x, self.attend)
@@ -149,8 +149,8 @@ def _attend_in_parts(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch
     for i in product(range(b), range(h)):
         keys, values = k[i].float().contiguous(), v[i].T.contiguous()
         for queries, written in zip(*(equal_parts(x, _POSITIONS) for x in (q[i], out[i])), strict=True):
-            scores = lora.onednn_linear(queries.float() * d**-0.5, keys)
-            written.copy_(lora.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
+            scores = backends.onednn_linear(queries.float() * d**-0.5, keys)
+            written.copy_(backends.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
     return out
 
 
@@ -163,17 +163,6 @@ def _faster_attention(encoder: Encoder) -> Attend:
     qkv = encoder.positions.new_ones(1, 4 * _POSITIONS, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
 
     def seconds(attend: Attend) -> float:
-        return least_seconds(lambda: attend(*qkv))
+        return backends.least_seconds(lambda: attend(*qkv))
 
     return min((_attend_in_parts, scaled_dot_product_attention), key=seconds)
-
-
-@torch.inference_mode()
-def least_seconds(call: Callable[[], object]) -> float:
-    """The least of five times: what else runs on the machine only adds to it."""
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from evoxtral.text_model import Session
-
 LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
 LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of like length share a session and its graph
 
@@ -47,25 +45,25 @@ class Decoding:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens {self.max_tokens} must be at least 1")
 
-    def budget(self, seconds: float) -> int:
-        """Tokens that a segment of so many seconds may take."""
+    def budget(self, duration: float) -> int:
+        """Tokens that a segment of this duration in seconds may take."""
         if self.max_tokens is not None:
             return self.max_tokens
-        return math.ceil(seconds * self.tokens_per_second) + self.spare_tokens
+        return math.ceil(duration * self.tokens_per_second) + self.spare_tokens
 
 
 @dataclass
 class Row:
     """What one row has decoded: token ids, the model's probability of each, and how it ended.
 
-    cut: the text was ended by its budget or because it repeated itself, not by the model.
+    truncated: the text was ended by its budget or because it repeated itself, not by the model.
     """
 
     budget: int
     ids: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
     done: bool = False
-    cut: bool = False
+    truncated: bool = False
 
     def add(self, token: int, probability: float, eos_id: int, stop_loops: bool) -> None:
         if token == eos_id:
@@ -77,7 +75,7 @@ class Row:
         if repeated:
             del self.ids[-repeated:], self.probabilities[-repeated:]
         if repeated or len(self.ids) >= self.budget:
-            self.done = self.cut = True
+            self.done = self.truncated = True
 
 
 LOOP_UNIT = 32  # tokens: the longest phrase that is recognised as repeating
@@ -121,59 +119,3 @@ def chances(seed: int | None, keys: Sequence[tuple[int, ...]], steps: int) -> np
     root = np.random.SeedSequence(seed).entropy
     rows = [np.random.default_rng((root, *key)).random(steps, dtype=np.float32) for key in keys]
     return np.stack(rows)
-
-
-class Batch:
-    """Rows being decoded together. Call `advance` until `done`, reading `rows` in between."""
-
-    @torch.inference_mode()
-    def __init__(
-        self,
-        session: Session,
-        prompts: torch.Tensor,
-        budgets: Sequence[int],
-        eos_id: int,
-        decoding: Decoding,
-        chance: np.ndarray | None = None,
-    ):
-        """Read the prompts.
-
-        prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.
-        chance: (rows, steps), see `chances`; None where the choice is greedy.
-        """
-        self.rows = [Row(budget) for budget in budgets]
-        self.session, self.eos_id, self.decoding = session, eos_id, decoding
-        steps = max(budgets)
-        device = prompts.device
-        self._chance = torch.zeros(len(budgets), steps) if chance is None else torch.from_numpy(chance)
-        self._chance = self._chance.to(device)
-        self._tokens = torch.zeros(len(budgets), steps, dtype=torch.long, device=device)
-        self._log_probabilities = torch.zeros(len(budgets), steps, device=device)
-        self._steps = 0
-        self._logits = session.prefill(prompts)
-
-    @property
-    def done(self) -> bool:
-        return all(row.done for row in self.rows)
-
-    @torch.inference_mode()
-    def advance(self) -> None:
-        """Decode up to LOOK_EVERY more tokens of every row."""
-        start, end = self._steps, min(self._steps + LOOK_EVERY, self._tokens.shape[1])
-        for i in range(start, end):
-            token, log_probability = choose(self._logits, self.decoding, self._chance[:, i])
-            self._tokens[:, i], self._log_probabilities[:, i] = token, log_probability
-            self._logits = self.session.step(token)
-        self._steps = end
-        tokens = self._tokens[:, start:end].tolist()
-        probabilities = self._log_probabilities[:, start:end].exp().tolist()
-        for row, row_tokens, row_probabilities in zip(self.rows, tokens, probabilities, strict=True):
-            for token, probability in zip(row_tokens, row_probabilities, strict=True):
-                if not row.done:
-                    row.add(token, probability, self.eos_id, self.decoding.stop_loops)
-
-
-def cache_length(prompt: int, budgets: Sequence[int], device: torch.device) -> int:
-    """Positions that a cache needs for a prompt of so many tokens and the largest budget."""
-    step = LENGTH_STEP if device.type == "cuda" else 1
-    return math.ceil((prompt + max(budgets)) / step) * step

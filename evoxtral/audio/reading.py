@@ -1,4 +1,4 @@
-"""A recording as people have it -> a wave: (T,) float32, mono, 16 kHz, within [-1, 1]. Silence, and segments.
+"""A recording as people have it -> a waveform: (T,) float32, mono, 16 kHz, within [-1, 1]. Silence, and segments.
 
 PyAV (ffmpeg inside a wheel) decodes everything: libsndfile reads neither M4A/AAC nor WebM, and a second
 reader would only add a second set of roundings, limits and errors. ffmpeg is kept away from the network and
@@ -17,7 +17,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-SAMPLE_RATE = 16_000  # Hz, of every wave in this project; Voxtral's mel features are defined at this rate
+SAMPLE_RATE = 16_000  # Hz, of every waveform in this project; Voxtral's mel features are defined at this rate
 MAX_SECONDS = 1_800.0  # longest recording accepted unless the caller says otherwise
 MAX_MEGABYTES = 64.0  # largest file accepted over a network: MAX_SECONDS of 16-bit WAV at 16 kHz, or hours of MP3
-LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000  # Hz, from a telephone to a studio
-MOST_CHANNELS = 64  # of an array; more is an array that lies on its side
+MIN_RATE, MAX_RATE = 8_000, 192_000  # Hz, from a telephone to a studio
+MAX_CHANNELS = 64  # of an array; more is an array that lies on its side
 
 Source = str | os.PathLike[str] | bytes | bytearray | tuple[int, np.ndarray]
 
@@ -56,37 +55,12 @@ MP3_KILOBITS = {  # a second, of layer III, by the header's version and bit rate
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 }
 EBML, SEGMENT, CLUSTER = b"\x1aE\xdf\xa3", b"\x18S\x80g", b"\x1fC\xb6u"  # Matroska and WebM: identifiers of elements
-MOST_ELEMENTS = 1_000_000  # that are looked at; half an hour has 90,000 blocks of 20 ms
-LARGEST_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
-
-# Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
-FRAMES_PER_SECOND = 64
-FRAME = SAMPLE_RATE // FRAMES_PER_SECOND  # 250 samples
-QUIETEST_SOUND = -60.0  # dBFS; nothing below is heard
-LOUDEST_NOISE = -45.0  # dBFS; nothing above is taken for noise, however steady
-ABOVE_NOISE = 6.0  # dB from the recording's noise floor to sound; steady noise moves by 2 dB or less
-SHORTEST_SOUND = round(0.06 * FRAMES_PER_SECOND)  # frames; less is a click, as of the mouse that stops it
-WORD_GAP = round(0.15 * FRAMES_PER_SECOND)  # frames; shorter silences are the t, p and k inside words
-PAUSE = round(0.85 * FRAMES_PER_SECOND)  # frames; a longer silence is a [pause], which means something
-LONGEST_PAUSE = 5 * FRAMES_PER_SECOND  # frames; a longer silence stands between utterances
-MARGIN = round(1.5 * FRAMES_PER_SECOND)  # frames of silence kept around sound: a [pause] there is still heard
-LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next sound: onsets are soft
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a wave, in seconds from its beginning."""
-
-    start: float
-    end: float
-
-    def of(self, wave: np.ndarray) -> np.ndarray:
-        """The samples of this segment: a view of `wave` (T,)."""
-        return wave[round(self.start * SAMPLE_RATE) : round(self.end * SAMPLE_RATE)]
+MAX_ELEMENTS = 1_000_000  # that are looked at; half an hour has 90,000 blocks of 20 ms
+MAX_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
 
 
 def load(source: Source, max_seconds: float = MAX_SECONDS) -> np.ndarray:
-    """Read a recording: a wave (T,), float32, mono (mean of the channels), 16 kHz, within [-1, 1].
+    """Read a recording: a waveform (T,), float32, mono (mean of the channels), 16 kHz, within [-1, 1].
 
     Args:
         source: the path of a local file (a web address is refused, never fetched); the bytes of a file; or
@@ -95,7 +69,7 @@ def load(source: Source, max_seconds: float = MAX_SECONDS) -> np.ndarray:
         max_seconds: longest recording accepted. Checked on the stated length before anything is decoded, and
             again while decoding, so that it bounds the memory as well.
 
-    A wave whose peak is above 1 is scaled down as a whole, which keeps its shape where clipping would not.
+    A waveform whose peak is above 1 is scaled down as a whole, which keeps its shape where clipping would not.
 
     Raises:
         AudioError: missing, a folder, empty, not audio, without an audio track, damaged, incomplete, of zero
@@ -111,126 +85,27 @@ def load(source: Source, max_seconds: float = MAX_SECONDS) -> np.ndarray:
         return _gather(_chunks_of_file(file, name, max_seconds), name, max_seconds)
 
 
-def duration(wave: np.ndarray) -> float:
-    """Length of a wave (T,) in seconds."""
-    return len(wave) / SAMPLE_RATE
+def duration(waveform: np.ndarray) -> float:
+    """Length of a waveform (T,) in seconds."""
+    return len(waveform) / SAMPLE_RATE
 
 
-def wav_bytes(wave: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
-    """A wave (T,) within [-1, 1] as a 16-bit WAV file. `load` gives back exactly what the 16 bits hold."""
+def wav_bytes(waveform: np.ndarray, rate: int = SAMPLE_RATE) -> bytes:
+    """A waveform (T,) within [-1, 1] as a 16-bit WAV file. `load` gives back exactly what the 16 bits hold."""
     import soundfile
 
-    samples = np.clip(np.round(wave * 32_768), -32_768, 32_767).astype(np.int16)
+    samples = np.clip(np.round(waveform * 32_768), -32_768, 32_767).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
-def save(path: str | os.PathLike[str], wave: np.ndarray, rate: int = SAMPLE_RATE) -> None:
-    """Write a wave (T,) within [-1, 1] as a 16-bit WAV file. Raises AudioError where it cannot be written."""
+def save(path: str | os.PathLike[str], waveform: np.ndarray, rate: int = SAMPLE_RATE) -> None:
+    """Write a waveform (T,) within [-1, 1] as a 16-bit WAV file. Raises AudioError where it cannot be written."""
     try:
-        Path(path).write_bytes(wav_bytes(wave, rate))
+        Path(path).write_bytes(wav_bytes(waveform, rate))
     except OSError as error:
         raise AudioError(f'"{path}" cannot be written ({error.strerror}): choose another place.') from error
-
-
-# ---- silence and segments ----------------------------------------------------------------------------------
-
-
-def is_silent(wave: np.ndarray) -> bool:
-    """Whether a wave (T,) holds no sound: digital silence, steady noise up to -45 dBFS, an offset, clicks."""
-    return len(_sounds(_power(wave))) == 0
-
-
-def segments(wave: np.ndarray, window_seconds: float) -> list[Segment]:
-    """Stretches of a wave (T,) with all of its sound: ordered, apart, each at most `window_seconds` long.
-
-    - What fits one window is one segment, pauses included. Silence of more than 5 s always divides.
-    - Silence at an edge is trimmed to 1.5 s, or less where the window has no room. Only silence gives [].
-    - What does not fit is cut in the second half of the window: in the widest gap between words; else at an
-      end of a [pause] (silence over 0.85 s), which so stays whole in the segment before or after; else,
-      where nothing is silent, at the quietest point.
-
-    Linear in T. Raises ValueError for a window of less than a second.
-    """
-    window = int(window_seconds * FRAMES_PER_SECOND)
-    if window < FRAMES_PER_SECOND:
-        raise ValueError(f"a window of {window_seconds} s is shorter than one second")
-    power = _power(wave)
-    sounds = _sounds(power)
-    if len(sounds) == 0:
-        return []
-    divides = np.flatnonzero(sounds[1:, 0] - sounds[:-1, 1] > LONGEST_PAUSE) + 1
-    spans = [span for stretch in np.split(sounds, divides) for span in _spans(stretch, power, window)]
-    seconds = duration(wave)  # the last frame may be only a part of one
-    return [Segment(start / FRAMES_PER_SECOND, min(end / FRAMES_PER_SECOND, seconds)) for start, end in spans]
-
-
-def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple[int, int]]:
-    """Divide one stretch of sounds (N, 2) into spans [start, end) of at most `window` frames with margins."""
-    margin = min(MARGIN, window // 4)
-    earliest = 0  # no margin reaches back across a cut
-    first, last = int(sounds[0, 0]), int(sounds[-1, 1])
-    while last - first > window:
-        cut = _cut(sounds, power, first + window // 2, first + window - LEAD)
-        before = int(sounds[np.searchsorted(sounds[:, 0], cut) - 1, 1])  # end of the last begun before
-        yield _with_margin(first, min(before, cut), earliest, cut, window, margin)
-        after = int(sounds[np.searchsorted(sounds[:, 1], cut, side="right"), 0])  # start of the next, or same
-        first, earliest = max(after - margin, cut), cut
-        if last - after <= window:  # a margin is no reason to cut once more
-            first = max(first, last - window)
-    yield _with_margin(first, last, earliest, len(power), window, margin)
-
-
-def _with_margin(first: int, last: int, earliest: int, latest: int, window: int, margin: int) -> tuple[int, int]:
-    """Widen [first, last) by up to `margin` frames a side, inside [earliest, latest) and `window` frames."""
-    spare = window - (last - first)
-    after = min(margin, latest - last, max(spare - LEAD, spare // 2))
-    before = min(margin, first - earliest, spare - after)
-    return first - before, last + after
-
-
-def _cut(sounds: np.ndarray, power: np.ndarray, low: int, high: int) -> int:
-    """The frame in [low, high] where a cut hurts least, in the order of preference given in `segments`."""
-    from_low = max(np.searchsorted(sounds[:, 1], low) - 1, 0)
-    near = sounds[from_low : np.searchsorted(sounds[:, 0], high, side="right") + 1]
-    gaps = []
-    for begin, end in zip(near[:-1, 1].tolist(), near[1:, 0].tolist(), strict=True):
-        width = end - begin
-        lead = width // 2 if width <= PAUSE else min(LEAD, width - PAUSE)
-        fits = end - lead <= high  # otherwise the whole gap goes to the segment after the cut
-        cut = end - lead if fits else min(max(begin + lead, low), high)
-        if max(begin, low) <= cut:
-            gaps.append((width <= PAUSE, width, cut))
-    if gaps:
-        return max(gaps)[-1]
-    sound_end = int(sounds[np.searchsorted(sounds[:, 1], high, side="right"), 1])
-    high = max(low, min(high, sound_end - SHORTEST_SOUND))  # what is left must still count as sound
-    around = power[low - WORD_GAP // 2 : high + WORD_GAP // 2]
-    smooth = np.convolve(around, np.ones(WORD_GAP), mode="valid")
-    return low + len(smooth) - 1 - int(np.argmin(smooth[::-1]))  # the last of equals: fewer segments
-
-
-def _power(wave: np.ndarray) -> np.ndarray:
-    """Power of each frame of a wave (T,), its constant part taken out: (ceil(T / 250),), full scale 1."""
-    whole = len(wave) // FRAME * FRAME
-    frames = wave[:whole].reshape(-1, FRAME)
-    power = np.einsum("ij,ij->i", frames, frames) / FRAME - frames.mean(axis=1) ** 2
-    return np.append(power, wave[whole:].var()) if whole < len(wave) else power
-
-
-def _sounds(power: np.ndarray) -> np.ndarray:
-    """Stretches of sound, (N, 2) frames [start, end): WORD_GAP or more apart, SHORTEST_SOUND or more long."""
-    if len(power) == 0:
-        return np.empty((0, 2), dtype=int)
-    level = 10 * np.log10(np.maximum(power, 1e-12))  # dBFS
-    noise = np.percentile(level, 10)
-    active = level > np.clip(noise + ABOVE_NOISE, QUIETEST_SOUND, LOUDEST_NOISE)
-    runs = np.flatnonzero(np.diff(active, prepend=False, append=False)).reshape(-1, 2)
-    apart = runs[1:, 0] - runs[:-1, 1] >= WORD_GAP
-    starts, ends = np.insert(apart, 0, True)[: len(runs)], np.append(apart, True)[: len(runs)]
-    sounds = np.stack([runs[starts, 0], runs[ends, 1]], axis=1)
-    return sounds[sounds[:, 1] - sounds[:, 0] >= SHORTEST_SOUND]
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
@@ -293,7 +168,7 @@ def _stops_inside_element(file: BinaryIO, size: int) -> bool:
     What a browser records states no length, but each of its blocks does.
     """
     position = 0
-    for _ in range(MOST_ELEMENTS):
+    for _ in range(MAX_ELEMENTS):
         if position >= size:
             break
         file.seek(position)
@@ -324,7 +199,7 @@ def _chunks_of_array(source: tuple, name: str, max_seconds: float) -> Iterator[t
     if samples.ndim == 1:
         samples = samples[:, None]
     channels = samples.shape[1]
-    if not 1 <= channels <= MOST_CHANNELS:
+    if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"{name} has {channels:,} channels: give samples of shape (time, channels).")
     _check_rate(rate, name)
     _check_length(len(samples) / rate, name, max_seconds)
@@ -418,7 +293,7 @@ def _stated_seconds(container: "InputContainer", stream: "AudioStream") -> float
 
 
 def _gather(chunks: Iterator[tuple[float, np.ndarray]], name: str, max_seconds: float) -> np.ndarray:
-    """Chunks (rate, mono (T,)) -> one wave, never holding much more than `max_seconds` of it."""
+    """Chunks (rate, mono (T,)) -> one waveform, never holding much more than `max_seconds` of it."""
     pieces = []
     total = 0  # samples at 16 kHz
     for piece in _resampled(chunks, name):
@@ -427,9 +302,9 @@ def _gather(chunks: Iterator[tuple[float, np.ndarray]], name: str, max_seconds: 
         _check_length(total / SAMPLE_RATE, name, max_seconds, known="at least ")
     if total == 0:
         raise AudioError(f"{name} has a length of zero: there is no sound in it.")
-    wave = np.concatenate(pieces)
-    peak = max(wave.max(), -wave.min())
-    return wave / peak if peak > 1 else wave
+    waveform = np.concatenate(pieces)
+    peak = max(waveform.max(), -waveform.min())
+    return waveform / peak if peak > 1 else waveform
 
 
 def _resampled(chunks: Iterator[tuple[float, np.ndarray]], name: str) -> Iterator[np.ndarray]:
@@ -453,7 +328,7 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
         raise AudioError(f"{name} has {samples.dtype} samples: give floats or integers of 8 to 32 bits.")
     with np.errstate(over="ignore", invalid="ignore"):
         mono = samples.mean(axis=1, dtype=np.float32)
-    if not np.abs(mono).max(initial=0) <= LARGEST_SAMPLE:  # no comparison with NaN is true
+    if not np.abs(mono).max(initial=0) <= MAX_SAMPLE:  # no comparison with NaN is true
         raise AudioError(f"{name} has samples that are not numbers (NaN or infinite): export it again.")
     return mono
 
@@ -467,8 +342,8 @@ def _unreadable(head: bytes, name: str) -> str:
 
 
 def _check_rate(rate: float, name: str) -> None:
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        limits = f"{LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz"
+    if not MIN_RATE <= rate <= MAX_RATE:
+        limits = f"{MIN_RATE:,} to {MAX_RATE:,} Hz"
         raise AudioError(f"{name} has a sample rate of {rate:,.0f} Hz: convert it to one of {limits}.")
 
 

@@ -5,6 +5,8 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
@@ -30,3 +32,11 @@ def return_freed_memory() -> None:
     """Milliseconds; worth it where much was freed and something else is about to grow."""
     if _libc:
         _libc.malloc_trim(0)
+
+
+def equal_parts(x: torch.Tensor, about: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
+    """Views of x, of about so many positions each, all but perhaps the last of one size.
+
+    For every shape that it multiplies, oneDNN keeps a kernel: for a short rest at the end it would be one more.
+    """
+    return x.chunk(max(1, round(x.shape[dim] / about)), dim)

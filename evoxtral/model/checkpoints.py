@@ -19,13 +19,13 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, VoxtralConfig, VoxtralForConditionalGeneration
 
-from evoxtral import lora
 from evoxtral.errors import CheckpointError, reading
+from evoxtral.model import lora
 
 log = logging.getLogger(__name__)
 
 TINY, MINI = "tiny", "mini-3b"
-TINY_FOLDER = Path(__file__).parent / "assets" / "tiny"
+TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
 MINI_BASE = "mistralai/Voxtral-Mini-3B-2507"
 MINI_BYTES = 12e9  # of a GPU: 9.4 for the base, the rest for adapters, a cache and what computing needs
 MINI_ADAPTERS = {"sft": "YongkangZOU/evoxtral-lora", "rl": "YongkangZOU/evoxtral-rl"}
@@ -178,19 +178,19 @@ def _is_here(reference: str) -> bool:
 # ------------------------------------------------------------------------------------------------------ fetch
 
 
-def fetch(reference: str, files: tuple[str, ...] = FILES, told: Callable[[str], None] | None = None) -> Path:
+def fetch(reference: str, files: tuple[str, ...] = FILES, on_progress: Callable[[str], None] | None = None) -> Path:
     """The folder of a base or an adapter; a Hub id is downloaded. Raises CheckpointError.
 
-    told: gets a line every few seconds of how far a download is; None for the log.
+    on_progress: gets a line every few seconds of how far a download is; None for the log.
     """
     if Path(reference).is_dir():
         return Path(reference)
     if not _HUB_ID.fullmatch(reference):
         raise CheckpointError(_NEITHER.format(reference))
-    return Path(_download(reference, files, told or log.info))
+    return Path(_download(reference, files, on_progress or log.info))
 
 
-def _download(reference: str, files: tuple[str, ...], told: Callable[[str], None]) -> str:
+def _download(reference: str, files: tuple[str, ...], on_progress: Callable[[str], None]) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -205,9 +205,9 @@ def _download(reference: str, files: tuple[str, ...], told: Callable[[str], None
     try:
         size = _to_download(repo, revision, files)
         asked = {"revision": revision or None, "allow_patterns": files}
-        folder = snapshot_download(repo, **asked, tqdm_class=_progress(repo, size, told))
+        folder = snapshot_download(repo, **asked, tqdm_class=_progress(repo, size, on_progress))
         if size:
-            told(f"Downloaded {repo}")
+            on_progress(f"Downloaded {repo}")
         return folder
     except HFValidationError as error:
         raise CheckpointError(_NEITHER.format(reference)) from error
@@ -256,7 +256,7 @@ def _to_download(repo: str, revision: str, files: tuple[str, ...]) -> int:
     return needed
 
 
-def _progress(repo: str, size: int, told: Callable[[str], None]) -> type:
+def _progress(repo: str, size: int, on_progress: Callable[[str], None]) -> type:
     """What the Hub's client takes for its bars: instead of drawing, it tells how much of `size` bytes has come, so that
     a page and a container's log can show it too."""
     from tqdm import tqdm
@@ -274,7 +274,7 @@ def _progress(repo: str, size: int, told: Callable[[str], None]) -> type:
             if self.unit == "B" and furthest < self.n < size:  # one bar counts files, and two the same bytes
                 furthest = self.n
                 left = tqdm.format_interval((size - self.n) * self.format_dict["elapsed"] / self.n)
-                told(f"Downloading {repo}: {self.n / size:.0%} of {size / 1e9:.1f} GB, {left} left")
+                on_progress(f"Downloading {repo}: {self.n / size:.0%} of {size / 1e9:.1f} GB, {left} left")
 
         def close(self):
             """Nothing was drawn."""

@@ -18,10 +18,10 @@ from transformers import VoxtralConfig, VoxtralProcessor, WhisperFeatureExtracto
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
 from evoxtral.audio import SAMPLE_RATE, wav_bytes
+from evoxtral.audio.features import log_mel
 from evoxtral.errors import CheckpointError, EvoxtralError, reading
 
 FRAMES_PER_POSITION = 2  # mel frames; the encoder's second convolution has stride 2
-PCM_STEPS = 32768  # levels of 16-bit audio on each side of zero
 
 # Stands in for a clip where only the ids are wanted: the processor pads every clip to full windows.
 _SOME_AUDIO = np.zeros(SAMPLE_RATE // 10, np.float32)
@@ -90,27 +90,9 @@ class Prompt:
             ) from error
         return request["input_ids"][0].tolist()
 
-    def log_mel(self, waves: Sequence[np.ndarray], device: str | torch.device = "cpu") -> torch.Tensor:
-        """Log-mels (S, 128, window_frames) float32 of S waves (T,), each padded with silence to a full window; on
-        `device`, from the samples on.
-
-        Equal to the processor's own (`WhisperFeatureExtractor`), which gets its audio through 16-bit WAV (libsndfile
-        rounds down). Raises ValueError for a wave that is longer than the window.
-        """
-        samples = torch.zeros(len(waves), self.window_samples, device=device)
-        for row, wave in zip(samples, waves, strict=True):
-            if len(wave) > self.window_samples:
-                raise ValueError(f"a wave of {len(wave)} samples is longer than the window of {self.window_samples}")
-            row[: len(wave)] = torch.from_numpy(wave)
-        samples.mul_(PCM_STEPS).floor_().clamp_(-PCM_STEPS, PCM_STEPS - 1).div_(PCM_STEPS)
-        extract = self.processor.feature_extractor
-        window = torch.hann_window(extract.n_fft, device=device)
-        spectrum = torch.stft(samples, extract.n_fft, extract.hop_length, window=window, return_complex=True)
-        power = spectrum[..., :-1].abs().square()
-        bands = torch.from_numpy(extract.mel_filters).to(device, torch.float32).T @ power
-        levels = bands.clamp_(min=1e-10).log10_()
-        loudest = levels.amax(dim=(1, 2), keepdim=True)
-        return torch.maximum(levels, loudest - 8).add_(4).div_(4)
+    def log_mel(self, waveforms: Sequence[np.ndarray], device: str | torch.device = "cpu") -> torch.Tensor:
+        """Log-mels (S, 128, window_frames) of S waveforms (T,): see `features.log_mel`."""
+        return log_mel(waveforms, self.window_samples, self.processor.feature_extractor, device)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text, without any special token."""

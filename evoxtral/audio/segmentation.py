@@ -1,0 +1,129 @@
+"""Where in a waveform there is sound, and where to cut it into segments that fit a model's window."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from evoxtral.audio.reading import SAMPLE_RATE, duration
+
+# Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
+FRAMES_PER_SECOND = 64
+FRAME = SAMPLE_RATE // FRAMES_PER_SECOND  # 250 samples
+MIN_SOUND_LEVEL = -60.0  # dBFS; nothing below is heard
+MAX_NOISE_LEVEL = -45.0  # dBFS; nothing above is taken for noise, however steady
+ABOVE_NOISE = 6.0  # dB from the recording's noise floor to sound; steady noise moves by 2 dB or less
+MIN_SOUND = round(0.06 * FRAMES_PER_SECOND)  # frames; less is a click, as of the mouse that stops it
+WORD_GAP = round(0.15 * FRAMES_PER_SECOND)  # frames; shorter silences are the t, p and k inside words
+PAUSE = round(0.85 * FRAMES_PER_SECOND)  # frames; a longer silence is a [pause], which means something
+MAX_PAUSE = 5 * FRAMES_PER_SECOND  # frames; a longer silence stands between utterances
+MARGIN = round(1.5 * FRAMES_PER_SECOND)  # frames of silence kept around sound: a [pause] there is still heard
+LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next sound: onsets are soft
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a waveform, in seconds from its beginning."""
+
+    start: float
+    end: float
+
+    def of(self, waveform: np.ndarray) -> np.ndarray:
+        """The samples of this segment: a view of `waveform` (T,)."""
+        return waveform[round(self.start * SAMPLE_RATE) : round(self.end * SAMPLE_RATE)]
+
+
+def is_silent(waveform: np.ndarray) -> bool:
+    """Whether a waveform (T,) holds no sound: digital silence, steady noise up to -45 dBFS, an offset, clicks."""
+    return len(_sounds(_power(waveform))) == 0
+
+
+def segments(waveform: np.ndarray, window_seconds: float) -> list[Segment]:
+    """Stretches of a waveform (T,) with all of its sound: ordered, apart, each at most `window_seconds` long.
+
+    - What fits one window is one segment, pauses included. Silence of more than 5 s always divides.
+    - Silence at an edge is trimmed to 1.5 s, or less where the window has no room. Only silence gives [].
+    - What does not fit is cut in the second half of the window: in the widest gap between words; else at an
+      end of a [pause] (silence over 0.85 s), which so stays whole in the segment before or after; else,
+      where nothing is silent, at the quietest point.
+
+    Linear in T. Raises ValueError for a window of less than a second.
+    """
+    window = int(window_seconds * FRAMES_PER_SECOND)
+    if window < FRAMES_PER_SECOND:
+        raise ValueError(f"a window of {window_seconds} s is shorter than one second")
+    power = _power(waveform)
+    sounds = _sounds(power)
+    if len(sounds) == 0:
+        return []
+    divides = np.flatnonzero(sounds[1:, 0] - sounds[:-1, 1] > MAX_PAUSE) + 1
+    spans = [span for stretch in np.split(sounds, divides) for span in _spans(stretch, power, window)]
+    seconds = duration(waveform)  # the last frame may be only a part of one
+    return [Segment(start / FRAMES_PER_SECOND, min(end / FRAMES_PER_SECOND, seconds)) for start, end in spans]
+
+
+def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple[int, int]]:
+    """Divide one stretch of sounds (N, 2) into spans [start, end) of at most `window` frames with margins."""
+    margin = min(MARGIN, window // 4)
+    earliest = 0  # no margin reaches back across a cut
+    first, last = int(sounds[0, 0]), int(sounds[-1, 1])
+    while last - first > window:
+        cut = _cut(sounds, power, first + window // 2, first + window - LEAD)
+        before = int(sounds[np.searchsorted(sounds[:, 0], cut) - 1, 1])  # end of the last begun before
+        yield _with_margin(first, min(before, cut), earliest, cut, window, margin)
+        after = int(sounds[np.searchsorted(sounds[:, 1], cut, side="right"), 0])  # start of the next, or same
+        first, earliest = max(after - margin, cut), cut
+        if last - after <= window:  # a margin is no reason to cut once more
+            first = max(first, last - window)
+    yield _with_margin(first, last, earliest, len(power), window, margin)
+
+
+def _with_margin(first: int, last: int, earliest: int, latest: int, window: int, margin: int) -> tuple[int, int]:
+    """Widen [first, last) by up to `margin` frames a side, inside [earliest, latest) and `window` frames."""
+    spare = window - (last - first)
+    after = min(margin, latest - last, max(spare - LEAD, spare // 2))
+    before = min(margin, first - earliest, spare - after)
+    return first - before, last + after
+
+
+def _cut(sounds: np.ndarray, power: np.ndarray, low: int, high: int) -> int:
+    """The frame in [low, high] where a cut hurts least, in the order of preference given in `segments`."""
+    from_low = max(np.searchsorted(sounds[:, 1], low) - 1, 0)
+    near = sounds[from_low : np.searchsorted(sounds[:, 0], high, side="right") + 1]
+    gaps = []
+    for begin, end in zip(near[:-1, 1].tolist(), near[1:, 0].tolist(), strict=True):
+        width = end - begin
+        lead = width // 2 if width <= PAUSE else min(LEAD, width - PAUSE)
+        fits = end - lead <= high  # otherwise the whole gap goes to the segment after the cut
+        cut = end - lead if fits else min(max(begin + lead, low), high)
+        if max(begin, low) <= cut:
+            gaps.append((width <= PAUSE, width, cut))
+    if gaps:
+        return max(gaps)[-1]
+    sound_end = int(sounds[np.searchsorted(sounds[:, 1], high, side="right"), 1])
+    high = max(low, min(high, sound_end - MIN_SOUND))  # what is left must still count as sound
+    around = power[low - WORD_GAP // 2 : high + WORD_GAP // 2]
+    smooth = np.convolve(around, np.ones(WORD_GAP), mode="valid")
+    return low + len(smooth) - 1 - int(np.argmin(smooth[::-1]))  # the last of equals: fewer segments
+
+
+def _power(waveform: np.ndarray) -> np.ndarray:
+    """Power of each frame of a waveform (T,), its constant part taken out: (ceil(T / 250),), full scale 1."""
+    whole = len(waveform) // FRAME * FRAME
+    frames = waveform[:whole].reshape(-1, FRAME)
+    power = np.einsum("ij,ij->i", frames, frames) / FRAME - frames.mean(axis=1) ** 2
+    return np.append(power, waveform[whole:].var()) if whole < len(waveform) else power
+
+
+def _sounds(power: np.ndarray) -> np.ndarray:
+    """Stretches of sound, (N, 2) frames [start, end): WORD_GAP or more apart, MIN_SOUND or more long."""
+    if len(power) == 0:
+        return np.empty((0, 2), dtype=int)
+    level = 10 * np.log10(np.maximum(power, 1e-12))  # dBFS
+    noise = np.percentile(level, 10)
+    active = level > np.clip(noise + ABOVE_NOISE, MIN_SOUND_LEVEL, MAX_NOISE_LEVEL)
+    runs = np.flatnonzero(np.diff(active, prepend=False, append=False)).reshape(-1, 2)
+    apart = runs[1:, 0] - runs[:-1, 1] >= WORD_GAP
+    starts, ends = np.insert(apart, 0, True)[: len(runs)], np.append(apart, True)[: len(runs)]
+    sounds = np.stack([runs[starts, 0], runs[ends, 1]], axis=1)
+    return sounds[sounds[:, 1] - sounds[:, 0] >= MIN_SOUND]

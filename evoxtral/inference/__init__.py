@@ -1,0 +1,1 @@
+"""From audio to transcripts: prompts, decoding, the engine, bulk."""

@@ -1,0 +1,69 @@
+"""Rows that decode together, step by step."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from evoxtral.inference.sampling import Decoding, Row, choose
+from evoxtral.model.cache import Session
+
+LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
+LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of like length share a session and its graph
+
+
+class Batch:
+    """Rows being decoded together. Call `advance` until `done`, reading `rows` in between."""
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        session: Session,
+        prompts: torch.Tensor,
+        budgets: Sequence[int],
+        eos_id: int,
+        decoding: Decoding,
+        chance: np.ndarray | None = None,
+    ):
+        """Read the prompts.
+
+        prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.
+        chance: (rows, steps), see `chances`; None where the choice is greedy.
+        """
+        self.rows = [Row(budget) for budget in budgets]
+        self.session, self.eos_id, self.decoding = session, eos_id, decoding
+        steps = max(budgets)
+        device = prompts.device
+        self._chance = torch.zeros(len(budgets), steps) if chance is None else torch.from_numpy(chance)
+        self._chance = self._chance.to(device)
+        self._tokens = torch.zeros(len(budgets), steps, dtype=torch.long, device=device)
+        self._log_probabilities = torch.zeros(len(budgets), steps, device=device)
+        self._steps = 0
+        self._logits = session.prefill(prompts)
+
+    @property
+    def done(self) -> bool:
+        return all(row.done for row in self.rows)
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Decode up to LOOK_EVERY more tokens of every row."""
+        start, end = self._steps, min(self._steps + LOOK_EVERY, self._tokens.shape[1])
+        for i in range(start, end):
+            token, log_probability = choose(self._logits, self.decoding, self._chance[:, i])
+            self._tokens[:, i], self._log_probabilities[:, i] = token, log_probability
+            self._logits = self.session.step(token)
+        self._steps = end
+        tokens = self._tokens[:, start:end].tolist()
+        probabilities = self._log_probabilities[:, start:end].exp().tolist()
+        for row, row_tokens, row_probabilities in zip(self.rows, tokens, probabilities, strict=True):
+            for token, probability in zip(row_tokens, row_probabilities, strict=True):
+                if not row.done:
+                    row.add(token, probability, self.eos_id, self.decoding.stop_loops)
+
+
+def cache_length(prompt: int, budgets: Sequence[int], device: torch.device) -> int:
+    """Positions that a cache needs for a prompt of so many tokens and the largest budget."""
+    step = LENGTH_STEP if device.type == "cuda" else 1
+    return math.ceil((prompt + max(budgets)) / step) * step

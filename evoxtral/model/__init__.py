@@ -1,0 +1,1 @@
+"""Weights and what computes with them: checkpoints, LoRA, encoder, text model, cache, kernels."""
