@@ -88,7 +88,7 @@ class Transcript:
     @property
     def tags(self) -> tuple[TagSpan, ...]:
         """Every tag in order of offset, with the probability of its span."""
-        starts, ends, probabilities = self._placed_tokens()
+        starts, ends, probabilities = self.placed_tokens()
         spans = []
         position = 0
         for piece in parse(self.text):
@@ -164,7 +164,7 @@ class Transcript:
 
     def _rewritten(self, characters: Sequence[str]) -> "Transcript":
         """The same, with each character of `text` replaced; by nothing, where it is to go."""
-        starts, ends, _ = self._placed_tokens()
+        starts, ends, _ = self.placed_tokens()
         spans = map(slice, starts, ends)
         cues = []
         for cue in self.spoken_cues():
@@ -172,7 +172,7 @@ class Transcript:
             cues.append(replace(cue, tokens=tuple(token for token in tokens if token.text)))
         return replace(self, cues=tuple(cues))
 
-    def _placed_tokens(self) -> tuple[list[int], list[int], list[float | None]]:
+    def placed_tokens(self) -> tuple[list[int], list[int], list[float | None]]:
         """Starts and ends of all tokens in order, as character offsets in `text`, and their probabilities."""
         starts: list[int] = []
         ends: list[int] = []

@@ -105,7 +105,7 @@ def results(
         "n": len(clips),
         "seed": seed,
         "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        "commit": commit(),
         "definitions": "evoxtral/metrics.py",
         "clips": {
             "untagged": sum(not metrics.count("", clip.text).tags.reference for clip in clips.clips),
@@ -155,7 +155,7 @@ def details(rows: list[dict], config: BenchConfig) -> dict:
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code that measured, "-dirty" if that had been changed since; None outside a checkout."""
     try:
         return subprocess.run(

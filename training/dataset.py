@@ -22,8 +22,10 @@ from scipy.signal import lfilter, oaconvolve
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.audio.features import log_mel
+from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
-from training import loop, scripts
+from evoxtral.speech import natural
+from training import augment, bank, loop, scripts
 from training.model import IGNORE
 from training.scripts import Slices, Sources
 
@@ -67,6 +69,10 @@ class DataConfig:
     held_out_share: float = 0.0  # of clips spoken by held-out voices
     augment: bool = False
     further_voices: bool = False
+    natural: float = 0.0  # share of clips in natural voices, from the banks named
+    banks: tuple[str, ...] = ()
+    microphone: float = 0.0  # share of clips that go through `augment.microphone`, whatever their voice
+    varied: bool = True  # natural voices: another pitch and vocal tract with every clip
     stress: float = 1.15
     keep_audio: bool = True
     sources: Sources = field(default_factory=Sources)
@@ -124,7 +130,7 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
         if config.keep_audio:
             audio = f"{identity}.flac"
             soundfile.write(folder / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
-        held_out = voice.partition("+")[2] in HELD_OUT
+        held_out = is_held_out(voice)
         seconds = round(len(waveform) / SAMPLE_RATE, 3)
         clips.append(
             Clip(
@@ -163,6 +169,37 @@ def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[scri
 def _performance(
     rng: random.Random, kind: str, held_out: bool, config: DataConfig
 ) -> tuple[scripts.Script, str, int, np.ndarray] | None:
+    from_bank = config.natural > 0 and rng.random() < config.natural
+    script, voice, seed, waveform = _from_bank(rng, kind, config) if from_bank else _embedded(rng, kind, held_out, config)
+    if config.microphone and rng.random() < config.microphone:
+        others = [rng.choice(_bank(config.banks).items).waveform() for _ in range(4)] if config.banks else ()
+        waveform = augment.microphone(waveform, np.random.default_rng(seed), others)
+    elif config.augment:
+        waveform = roomy(waveform, np.random.default_rng(seed))
+    fits = len(waveform) <= (config.window_seconds - 0.1) * SAMPLE_RATE
+    return (script, voice, seed, waveform) if fits else None
+
+
+@cache
+def _bank(names: tuple[str, ...]) -> bank.Bank:
+    found = bank.Bank.load(*names)
+    if not found.items:
+        raise RecipeError(f"There is no bank {', '.join(names)} in {bank.folder()}: run the stage `bank` first.")
+    return found
+
+
+def _from_bank(rng: random.Random, kind: str, config: DataConfig) -> tuple[scripts.Script, str, int, np.ndarray]:
+    """A script of sentences that the bank has in one voice."""
+    voices = _bank(config.banks)
+    script, items = voices.script(rng, kind, config.window_seconds - 2.5, config.stress)
+    seed = rng.getrandbits(31)
+    return script, items[0].voice, seed, voices.perform(script, items, seed, config.varied)
+
+
+def _embedded(
+    rng: random.Random, kind: str, held_out: bool, config: DataConfig
+) -> tuple[scripts.Script, str, int, np.ndarray]:
+    """A script in the embedded voice."""
     # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
     room = int(11.5 * config.window_seconds)
     script = scripts.write(rng, kind, config.split, config.sources, room, config.stress)
@@ -170,14 +207,18 @@ def _performance(
     accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
     voice = f"{accent}+{rng.choice([v for v in known if (v in HELD_OUT) == held_out])}"
     seed = rng.getrandbits(31)
-    waveform = speech.speak(script.text, voice, seed).waveform
-    if config.augment:
-        waveform = augment(waveform, np.random.default_rng(seed))
-    fits = len(waveform) <= (config.window_seconds - 0.1) * SAMPLE_RATE
-    return (script, voice, seed, waveform) if fits else None
+    return script, voice, seed, speech.speak(script.text, voice, seed).waveform
 
 
-def augment(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def is_held_out(voice: str) -> bool:
+    """Whether a voice, or a part of its mixture, is one that training never hears."""
+    kind, _, name = voice.partition(":")
+    if name:
+        return kind == "natural" and not natural.heard_in(name).isdisjoint(natural.HELD_OUT)
+    return voice.partition("+")[2] in HELD_OUT
+
+
+def roomy(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A room, a microphone's tone, a level and a noise floor, each some of the time. (T,) float32 -> (T,) float32."""
     if rng.random() < 0.25:
         n = int(0.12 * SAMPLE_RATE)

@@ -26,7 +26,7 @@ from evoxtral import tags
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
 from evoxtral.speech.espeak import Espeak
-from training import dataset, loop, model, tokenizer
+from training import bank, dataset, loop, model, tokenizer
 from training.dataset import Clips, Collator
 from training.muon import Muon
 
@@ -150,7 +150,7 @@ class Pretraining:
         """What is heard of each clip, with its own accent."""
         with Espeak() as engine:
             clips = [self.clips.clips[i] for i in indices]
-            return [phonemes(engine, clip.text, clip.voice.partition("+")[0]) for clip in clips]
+            return [phonemes(engine, clip.text, bank.accent(clip.voice)) for clip in clips]
 
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
         config, base = self.config, self.base

@@ -105,7 +105,7 @@ def write(
             break
         if attempt % 1000 == 0:  # there may be no two that are short enough
             domain = rng.choice(domains())
-    return Script(_tagged(rng, sentences, count, stress), kind, domain)
+    return Script(tagged(rng, sentences, count, stress), kind, domain)
 
 
 # --- sentences ------------------------------------------------------------------------------------------------------
@@ -366,7 +366,7 @@ def _from_words(rng, domain):
 # --- tags -----------------------------------------------------------------------------------------------------------
 
 
-def _tagged(rng: random.Random, sentences: list[Sentence], count: int, stress: float) -> str:
+def tagged(rng: random.Random, sentences: list[Sentence], count: int, stress: float) -> str:
     """Place `count` tags over the sentences: deliveries and stammers by sentence, sounds between and inside.
 
     One sentence has room for up to 4 tags, and each further one for 4 more.
@@ -430,7 +430,7 @@ def _edge(rng: random.Random, split: str, domain: str, sources: Sources, stress:
     if kind == 1:
         word = rng.choice(words("interjections"))
         sentence = Sentence((word[0].upper() + word[1:] + rng.choice(".!?"),), (), ())
-        return _tagged(rng, [sentence], rng.randint(0, 1), stress)
+        return tagged(rng, [sentence], rng.randint(0, 1), stress)
     sentences = _sentences(rng, split, domain, sources, 2, 80)
     if kind == 2:
         sound = rng.choice(SOUNDS)

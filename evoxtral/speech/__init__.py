@@ -11,11 +11,12 @@ from evoxtral.speech.synthesis import (
     VOICES,
     Speech,
     Timed,
+    perform,
     speak,
     spoken_as,
 )
 
 __all__ = [
     "DEFAULT_VOICE", "FEMALE", "FURTHER_FEMALE", "FURTHER_MALE", "LANGUAGES", "MALE", "SPOKEN_TAGS", "VOICES", "Speech",
-    "Timed", "speak", "spoken_as",
+    "Timed", "perform", "speak", "spoken_as",
 ]  # fmt: skip

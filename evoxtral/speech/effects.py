@@ -60,11 +60,17 @@ def silence(seconds: float) -> np.ndarray:
     return np.zeros(max(0, int(seconds * SAMPLE_RATE)), np.float32)
 
 
+def smoothed(values: np.ndarray, width: int) -> np.ndarray:
+    """A moving average of `width` values; the ends keep theirs."""
+    padded = np.pad(values, width // 2, mode="edge")
+    return np.convolve(padded, np.full(width, 1 / width), "valid")[: len(values)]
+
+
 def _samples(seconds: float) -> int:
     return int(seconds * SAMPLE_RATE)
 
 
-def _envelope(count: int, attack: float, decay: float) -> np.ndarray:
+def envelope(count: int, attack: float, decay: float) -> np.ndarray:
     """Rise over the first `attack` share, fall over the last `decay` share."""
     rise, fall = max(1, int(attack * count)), max(1, int(decay * count))
     shape = np.ones(count)
@@ -73,13 +79,13 @@ def _envelope(count: int, attack: float, decay: float) -> np.ndarray:
     return shape
 
 
-def _voiced(f0: np.ndarray, formants: tuple[tuple[float, float], ...]) -> np.ndarray:
+def voiced(f0: np.ndarray, formants: tuple[tuple[float, float], ...]) -> np.ndarray:
     """A sawtooth at f0 Hz (per sample) through formant resonances (Hz, gain): a throat without words."""
     source = lowpass(2 * ((np.cumsum(f0) / SAMPLE_RATE) % 1) - 1, 2500)
     return sum(gain * bandpass(source, f * 0.85, f * 1.15) for f, gain in formants)
 
 
-def _swept_noise(rng: Rng, count: int, start: float, end: float) -> np.ndarray:
+def swept_noise(rng: Rng, count: int, start: float, end: float) -> np.ndarray:
     """Breath noise whose centre moves from `start` to `end` Hz: bands cross-faded in time."""
     bands = 6
     noise, out = rng.standard_normal(count), np.zeros(count)
@@ -110,10 +116,10 @@ def laughs(rng: Rng, female: bool) -> np.ndarray:
     parts = []
     for i in range(rng.integers(3, 7)):
         n, gap = _samples(0.11 / tempo), _samples(0.07 / tempo)
-        shape = _envelope(n, 0.2, 0.5)
-        burst = peak(_voiced(pitch * np.linspace(1.12, 0.9, n) * (1 - 0.05 * i), vowel) * shape, 1)
+        shape = envelope(n, 0.2, 0.5)
+        burst = peak(voiced(pitch * np.linspace(1.12, 0.9, n) * (1 - 0.05 * i), vowel) * shape, 1)
         burst += 0.05 * rng.standard_normal(n) * shape
-        breath = 0.12 * bandpass(rng.standard_normal(gap), 600, 4500) * _envelope(gap, 0.4, 0.4)
+        breath = 0.12 * bandpass(rng.standard_normal(gap), 600, 4500) * envelope(gap, 0.4, 0.4)
         parts += [breath, burst * (1 - 0.08 * i)]
     return peak(np.concatenate(parts), rng.uniform(0.3, 0.6))
 
@@ -121,17 +127,17 @@ def laughs(rng: Rng, female: bool) -> np.ndarray:
 def sighs(rng: Rng, female: bool) -> np.ndarray:
     """One long breath falling from about 2 kHz to 500 Hz, half of the time half-voiced."""
     n = _samples(rng.uniform(0.6, 0.95))
-    waveform = peak(_swept_noise(rng, n, rng.uniform(1500, 2200), rng.uniform(400, 700)) * _envelope(n, 0.15, 0.75), 1)
+    waveform = peak(swept_noise(rng, n, rng.uniform(1500, 2200), rng.uniform(400, 700)) * envelope(n, 0.15, 0.75), 1)
     if rng.random() < 0.5:
-        moan = _voiced((220 if female else 130) * np.linspace(1.15, 0.75, n), ((500, 1.0), (1000, 0.5)))
-        waveform += 0.5 * peak(moan * _envelope(n, 0.1, 0.8), 1)
+        moan = voiced((220 if female else 130) * np.linspace(1.15, 0.75, n), ((500, 1.0), (1000, 0.5)))
+        waveform += 0.5 * peak(moan * envelope(n, 0.1, 0.8), 1)
     return peak(waveform, rng.uniform(0.15, 0.35))
 
 
 def gasps(rng: Rng, female: bool) -> np.ndarray:
     """A short breath in, rising in pitch and level, that stops abruptly."""
     n = _samples(rng.uniform(0.25, 0.4))
-    waveform = _swept_noise(rng, n, rng.uniform(900, 1300), rng.uniform(3000, 4200)) * _envelope(n, 0.75, 0.06)
+    waveform = swept_noise(rng, n, rng.uniform(900, 1300), rng.uniform(3000, 4200)) * envelope(n, 0.75, 0.06)
     return np.concatenate([peak(waveform, rng.uniform(0.25, 0.5)), silence(0.06)])
 
 
@@ -144,8 +150,8 @@ def clears_throat(rng: Rng, female: bool) -> np.ndarray:
         phase = np.cumsum(pitch * (1 + 0.1 * rng.standard_normal(n))) / SAMPLE_RATE
         beat = np.maximum(0, np.sin(2 * np.pi * phase)) ** 2
         burst = bandpass(rng.standard_normal(n) * (0.2 + beat), 250, 1800)
-        burst += 0.7 * _voiced(np.full(n, pitch), ((450, 1.0), (1100, 0.6)))
-        parts += [peak(burst * _envelope(n, 0.1, 0.35), 1), silence(rng.uniform(0.03, 0.08))]
+        burst += 0.7 * voiced(np.full(n, pitch), ((450, 1.0), (1100, 0.6)))
+        parts += [peak(burst * envelope(n, 0.1, 0.35), 1), silence(rng.uniform(0.03, 0.08))]
     return peak(np.concatenate(parts), rng.uniform(0.25, 0.45))
 
 
@@ -156,10 +162,10 @@ def crying(rng: Rng, female: bool) -> np.ndarray:
         n = _samples(rng.uniform(0.3, 0.45))
         t = np.arange(n) / SAMPLE_RATE
         pitch = (430 if female else 300) * rng.uniform(0.9, 1.15) * np.linspace(1.1, 0.8, n)
-        sob = _voiced(pitch * (1 + 0.05 * np.sin(2 * np.pi * 9 * t)), ((450, 1.0), (900, 0.6), (2700, 0.25)))
-        sob = peak(sob * _envelope(n, 0.2, 0.5) * (1 + 0.6 * np.sin(2 * np.pi * 10 * t)), 1)
+        sob = voiced(pitch * (1 + 0.05 * np.sin(2 * np.pi * 9 * t)), ((450, 1.0), (900, 0.6), (2700, 0.25)))
+        sob = peak(sob * envelope(n, 0.2, 0.5) * (1 + 0.6 * np.sin(2 * np.pi * 10 * t)), 1)
         breath = _samples(rng.uniform(0.1, 0.18))
-        parts += [sob, 0.18 * _swept_noise(rng, breath, 1500, 2800) * _envelope(breath, 0.5, 0.2)]
+        parts += [sob, 0.18 * swept_noise(rng, breath, 1500, 2800) * envelope(breath, 0.5, 0.2)]
     return peak(np.concatenate(parts), rng.uniform(0.25, 0.5))
 
 

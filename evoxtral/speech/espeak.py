@@ -20,6 +20,7 @@ AUDIO_OUTPUT_SYNCHRONOUS = 2
 CHARS_UTF8, SSML, ENDPAUSE = 0x1, 0x10, 0x1000
 RATE, VOLUME, PITCH, RANGE, WORD_GAP = 1, 2, 3, 4, 7  # espeak_PARAMETER
 EVENT_LIST_END, EVENT_WORD = 0, 1
+IPA, TIE = 0x02, 0x80  # bits of espeak_TextToPhonemes' phonememode; the letter for ties is in its bits 8 to 23
 _STRESS = "',%=:;|!"  # marks around a phoneme's name
 
 
@@ -132,14 +133,25 @@ class Espeak:
 
     def phonemes(self, text: str, language: str) -> list[str]:
         """What espeak-ng says for a text, as its own phoneme names, without stress marks and pauses."""
+        clauses = self._clauses(text, language, ord("_") << 8)
+        found = [name for clause in clauses for name in clause.replace(" ", "_").split("_")]
+        return [name for phoneme in found if (name := phoneme.strip(_STRESS))]
+
+    def ipa(self, text: str, language: str) -> list[str]:
+        """What espeak-ng says for a text in IPA with stress marks, a string for each of its words; "^" ties letters
+        that are one phoneme (t^ʃ). Its words are not always the text's: it says "of the" in one, and "42" in two.
+        """
+        return " ".join(self._clauses(text, language, IPA | TIE | ord("^") << 8)).split()
+
+    def _clauses(self, text: str, language: str, mode: int) -> list[str]:
+        """The phonemes of each clause of a text. mode: `phonememode` of espeak_TextToPhonemes."""
         if self._lib.espeak_SetVoiceByName(language.encode()) != 0:
             raise SpeechError(f"espeak-ng does not speak {language!r}.")
         self._lib.espeak_TextToPhonemes.restype = ctypes.c_char_p
         rest, found = ctypes.c_char_p(text.replace("\0", " ").encode()), []
         while rest:  # one clause a call; it moves `rest` on, to null at the end
-            clause = self._lib.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, ord("_") << 8)
-            found += clause.decode().replace(" ", "_").split("_")
-        return [name for phoneme in found if (name := phoneme.strip(_STRESS))]
+            found.append(self._lib.espeak_TextToPhonemes(ctypes.byref(rest), CHARS_UTF8, mode).decode())
+        return found
 
 
 def _word_starts(words: list[str], starts: list[int], events: list[tuple[int, int]], duration: float) -> list[float]:

@@ -7,13 +7,14 @@ It is what the scale model learns from and understands.
 import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from evoxtral import tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
-from evoxtral.speech import effects
+from evoxtral.speech import effects, performer
 from evoxtral.speech.espeak import Espeak, Prosody
 
 LANGUAGES = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")  # accents of English, espeak-ng names
@@ -103,17 +104,29 @@ def speak(text: str, voice: str = DEFAULT_VOICE, seed: int = 0) -> Speech:
     if not plan:
         raise SpeechError(NOTHING)
     rng = np.random.default_rng(seed)
-    speaker = Prosody(rng.uniform(150, 195), rng.uniform(38, 60), rng.uniform(40, 65))
+    if performer.is_natural(voice):
+        natural = performer.reader(voice, rng.uniform(0.95, 1.15))
+        return _recorded(plan, skipped, performer.Performer(natural, rng), rng)
     with Espeak() as engine:
-        recording = _Recording(engine, voice, speaker, rng)
-        previous = None
-        for item in plan:
-            if isinstance(item, _Said):
-                recording.add_sound(item)
-            else:
-                recording.add_phrase(item, after_phrase=isinstance(previous, _Phrase))
-            previous = item
-        return recording.finish(tuple(skipped))
+        return _recorded(plan, skipped, _Embedded(engine, voice, rng), rng)
+
+
+def perform(text: str, speaker: performer.Performer, rng: np.random.Generator) -> Speech:
+    """Speak tagged text as this speaker does: see `speak`."""
+    plan, skipped = _plan(text)
+    return _recorded(plan, skipped, speaker, rng)
+
+
+def _recorded(plan: list, skipped: list[str], speaker: "Speaker", rng: np.random.Generator) -> Speech:
+    recording = _Recording(speaker, rng)
+    previous = None
+    for item in plan:
+        if isinstance(item, _Said):
+            recording.add_sound(item)
+        else:
+            recording.add_phrase(item, after_phrase=isinstance(previous, _Phrase))
+        previous = item
+    return recording.finish(tuple(skipped))
 
 
 def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
@@ -178,13 +191,89 @@ def _sounding(waveform: np.ndarray) -> int:
     return int(heard[-1]) + 1 if len(heard) else len(waveform)
 
 
+class Speaker(Protocol):
+    """Who performs a recording: the embedded voice or a `performer.Performer`."""
+
+    def sound(self, name: str) -> np.ndarray:
+        """A sound of `effects.SOUNDS`, (T,)."""
+
+    def phrase(
+        self, words: tuple[str, ...], names: list[str], stammered: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Words in one breath, in the named deliveries: what is stammered before them (T,), the waveform (T,), and the
+        seconds in it at which words begin and end, (words, 2).
+        """
+
+
+class _Embedded:
+    """espeak-ng and `effects`: the embedded voice as a speaker of a recording."""
+
+    def __init__(self, engine: Espeak, voice: str, rng: np.random.Generator) -> None:
+        self.engine, self.voice, self.rng = engine, voice, rng
+        self.speaker = Prosody(rng.uniform(150, 195), rng.uniform(38, 60), rng.uniform(40, 65))
+        self.language, _, variant = voice.partition("+")
+        self.female = variant in FEMALE + FURTHER_FEMALE
+
+    def sound(self, name: str) -> np.ndarray:
+        return effects.SOUNDS[name](self.rng, self.female)
+
+    def phrase(
+        self, words: tuple[str, ...], names: list[str], stammered: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        deliveries = [effects.DELIVERIES[name] for name in names] or [effects.NEUTRAL]
+        prosody, voice = self.speaker, self.voice
+        for delivery in deliveries:
+            prosody = delivery.prosody(prosody)
+        if any(d.whispered for d in deliveries):
+            voice = f"{self.language}+{'whisperf' if self.female else 'whisper'}"
+        stammer = self._stammer(words[0], voice, prosody) if stammered else effects.silence(0)
+        waveform, starts = self._say(words, voice, prosody)
+        mark = _LAST_MARK.search(words[-1])
+        melody = [effects.MELODIES[mark[1]]] if mark else []
+        for colour in (*melody, *(delivery.colour for delivery in deliveries)):
+            waveform, positions = colour(waveform, self.rng)
+            if positions is not None:
+                starts = np.searchsorted(positions, starts)
+        spans = list(pairwise([*map(int, starts), len(waveform)]))
+        times = [(first, first + _sounding(waveform[first:following])) for first, following in spans]
+        return stammer, waveform, np.array(times) / SAMPLE_RATE
+
+    def _say(self, words: tuple[str, ...], voice: str, prosody: Prosody) -> tuple[np.ndarray, np.ndarray]:
+        """Wave at 16 kHz without the silence around it, and the sample at which each word starts."""
+        import soxr
+
+        stressed = {
+            i: (int(self.rng.integers(45, 70)), int(self.rng.integers(58, 72)))  # pitch in %, rate in %
+            for i, word in enumerate(words)
+            if tags.emphasised(word)
+        }
+        # Capitals are read letter by letter by espeak-ng, and they mean stress here: lower-case them.
+        spoken = [word.lower() if i in stressed else word for i, word in enumerate(words)]
+        waveform, starts = self.engine.synthesize(spoken, voice, prosody, stressed)
+        waveform = soxr.resample(waveform, self.engine.rate, SAMPLE_RATE)
+        audible = np.nonzero(np.abs(waveform) > AUDIBLE)[0]
+        if not len(audible) and (numbered := tuple(map(_by_number, words))) != words:
+            return self._say(numbered, voice, prosody)
+        first, last = (max(0, audible[0] - 160), audible[-1] + 160) if len(audible) else (0, len(waveform))
+        starts = np.clip((np.array(starts) * SAMPLE_RATE).astype(int) - first, 0, max(0, last - first - 1))
+        return waveform[first:last], starts
+
+    def _stammer(self, word: str, voice: str, prosody: Prosody) -> np.ndarray:
+        """The word's first syllable, cut short, two or three times."""
+        match = _FIRST_SYLLABLE.search(word)
+        syllable, _ = self._say((match.group() if match and len(word) > 3 else word,), voice, prosody)
+        syllable = effects.peak(syllable[: int(0.22 * SAMPLE_RATE)], effects.NORMAL)
+        fade = min(len(syllable), int(0.02 * SAMPLE_RATE))
+        syllable[len(syllable) - fade :] *= np.linspace(1, 0, fade)
+        gaps = [effects.silence(self.rng.uniform(0.05, 0.12)) for _ in range(self.rng.integers(2, 4))]
+        return np.concatenate([part for gap in gaps for part in (syllable, gap)])
+
+
 class _Recording:
     """The waveform as it grows, with the times of what is in it."""
 
-    def __init__(self, engine: Espeak, voice: str, speaker: Prosody, rng: np.random.Generator) -> None:
-        self.engine, self.voice, self.speaker, self.rng = engine, voice, speaker, rng
-        self.language, _, variant = voice.partition("+")
-        self.female = variant in FEMALE + FURTHER_FEMALE
+    def __init__(self, speaker: "Speaker", rng: np.random.Generator) -> None:
+        self.speaker, self.rng = speaker, rng
         self.parts = [effects.silence(rng.uniform(0.08, 0.25))]
         self.count = len(self.parts[0])  # samples so far
         self.words: list[Timed] = []
@@ -207,7 +296,7 @@ class _Recording:
         if sound.name in PAUSES:
             self._gap(*PAUSES[sound.name])
         else:
-            self._append(effects.SOUNDS[sound.name](self.rng, self.female))
+            self._append(self.speaker.sound(sound.name))
         self.tags.append(Timed(sound.tag.name, start, self.now))
         if sound.name not in PAUSES:
             self._gap(0.08, 0.2)
@@ -215,26 +304,14 @@ class _Recording:
     def add_phrase(self, phrase: _Phrase, after_phrase: bool) -> None:
         if after_phrase:
             self._gap(0.15, 0.32)
-        deliveries = [effects.DELIVERIES[said.name] for said in phrase.deliveries] or [effects.NEUTRAL]
-        prosody, voice = self.speaker, self.voice
-        for delivery in deliveries:
-            prosody = delivery.prosody(prosody)
-        if any(d.whispered for d in deliveries):
-            voice = f"{self.language}+{'whisperf' if self.female else 'whisper'}"
         start = self.now
+        names = [said.name for said in phrase.deliveries]
+        stammer, waveform, times = self.speaker.phrase(phrase.words, names, bool(phrase.stammer))
         if phrase.stammer:
-            self._stammer(phrase.words[0], voice, prosody)
+            self._append(stammer)
             self.tags.append(Timed(phrase.stammer.tag.name, start, self.now))
-        waveform, starts = self._say(phrase.words, voice, prosody)
-        mark = _LAST_MARK.search(phrase.words[-1])
-        melody = [effects.MELODIES[mark[1]]] if mark else []
-        for colour in (*melody, *(delivery.colour for delivery in deliveries)):
-            waveform, positions = colour(waveform, self.rng)
-            if positions is not None:
-                starts = np.searchsorted(positions, starts)
-        for word, (first, following) in zip(phrase.words, pairwise([*map(int, starts), len(waveform)]), strict=True):
-            end = first + _sounding(waveform[first:following])
-            self.words.append(Timed(word, self.now + first / SAMPLE_RATE, self.now + end / SAMPLE_RATE))
+        for word, (first, end) in zip(phrase.words, times, strict=True):
+            self.words.append(Timed(word, self.now + float(first), self.now + float(end)))
         self._append(waveform)
         for said in phrase.deliveries:
             if said in phrase.opened:
@@ -243,37 +320,6 @@ class _Recording:
             else:  # a phrase later in the same sentence: one tag, that reaches further
                 tag = self.tags[self.reach[said.place]]
                 self.tags[self.reach[said.place]] = replace(tag, end=self.now)
-
-    def _say(self, words: tuple[str, ...], voice: str, prosody: Prosody) -> tuple[np.ndarray, np.ndarray]:
-        """Wave at 16 kHz without the silence around it, and the sample at which each word starts."""
-        import soxr
-
-        stressed = {
-            i: (int(self.rng.integers(45, 70)), int(self.rng.integers(58, 72)))  # pitch in %, rate in %
-            for i, word in enumerate(words)
-            if tags.emphasised(word)
-        }
-        # Capitals are read letter by letter by espeak-ng, and they mean stress here: lower-case them.
-        spoken = [word.lower() if i in stressed else word for i, word in enumerate(words)]
-        waveform, starts = self.engine.synthesize(spoken, voice, prosody, stressed)
-        waveform = soxr.resample(waveform, self.engine.rate, SAMPLE_RATE)
-        audible = np.nonzero(np.abs(waveform) > AUDIBLE)[0]
-        if not len(audible) and (numbered := tuple(map(_by_number, words))) != words:
-            return self._say(numbered, voice, prosody)
-        first, last = (max(0, audible[0] - 160), audible[-1] + 160) if len(audible) else (0, len(waveform))
-        starts = np.clip((np.array(starts) * SAMPLE_RATE).astype(int) - first, 0, max(0, last - first - 1))
-        return waveform[first:last], starts
-
-    def _stammer(self, word: str, voice: str, prosody: Prosody) -> None:
-        """The word's first syllable, cut short, two or three times."""
-        match = _FIRST_SYLLABLE.search(word)
-        syllable, _ = self._say((match.group() if match and len(word) > 3 else word,), voice, prosody)
-        syllable = effects.peak(syllable[: int(0.22 * SAMPLE_RATE)], effects.NORMAL)
-        fade = min(len(syllable), int(0.02 * SAMPLE_RATE))
-        syllable[len(syllable) - fade :] *= np.linspace(1, 0, fade)
-        for _ in range(self.rng.integers(2, 4)):
-            self._append(syllable)
-            self._gap(0.05, 0.12)
 
     def finish(self, skipped: tuple[str, ...]) -> Speech:
         self._gap(0.1, 0.25)

