@@ -1,0 +1,149 @@
+"""The bank: plain sentences of natural voices, performed as tagged scripts; recordings of people; other sounds."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from evoxtral import speech, tags
+from evoxtral.audio import SAMPLE_RATE
+from evoxtral.errors import RecipeError
+from evoxtral.speech import deliveries
+from training import bank, dataset, nonspeech, people, recordings, scripts
+from training.bank import Bank, BankConfig
+from training.dataset import DataConfig
+
+SENTENCES = ("The old bridge shook.", "Nobody heard the rain begin.", "Leave your boots here!", "Was it a red kite?")
+needs_deliveries = pytest.mark.skipif(deliveries.missing() is not None, reason=deliveries.missing() or "installed")
+
+
+@pytest.fixture
+def stocked(tmp_path, monkeypatch) -> str:
+    """A bank of four sentences, in the embedded voice under a natural one's name: its name."""
+    monkeypatch.setenv("EVOXTRAL_VOICES", str(tmp_path))
+    bank.folder().mkdir()
+    rows, waves = [], []
+    for k, text in enumerate(SENTENCES):
+        spoken = speech.speak(text, "en-us+f2", k)
+        waves.append((spoken.wave * 32767).astype(np.int16))
+        rows.append(
+            {
+                "words": text.split(), "stressable": [1], "moods": ["sad"], "voice": "natural:bella", "female": True,
+                "times": [[word.start, word.end] for word in spoken.words], "accent": "en-us", "n": len(waves[-1]),
+                "domain": "home",
+            }
+        )  # fmt: skip
+    name = "four"
+    np.save(bank.folder() / f"{name}-natural-0000.npy", np.concatenate(waves))
+    manifest = bank.folder() / f"{name}-natural-0000.jsonl"
+    manifest.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return name
+
+
+def test_a_bank_gives_its_sentences_back(stocked):
+    found = Bank.load(stocked)
+    assert [item.sentence.plain for item in found.items] == list(SENTENCES)
+    assert set(found.by_voice) == {"natural:bella"}
+    again = speech.speak(SENTENCES[2], "en-us+f2", 2).wave
+    assert np.abs(found.items[2].wave() - again).max() < 1e-4
+
+
+@needs_deliveries
+@pytest.mark.parametrize("kind", scripts.TAG_RANGE)
+def test_a_script_of_a_bank_is_performed_with_its_tags_and_words(stocked, kind):
+    found = Bank.load(stocked)
+    script, items = found.script(random.Random(kind), kind, 7.5, 1.5)
+    low, high = scripts.TAG_RANGE[kind]
+    assert low <= len(tags.names(script.text)) <= high
+    words = [word for item in items for word in item.sentence.words]
+    assert tags.plain(script.text).lower().split() == " ".join(words).lower().split()
+    wave = found.perform(script, items, 5, varied=True)
+    assert np.array_equal(wave, found.perform(script, items, 5, varied=True))
+    assert len(wave) / SAMPLE_RATE > 0.5 * sum(item.seconds for item in items) and np.abs(wave).max() > 0.1
+
+
+@needs_deliveries
+def test_clips_of_a_bank_become_shards_like_all_others(stocked, tmp_path):
+    config = DataConfig(clips=3, natural=1.0, banks=(stocked,), microphone=1.0)
+    built = dataset.build(tmp_path / "data", "train", config, workers=1)
+    assert len(built) == 3 and {clip.voice for clip in built.clips} == {"natural:bella"}
+    assert all(built.mel(k).shape == (clip.frames, 128) for k, clip in enumerate(built.clips))
+
+
+def test_a_bank_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("EVOXTRAL_VOICES", str(tmp_path))
+    with pytest.raises(RecipeError, match="There is no bank nothing"):
+        dataset._bank(("nothing",))
+
+
+@pytest.mark.parametrize(
+    "voice, held_out",
+    [
+        ("natural:sky", True),
+        ("natural:heart@0.7+puck@0.3", True),
+        ("natural:heart/lily", True),
+        ("natural:heart/emma", False),
+        ("piper:joe", False),
+        ("en-us+f4", True),
+        ("en-us+f3", False),
+    ],
+)
+def test_held_out_voices_are_known_also_in_mixtures(voice, held_out):
+    assert dataset.is_held_out(voice) is held_out
+
+
+def test_training_draws_no_held_out_voice_and_the_test_bank_no_other():
+    rng = random.Random(0)
+    drawn = {bank._voice(rng, "natural", k, held_out=False) for k in range(500)}
+    assert len(drawn) > 200 and not any(map(dataset.is_held_out, drawn))
+    assert {bank._voice(rng, "natural", k, held_out=True) for k in range(12)} == {f"natural:{n}" for n in bank.HELD_OUT}
+
+
+@pytest.mark.parametrize("voice, accent", [("natural:heart", "en-us"), ("natural:emma@0.5+heart@0.5", "en-gb-x-rp"),
+                                           ("piper:joe", "en-us"), ("en-gb-scotland+m1", "en-gb-scotland")])  # fmt: skip
+def test_an_accent_is_that_of_the_first_voice(voice, accent):
+    assert bank.accent(voice) == accent
+
+
+def test_ordinary_sentences_come_two_at_a_time_and_are_cut_apart():
+    _, sentences = bank._utterance(random.Random(0), 3, BankConfig(split="ordinary"))
+    assert sentences == list(bank.ordinary()[6:8])
+    count = sum(len(s.words) for s in sentences)
+    times = np.array([[k + 0.1, k + 0.8] for k in range(count)], float)
+    pieces = list(bank._cut(sentences, np.zeros(count * SAMPLE_RATE), times))
+    assert [len(spans) for _, _, spans in pieces] == [len(s.words) for s in sentences]
+    assert all(0 <= spans[0, 0] <= 0.1 and spans[-1, 1] <= len(piece) / SAMPLE_RATE for _, piece, spans in pieces)
+
+
+def test_recordings_that_are_not_installed_name_their_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(recordings, "PROMPTS", tmp_path / "nothing")
+    with pytest.raises(RecipeError, match="apt install asterisk-core-sounds-en-g722"):
+        recordings.prompts()
+
+
+def test_lines_of_a_dialogue_file_are_named_as_their_clips():
+    def string(number: int, text: bytes) -> bytes:
+        body = b"\0\0" + number.to_bytes(2, "big") + bytes([len(text)]) + text
+        return body + b"\0" * (-(len(body)) % 4)
+
+    head = b"".join(n.to_bytes(2, "big") for n in (0, 0, 7, 1, 2))
+    person = 32 + len(string(10, b"Hi there."))
+    data = head.ljust(22, b"\0") + person.to_bytes(2, "big") + b"\0" * 8
+    data += string(10, b"Hi there.") + string(30, b"You!*03Come here...*02") + string(255, b"Go on.")
+    found = list(recordings._lines(b"\0" * 20 + data))
+    assert found == [("07001EP1", "You!"), ("07001EP2", "Come here"), ("0700FFP1", "Go on."), ("07000AJ1", "Hi there.")]
+
+
+@pytest.mark.parametrize("kind", nonspeech.KINDS)
+def test_sounds_without_speech_are_as_long_as_asked_and_never_the_same(kind):
+    make = nonspeech.KINDS[kind]
+    one, again, other = (make(np.random.default_rng(seed), 2.0) for seed in (1, 1, 2))
+    assert len(one) == 2 * SAMPLE_RATE and np.isfinite(one).all() and np.abs(one).max() > 0
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_words_are_normalised_alike_for_every_system():
+    assert people.normalised("[sighs] Don’t STOP, now...") == "don't stop now"
+    assert people.word_errors([("We went.", "we [laughs] WENT"), ("", "x")]) == 0
+    assert people.word_errors([("", "x")]) is None

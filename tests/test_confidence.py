@@ -1,0 +1,102 @@
+"""Confidence: what it reads of a transcript, how it is fitted, and what a doubtful transcript hides."""
+
+import math
+
+import numpy as np
+import pytest
+
+from evoxtral import confidence
+from evoxtral.confidence import FEATURES, UNTUNED, Calibration
+from evoxtral.transcript import Cue, Token, Transcript
+from training import confidence as training
+
+
+def transcript(*tokens: tuple[str, float | None], seconds: float = 4.0, cut: bool = False) -> Transcript:
+    cues = (Cue(0.0, seconds, tuple(Token(*token) for token in tokens), cut),) if tokens else ()
+    return Transcript(cues, seconds, 0.1)
+
+
+SURE = transcript(("Hello", 0.99), (" wor", 0.98), ("ld", 0.99), (".", 0.99))
+UNSURE = transcript(("HE", 0.2), (" wro", 0.5), ("b", 0.4), (" [laughs]", 0.3), (" so", 0.4), cut=True)
+# A calibration that looks at the mean probability alone: 0.5 at a mean of one half.
+PLAIN = Calibration(
+    means=(0.0, 0.5, *[0.0] * (len(FEATURES) - 2)),
+    scales=(1.0,) * len(FEATURES),
+    weights=(0.0, 10.0, *[0.0] * (len(FEATURES) - 2)),
+    bias=0.0,
+    warn=0.5,
+    tag=0.5,
+)
+
+
+def test_a_word_is_as_likely_as_its_tokens_together():
+    assert confidence.word_probabilities(SURE) == pytest.approx([0.99, 0.98 * 0.99 * 0.99])
+    assert confidence.word_probabilities(UNSURE) == pytest.approx([0.2, 0.2, 0.4])  # the tag is no word
+    assert confidence.word_probabilities(transcript(("[sighs]", 0.7))) == pytest.approx([0.7])
+
+
+def test_features_are_what_they_are_called():
+    found = dict(zip(FEATURES, confidence.features(UNSURE), strict=True))
+    assert found["mean_probability"] == pytest.approx((0.2 + 0.2 + 0.4) / 3)
+    assert found["mean_log_probability"] == pytest.approx((2 * math.log(0.2) + math.log(0.4)) / 3)
+    assert found["lowest_tenth"] == pytest.approx(0.2) and found["unsure"] == 1
+    assert found["words_a_second"] == 3 / 4 and found["tags_a_word"] == 1 / 4 and found["stressed"] == 1 / 4
+    assert found["cut"] == 1 and found["log_seconds"] == pytest.approx(math.log(4))
+
+
+def test_nothing_is_known_of_what_was_not_written_or_was_typed():
+    assert confidence.features(transcript()) is None and UNTUNED.confidence(transcript()) is None
+    assert PLAIN.confidence(transcript(("Hello", None))) is None
+    assert not PLAIN.doubtful(transcript())
+
+
+def test_without_a_calibration_it_is_the_mean_over_words():
+    assert UNTUNED.confidence(SURE) == pytest.approx((0.99 + 0.98 * 0.99 * 0.99) / 2)
+    assert UNTUNED.doubtful(UNSURE) and not UNTUNED.doubtful(SURE)
+
+
+def test_only_a_doubtful_transcript_hides_its_less_likely_tags():
+    assert PLAIN.doubtful(UNSURE) and PLAIN.reliable(UNSURE).tags == ()
+    likely = transcript(("So", 0.9), (" [laughs]", 0.3), (" well", 0.9))
+    assert not PLAIN.doubtful(likely) and PLAIN.reliable(likely) == likely
+
+
+def test_a_calibration_survives_its_file_and_a_model_without_one_is_untuned(tmp_path):
+    PLAIN.save(tmp_path)
+    assert confidence.load(tmp_path) == PLAIN
+    assert confidence.load(tmp_path / "elsewhere") == UNTUNED
+
+
+def test_fitting_finds_the_accuracies_that_the_features_tell():
+    rng = np.random.default_rng(0)
+    features = rng.normal(2, 3, (2000, len(FEATURES)))
+    expected = 1 / (1 + np.exp(-(0.5 * features[:, 1] - features[:, 4] + 0.3)))
+    fitted = training.fit(features, np.clip(expected + rng.normal(0, 0.02, 2000), 0, 1))
+    found = [training._score(fitted, row) for row in features]
+    assert np.abs(found - expected).max() < 0.05
+
+
+def test_auc_is_the_chance_that_a_bad_clip_scores_lower():
+    scores, bad = np.array([0.1, 0.4, 0.4, 0.9]), np.array([True, True, False, False])
+    assert training.auc(scores, bad) == (1 + 1 + 0.5 + 1) / 4
+    assert training.auc(scores, np.zeros(4, bool)) is None
+
+
+def row(reference: str, text: str, p: float, name: str = "ordinary") -> dict:
+    tokens = [[f" {word}", p] for word in text.split()]
+    return {
+        "set": name, "id": "x", "reference": reference, "seconds": 3.0,
+        "variants": {"rl": {"text": text, "tokens": tokens, "cut": False}},
+    }  # fmt: skip
+
+
+def test_calibrating_and_judging_end_to_end():
+    rows = [row("we all went home", "we all went home", 0.9 + 0.001 * k) for k in range(60)]
+    rows += [row("we all went home", "BEE OLD [laughs] bent", 0.3 + 0.001 * k) for k in range(60)]
+    rows += [row("", "HUM [laughs]", 0.3, "nonspeech"), row("", "", 0.0, "nonspeech")]
+    found = training.calibrated(rows, ["rl"])
+    assert 0.05 < found.warn <= 0.9
+    judged = training.judged(found, rows, ["rl"])["rl"]
+    assert judged["auc_wer_above_half"] == 1 and judged["false_alarms"] <= 0.02 and judged["warned_of_bad"] == 1
+    assert judged["nonspeech"] == judged["nonspeech_silent_or_warned"] == 2
+    assert judged["calibration_error"] < 0.15
