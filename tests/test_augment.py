@@ -72,4 +72,9 @@ def test_a_microphone_is_the_same_for_a_seed_and_keeps_the_length(waveform):
     assert np.array_equal(once, again) and not np.array_equal(once, other)
     for seed in range(30):
         out = augment.microphone(waveform, np.random.default_rng(seed), [waveform])
-        assert out.shape == waveform.shape and out.dtype == np.float32 and np.isfinite(out).all() and np.abs(out).max() <= 1
+        assert (
+            out.shape == waveform.shape
+            and out.dtype == np.float32
+            and np.isfinite(out).all()
+            and np.abs(out).max() <= 1
+        )

@@ -23,19 +23,19 @@ def stocked(tmp_path, monkeypatch) -> str:
     """A bank of four sentences, in the embedded voice under a natural one's name: its name."""
     monkeypatch.setenv("EVOXTRAL_VOICES", str(tmp_path))
     bank.folder().mkdir()
-    rows, waves = [], []
+    rows, waveforms = [], []
     for k, text in enumerate(SENTENCES):
         spoken = speech.speak(text, "en-us+f2", k)
-        waves.append((spoken.wave * 32767).astype(np.int16))
+        waveforms.append((spoken.waveform * 32767).astype(np.int16))
         rows.append(
             {
                 "words": text.split(), "stressable": [1], "moods": ["sad"], "voice": "natural:bella", "female": True,
-                "times": [[word.start, word.end] for word in spoken.words], "accent": "en-us", "n": len(waves[-1]),
+                "times": [[word.start, word.end] for word in spoken.words], "accent": "en-us", "n": len(waveforms[-1]),
                 "domain": "home",
             }
         )  # fmt: skip
     name = "four"
-    np.save(bank.folder() / f"{name}-natural-0000.npy", np.concatenate(waves))
+    np.save(bank.folder() / f"{name}-natural-0000.npy", np.concatenate(waveforms))
     manifest = bank.folder() / f"{name}-natural-0000.jsonl"
     manifest.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return name
@@ -45,8 +45,8 @@ def test_a_bank_gives_its_sentences_back(stocked):
     found = Bank.load(stocked)
     assert [item.sentence.plain for item in found.items] == list(SENTENCES)
     assert set(found.by_voice) == {"natural:bella"}
-    again = speech.speak(SENTENCES[2], "en-us+f2", 2).wave
-    assert np.abs(found.items[2].wave() - again).max() < 1e-4
+    again = speech.speak(SENTENCES[2], "en-us+f2", 2).waveform
+    assert np.abs(found.items[2].waveform() - again).max() < 1e-4
 
 
 @needs_deliveries
@@ -58,9 +58,9 @@ def test_a_script_of_a_bank_is_performed_with_its_tags_and_words(stocked, kind):
     assert low <= len(tags.names(script.text)) <= high
     words = [word for item in items for word in item.sentence.words]
     assert tags.plain(script.text).lower().split() == " ".join(words).lower().split()
-    wave = found.perform(script, items, 5, varied=True)
-    assert np.array_equal(wave, found.perform(script, items, 5, varied=True))
-    assert len(wave) / SAMPLE_RATE > 0.5 * sum(item.seconds for item in items) and np.abs(wave).max() > 0.1
+    waveform = found.perform(script, items, 5, varied=True)
+    assert np.array_equal(waveform, found.perform(script, items, 5, varied=True))
+    assert len(waveform) / SAMPLE_RATE > 0.5 * sum(item.seconds for item in items) and np.abs(waveform).max() > 0.1
 
 
 @needs_deliveries
@@ -100,8 +100,15 @@ def test_training_draws_no_held_out_voice_and_the_test_bank_no_other():
     assert {bank._voice(rng, "natural", k, held_out=True) for k in range(12)} == {f"natural:{n}" for n in bank.HELD_OUT}
 
 
-@pytest.mark.parametrize("voice, accent", [("natural:heart", "en-us"), ("natural:emma@0.5+heart@0.5", "en-gb-x-rp"),
-                                           ("piper:joe", "en-us"), ("en-gb-scotland+m1", "en-gb-scotland")])  # fmt: skip
+@pytest.mark.parametrize(
+    "voice, accent",
+    [
+        ("natural:heart", "en-us"),
+        ("natural:emma@0.5+heart@0.5", "en-gb-x-rp"),
+        ("piper:joe", "en-us"),
+        ("en-gb-scotland+m1", "en-gb-scotland"),
+    ],
+)
 def test_an_accent_is_that_of_the_first_voice(voice, accent):
     assert bank.accent(voice) == accent
 

@@ -1,6 +1,6 @@
 """What happens to speech before a model hears it: distance, rooms, other sounds, microphones, telephones and codecs.
 
-`microphone` draws a chain of these for one clip, all of it from the given generator: the same seed gives the same waveform.
+`microphone` draws a chain of these for one clip, all from the given generator: the same seed gives the same waveform.
 """
 
 import io

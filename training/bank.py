@@ -243,7 +243,7 @@ class Bank:
         return Script(text, kind, chosen[0].domain), chosen
 
     def perform(self, script: Script, items: list[Item], seed: int, varied: bool) -> np.ndarray:
-        """A script of `script` as a waveform, (T,) float32. varied: another speaker with every seed, of the same voice."""
+        """A script of `script`, (T,) float32. varied: another speaker with every seed, of the same voice."""
         rng = np.random.default_rng(seed)
         speaker = deliveries.Speaker()
         if varied and rng.random() < 0.7:  # pitch and tract go together, mostly (Patel et al. 2010)

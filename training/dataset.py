@@ -170,7 +170,9 @@ def _performance(
     rng: random.Random, kind: str, held_out: bool, config: DataConfig
 ) -> tuple[scripts.Script, str, int, np.ndarray] | None:
     from_bank = config.natural > 0 and rng.random() < config.natural
-    script, voice, seed, waveform = _from_bank(rng, kind, config) if from_bank else _embedded(rng, kind, held_out, config)
+    script, voice, seed, waveform = (
+        _from_bank(rng, kind, config) if from_bank else _embedded(rng, kind, held_out, config)
+    )
     if config.microphone and rng.random() < config.microphone:
         others = [rng.choice(_bank(config.banks).items).waveform() for _ in range(4)] if config.banks else ()
         waveform = augment.microphone(waveform, np.random.default_rng(seed), others)

@@ -141,9 +141,9 @@ def perform(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A neutral phrase in another delivery.
 
-    waveform: (T,) float32 at 16 kHz. times: (words, 2), seconds at which each word begins and ends. stressed: indices of
-    words. mark: "!" or "?" where the phrase ends with one. Gives the new waveform and times. Raises SpeechError without
-    pyworld.
+    waveform: (T,) float32 at 16 kHz. times: (words, 2), seconds at which each word begins and ends. stressed: indices
+    of words. mark: "!" or "?" where the phrase ends with one. Gives the new waveform and times. Raises SpeechError
+    without pyworld.
     """
     if complaint := missing():
         raise SpeechError(complaint)

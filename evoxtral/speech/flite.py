@@ -81,8 +81,8 @@ def _voice(name: str) -> int:
 def synthesize(words: list[str], voice: str, rate: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Speak words in one breath. rate: 1 is normal, more is faster.
 
-    Gives the waveform (T,) float32 at 16 kHz, and the seconds at which each word begins and ends, (words, 2): a word that
-    is not said (a dash) has those of the word before it.
+    Gives the waveform (T,) float32 at 16 kHz, and the seconds at which each word begins and ends, (words, 2): a word
+    that is not said (a dash) has those of the word before it.
     """
     if complaint := missing():
         raise SpeechError(complaint)
