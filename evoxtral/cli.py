@@ -126,6 +126,7 @@ def _transcribe(args: argparse.Namespace) -> int:
                 print("\n".join(_txt(file, transcripts, alone)), flush=True)
                 if cut := [variant for variant, transcript in transcripts.items() if transcript.truncated]:
                     print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
+            _warn(file, transcripts)
     finally:  # what was transcribed before Ctrl-C, too
         if args.format == "json":
             print_json(results)
@@ -141,12 +142,26 @@ def _variants(asked: str | None, checkpoint: "Checkpoint") -> tuple[str, ...]:
     return checkpoint.variants if asked == "all" else (asked,)
 
 
+def _warn(file: str, transcripts: Mapping[str, "Transcript"]) -> None:
+    """On stderr, of texts that are not to be trusted."""
+    from evoxtral import confidence
+
+    doubtful = {variant: transcript for variant, transcript in transcripts.items() if transcript.doubtful}
+    if doubtful:
+        told = confidence.WARNING.rstrip(".")
+        hidden = max(transcript.hide_below for transcript in doubtful.values())
+        print(
+            f"{file}: {told} ({', '.join(doubtful)}). Tags below {hidden:.0%} are in the JSON only.",
+            file=sys.stderr,
+        )
+
+
 def _txt(file: str, transcripts: Mapping[str, "Transcript"], alone: bool) -> Iterator[str]:
     """Bare text for the only variant of the only file; otherwise a heading above each text."""
     for variant, transcript in transcripts.items():
         if not alone:
             yield f"== {file} · {variant} =="
-        yield transcript.to_txt().rstrip("\n")
+        yield transcript.without(transcript.hide_below).to_txt().rstrip("\n")
         if not alone:
             yield ""
 
@@ -208,9 +223,11 @@ def _add_speak(commands: argparse._SubParsersAction) -> None:
 
 
 def _voices() -> str:
-    from evoxtral.speech import VOICES
+    from evoxtral.speech import VOICES, natural, performer
 
-    return textwrap.fill("voices: " + ", ".join(VOICES), break_on_hyphens=False)
+    lines = [textwrap.fill("voices: " + ", ".join((*performer.installed(), *VOICES)), break_on_hyphens=False)]
+    lines += [complaint for complaint in (natural.missing(),) if complaint]
+    return "\n".join(lines)
 
 
 def _speak(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ fitted by `training/confidence.py` to the word accuracy of validation clips. Its
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from evoxtral.tags import EMPHASIS, Tag, parse, plain
@@ -57,14 +57,11 @@ class Calibration:
         logit = self.bias + sum(weight * (value - mean) / scale for value, mean, scale, weight in rows)
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
 
-    def doubtful(self, transcript: Transcript) -> bool:
-        """Whether a reader should be warned of a transcript."""
+    def judged(self, transcript: Transcript) -> Transcript:
+        """The same, with its confidence and, where that is low, the probability below which its tags are hidden."""
         confidence = self.confidence(transcript)
-        return confidence is not None and confidence < self.warn
-
-    def reliable(self, transcript: Transcript) -> Transcript:
-        """The transcript, without its less likely tags where it is doubtful."""
-        return transcript.without(self.tag) if self.doubtful(transcript) else transcript
+        low = confidence is not None and confidence < self.warn
+        return replace(transcript, confidence=confidence, hide_below=self.tag if low else 0.0)
 
     def save(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
@@ -102,7 +99,7 @@ def features(transcript: Transcript) -> tuple[float, ...] | None:
         len(transcript.tags) / (len(spoken) + 1),
         len(EMPHASIS.findall(text)) / (len(spoken) + 1),
         len(text) / len(tokens),
-        float(transcript.cut),
+        float(transcript.truncated),
         math.log(seconds),
     )
 

@@ -57,6 +57,8 @@ class Transcript:
 
     cues: the clip's segments in order.  duration: seconds of audio.  elapsed: seconds spent on it so far.
     done: False while more text is still being decoded.  edited: whether a person changed the text since.
+    confidence: expected share of right words; None where it is not known.  hide_below: the probability that a tag must
+    have to be shown, unless a reader asks for all of them; above 0 where the text is doubtful. See `confidence.py`.
     """
 
     cues: tuple[Cue, ...]
@@ -64,6 +66,8 @@ class Transcript:
     elapsed: float
     done: bool = True
     edited: bool = False
+    confidence: float | None = None
+    hide_below: float = 0.0
 
     @property
     def text(self) -> str:
@@ -79,6 +83,11 @@ class Transcript:
     def truncated(self) -> bool:
         """Whether any segment ran out of its token budget."""
         return any(cue.truncated for cue in self.cues)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a reader should expect mistakes."""
+        return self.hide_below > 0
 
     @property
     def token_count(self) -> int:
@@ -220,13 +229,18 @@ class VariantResult:
     """seconds spent on it"""
     truncated: bool
     """whether the text was ended at its length limit, or because it repeated itself"""
+    confidence: float | None
+    """expected share of right words, 0 to 1; null if nothing was written or a person changed it"""
+    doubtful: bool
+    """whether the confidence is so low that mistakes must be expected"""
     cues: tuple[CueResult, ...]
     """the segments, for subtitles; their texts, joined by one space, are `text`"""
 
     @classmethod
     def of(cls, transcript: Transcript) -> "VariantResult":
         cues = tuple(CueResult(cue.start, cue.end, cue.text) for cue in transcript.spoken_cues())
-        return cls(transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated, cues)
+        written = transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated
+        return cls(*written, transcript.confidence, transcript.doubtful, cues)
 
 
 def _product(probabilities: list[float | None]) -> float | None:

@@ -1,6 +1,7 @@
 """`python -m evoxtral`, as a person at a shell sees it: stdout, stderr and the exit code."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -238,7 +239,7 @@ def test_json_is_a_list_with_one_object_for_every_file(run, model, clip, engine,
     assert list(first["variants"]) == given
     for variant, entry in first["variants"].items():
         expected = engine.transcribe(clip, variant)
-        assert set(entry) == {"text", "plain", "tags", "elapsed", "truncated", "cues"}
+        assert set(entry) == {"text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "cues"}
         assert (entry["text"], entry["plain"], entry["truncated"]) == (
             expected.text,
             expected.plain,
@@ -279,11 +280,18 @@ def test_several_texts_have_headings(run, model, clip):
     assert headings == ["== clip.wav · base ==", "== clip.wav · sft ==", "== clip.wav · rl =="]
 
 
+def test_a_text_that_is_not_to_be_trusted_is_warned_of_on_stderr(run, model, clip):
+    code, out, err = run("-q", "transcribe", clip, "--model", model, "--format", "json")
+    entry = json.loads(out)[0]["variants"]["rl"]
+    assert code == 0 and entry["doubtful"] and 0 <= entry["confidence"] < 0.5  # its weights are random
+    assert [line for line in err.splitlines() if "This does not sound like speech that this model knows" in line]
+
+
 @pytest.mark.parametrize("form", ["json", "txt"])
 def test_a_file_that_fails_is_named_and_the_others_are_kept(run, model, clip, broken, form):
     code, out, err = run("-q", "transcribe", broken, clip, "none.wav", "--model", model, "--format", form)
     assert code == 2
-    failed = [line.split(":")[0] for line in err.splitlines() if "cut at" not in line]
+    failed = [line.split(":")[0] for line in err.splitlines() if not re.search("cut at|expect mistakes", line)]
     assert failed == [str(broken), "none.wav"]
     if form == "json":
         first, second, third = json.loads(out)

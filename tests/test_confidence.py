@@ -8,6 +8,8 @@ import pytest
 from evoxtral import confidence
 from evoxtral.confidence import FEATURES, UNTUNED, Calibration
 from evoxtral.transcript import Cue, Token, Transcript
+from evoxtral.ui import history, view
+from evoxtral.ui.view import Filter
 from training import confidence as training
 
 
@@ -47,18 +49,32 @@ def test_features_are_what_they_are_called():
 def test_nothing_is_known_of_what_was_not_written_or_was_typed():
     assert confidence.features(transcript()) is None and UNTUNED.confidence(transcript()) is None
     assert PLAIN.confidence(transcript(("Hello", None))) is None
-    assert not PLAIN.doubtful(transcript())
+    assert PLAIN.judged(transcript()) == transcript()
 
 
 def test_without_a_calibration_it_is_the_mean_over_words():
     assert UNTUNED.confidence(SURE) == pytest.approx((0.99 + 0.98 * 0.99 * 0.99) / 2)
-    assert UNTUNED.doubtful(UNSURE) and not UNTUNED.doubtful(SURE)
+    assert UNTUNED.judged(UNSURE).doubtful and not UNTUNED.judged(SURE).doubtful
 
 
 def test_only_a_doubtful_transcript_hides_its_less_likely_tags():
-    assert PLAIN.doubtful(UNSURE) and PLAIN.reliable(UNSURE).tags == ()
-    likely = transcript(("So", 0.9), (" [laughs]", 0.3), (" well", 0.9))
-    assert not PLAIN.doubtful(likely) and PLAIN.reliable(likely) == likely
+    judged = PLAIN.judged(UNSURE)
+    assert judged.doubtful and judged.confidence < 0.5 and judged.hide_below == 0.5
+    assert judged.text == UNSURE.text and Filter().of(judged).tags == ()
+    assert Filter(min_probability=0.01).of(judged).tags == UNSURE.tags  # the slider shows them
+    likely = PLAIN.judged(transcript(("So", 0.9), (" [laughs]", 0.3), (" well", 0.9)))
+    assert not likely.doubtful and Filter().of(likely).text == "So [laughs] well"
+
+
+def test_the_page_says_so_in_one_sentence_and_an_edit_ends_it():
+    judged = PLAIN.judged(UNSURE)
+    column = view.Column("rl", view.heading("rl"), judged, judged)
+    assert view.doubt([column], Filter()).startswith(confidence.WARNING)
+    assert "At least % sure" in view.doubt([column], Filter())
+    assert view.doubt([column], Filter(min_probability=0.2)) == confidence.WARNING
+    edited = history.rewritten(judged, ["He was wrong so"])
+    assert not edited.doubtful and edited.confidence is None
+    assert view.doubt([view.Column("rl", view.heading("rl"), edited, edited)], Filter()) == ""
 
 
 def test_a_calibration_survives_its_file_and_a_model_without_one_is_untuned(tmp_path):

@@ -16,14 +16,18 @@ BELOW = {
     "tags": set(),
     "transcript": {"tags", "errors"},
     "results": {"transcript"},
+    "confidence": {"transcript", "tags"},
     "metrics": {"tags", "errors"},
     "audio": {"errors"},
     "speech": {"audio", "tags", "errors"},
     "model": {"errors"},
-    "inference": {"audio", "model", "transcript", "results", "tags", "errors"},
+    "inference": {"audio", "model", "confidence", "transcript", "results", "tags", "errors"},
     "serve": {"inference", "audio", "model", "transcript", "results", "tags", "errors"},
-    "ui": {"inference", "audio", "model", "speech", "metrics", "transcript", "results", "tags", "errors"},
-    "cli": {"serve", "inference", "audio", "model", "speech", "metrics", "transcript", "results", "tags", "errors"},
+    "ui": {"confidence", "inference", "audio", "model", "speech", "metrics", "transcript", "results", "tags", "errors"},
+    "cli": {
+        "serve", "inference", "audio", "model", "speech", "metrics", "confidence", "transcript", "results", "tags",
+        "errors",
+    },  # fmt: skip
     "__main__": {"cli"},
     "__init__": {"inference", "metrics", "speech", "transcript"},  # its public names, each imported when it is used
 }

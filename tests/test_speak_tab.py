@@ -12,7 +12,7 @@ from test_elevenlabs import KEY, server  # noqa: F401
 
 from evoxtral import audio, speech, tags
 from evoxtral.errors import SpeechError
-from evoxtral.speech import elevenlabs
+from evoxtral.speech import elevenlabs, performer
 from evoxtral.ui import speak_tab
 
 
@@ -27,6 +27,15 @@ def test_what_is_spoken_is_shown_with_the_time_of_each_tag_and_kept_as_the_refer
     assert (rate, waveform.dtype, spoken) == (16_000, np.int16, script)
     assert timeline.count('class="ev-tag') == 2 and "2 words, 2 tags" in timeline
     assert "Spoken" in status
+
+
+def test_natural_voices_are_offered_where_they_are_installed_and_named_for_people():
+    there = performer.installed()
+    assert set(there) <= set(performer.VOICES)
+    assert "type to find one" in speak_tab.voice_info() and ("README" in speak_tab.voice_info()) == (not there)
+    assert speak_tab.voice_name("natural:emma") == "Natural: Emma, British woman"
+    assert speak_tab.voice_name("natural:adam") == "Natural: Adam, American man"
+    assert speak_tab.voice_name("flite:slt") == "Flite: Slt"
 
 
 def spoken(seconds: float, *sounds: tuple[str, float, float]) -> speech.Speech:

@@ -176,6 +176,8 @@ def test_json_has_the_shape_that_programs_rely_on():
         ],
         "elapsed": 0.5,
         "truncated": False,
+        "confidence": None,
+        "doubtful": False,
         "edited": False,
         "cues": [
             {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes"},

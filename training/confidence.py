@@ -122,7 +122,7 @@ def judged(calibration: Calibration, rows: Sequence[dict], variants: Sequence[st
 
 
 def _quiet(calibration: Calibration, found: Transcript) -> bool:
-    return not found.text or calibration.doubtful(found)
+    return not found.text or calibration.judged(found).doubtful
 
 
 def _calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = 10) -> float:

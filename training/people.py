@@ -100,7 +100,7 @@ def transcribe(engine: Engine, name: str, found: list[Recording]) -> list[dict]:
                 variant: {
                     "text": t.text,
                     "tokens": [[token.text, round(token.probability, 4)] for cue in t.cues for token in cue.tokens],
-                    "cut": t.cut,
+                    "cut": t.truncated,
                 }
                 for variant, t in row.items()
             },

@@ -151,7 +151,8 @@ def _result(engine: Engine, recording: _Recording, variants: Sequence[str], part
             for segment, part in zip(recording.segments, own, strict=True)
             for cue in part.cues
         ]
-        whole[name] = Transcript(tuple(cues), recording.duration, sum(part.elapsed for part in own))
+        transcript = Transcript(tuple(cues), recording.duration, sum(part.elapsed for part in own))
+        whole[name] = engine.calibration.judged(transcript)
     return FileResult.of(recording.file, engine.checkpoint.name, whole)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import VoxtralConfig
 
-from evoxtral import audio
+from evoxtral import audio, confidence
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, chances
@@ -77,6 +77,7 @@ class Engine:
         self.dtype = dtype or _default_dtype(self.device, folder)
         self.activations = backends.activations(self.dtype, self.device)
         self.prompt = Prompt(folder, config)
+        self.calibration = confidence.load(folder)
         self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
         with freed_memory_returned(), _memory_or(CheckpointError(TOO_LARGE.format(checkpoint.name, self.device.type))):
@@ -138,7 +139,8 @@ class Engine:
                         yield {name: c.transcript(self.prompt, done=False) for name, c in columns.items()}
             for column in columns.values():
                 column.finish(self.prompt)
-        yield {name: c.transcript(self.prompt, done=True) for name, c in columns.items()}
+        last = {name: c.transcript(self.prompt, done=True) for name, c in columns.items()}
+        yield {name: self.calibration.judged(transcript) for name, transcript in last.items()}
 
     def _parts(self, segments: Sequence[audio.Segment], variants: int) -> Iterator[tuple[Sequence[audio.Segment], int]]:
         """Segments that are decoded together, and the number of the first of them.
@@ -226,7 +228,8 @@ class Engine:
 
     def _short(self, waveform: np.ndarray, row: Row, elapsed: float) -> Transcript:
         length = audio.duration(waveform)
-        return Transcript((cue_of(audio.Segment(0.0, length), row, self.prompt),), length, elapsed)
+        cue = cue_of(audio.Segment(0.0, length), row, self.prompt)
+        return self.calibration.judged(Transcript((cue,), length, elapsed))
 
     def ordered(self, variants: Sequence[str] | None) -> tuple[str, ...]:
         """Some variants, None for all, in the order in which they are given back. Raises EvoxtralError."""

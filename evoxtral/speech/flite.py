@@ -50,6 +50,7 @@ _libc = ctypes.CDLL(None)
 _lock = threading.Lock()  # the library is not made for threads
 
 
+@cache
 def missing() -> str | None:
     """What to do before these voices can speak; None when they can."""
     if all(ctypes.util.find_library(name) for name in ("flite", *(f"flite_cmu_us_{voice}" for voice in VOICES))):

@@ -46,7 +46,19 @@ def missing(voice: str) -> str | None:
 
 def installed() -> tuple[str, ...]:
     """Those of VOICES that can speak here."""
-    return tuple(voice for voice in VOICES if not missing(voice))
+    there = {kind for kind in KINDS if not missing(f"{kind}:")}
+    return tuple(voice for voice in VOICES if voice.partition(":")[0] in there)
+
+
+def title(voice: str) -> str:
+    """ "natural:heart" → "Natural: Heart, American woman"."""
+    kind, _, name = voice.partition(":")
+    if kind == "natural":
+        chosen = natural.first(name)
+        british = chosen in natural.BRITISH["female"] + natural.BRITISH["male"]
+        woman = chosen in natural.AMERICAN["female"] + natural.BRITISH["female"]
+        return f"Natural: {name.capitalize()}, {'British' if british else 'American'} {'woman' if woman else 'man'}"
+    return f"{kind.capitalize()}: {name.capitalize()}"
 
 
 def reader(voice: str, rate: float = 1.0) -> Reader:

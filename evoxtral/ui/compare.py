@@ -557,7 +557,8 @@ def redraw(on_screen: Shown | None, *controls: Any) -> tuple:
     drawn = draw(on_screen, shown, said)
     if controls.look.decoding:  # then the line is about that
         return gr.skip(), drawn
-    sentence = f"{on_screen.note} {view.agreement(on_screen.columns(), shown)}".strip()
+    columns = on_screen.columns()
+    sentence = " ".join(filter(None, (on_screen.note, view.doubt(columns, shown), view.agreement(columns, shown))))
     return view.verdict(sentence, any(column.reference for column in on_screen.columns(said))), drawn
 
 

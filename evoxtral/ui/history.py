@@ -84,7 +84,7 @@ def rewritten(written: Transcript, texts: Sequence[str]) -> Transcript:
                 position += len(piece.raw)
         cues.append(replace(cue, tokens=tokens))
         position += bool(text)  # one space joins two cues
-    return replace(written, cues=tuple(cues), edited=True)
+    return replace(written, cues=tuple(cues), edited=True, confidence=None, hide_below=0.0)
 
 
 # ---------------------------------------------------------------------------------------- the browser's storage

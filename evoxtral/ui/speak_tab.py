@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from evoxtral import audio, speech, tags
 from evoxtral.errors import EvoxtralError, SpeechError
-from evoxtral.speech import Speech, Timed, elevenlabs
+from evoxtral.speech import Speech, Timed, elevenlabs, performer
 from evoxtral.ui import theme, view
 from evoxtral.ui.charts import Axis
 from evoxtral.ui.compare import QUIETLY, CompareTab
@@ -24,7 +24,6 @@ HINT = "Write a script, or let one surprise you; a tag goes in where the cursor 
 ASKING = "ElevenLabs is speaking: this can take a minute…"
 KEY_INFO = "Your key goes to ElevenLabs with each request, through this server, and is kept nowhere but in this page."
 ACCENTS = {"en-us": "American", "en": "British", "en-gb-x-rp": "British (RP)", "en-gb-scotland": "Scottish"}
-VOICE_INFO = f"{len(speech.VOICES)} of them: type to find one."
 SEED_INFO = "Of pace and pitch: any number."
 TOLD = Markup('<div class="ev-timeline"><p>{}</p>{}</div>')
 LANES = Markup('<div class="ev-lanes"><ol style="--ev-across:{:.4f}">{}</ol><div aria-hidden="true">{}</div></div>')
@@ -244,10 +243,10 @@ class SpeakTab:
         gr.HTML(palette(), apply_default_css=False)
         with gr.Row():
             self.voice = gr.Dropdown(
-                [(voice_name(voice), voice) for voice in speech.VOICES],
+                [(voice_name(voice), voice) for voice in (*performer.installed(), *speech.VOICES)],
                 value=speech.DEFAULT_VOICE,
                 label="Voice",
-                info=VOICE_INFO,
+                info=voice_info(),
                 scale=2,
             )
             self.seed = gr.Number(0, label="Variation", info=SEED_INFO, precision=0, min_width=80)
@@ -324,8 +323,17 @@ def beginning(text: str) -> str:
     return cut[: end or max(cut.rfind(" "), 0) or MAX_CHARACTERS]
 
 
+def voice_info() -> str:
+    """How many voices there are here, and whether natural ones could be more."""
+    count, natural = len(speech.VOICES), len(performer.installed())
+    told = f"{count + natural} of them: type to find one."
+    return told if natural else f"{told} For natural ones, see the README's “Voices”."
+
+
 def voice_name(voice: str) -> str:
     """ "en-us+f3" → "American, woman 3"."""
+    if performer.is_natural(voice):
+        return performer.title(voice)
     language, variant = voice.split("+")
     sex, speakers = ("woman", speech.FEMALE) if variant in speech.FEMALE else ("man", speech.MALE)
     return f"{ACCENTS[language]}, {sex} {speakers.index(variant) + 1}"

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from evoxtral import metrics, tags
+from evoxtral import confidence, metrics, tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui.diff import WORD, Change, Item, Marks, against, agreed_share, between, tag_change
 
@@ -23,7 +23,8 @@ MAX_CHARACTERS = 40_000  # of a text that a visitor pastes or changes: half an h
 class Filter:
     """Which tags are shown: those of `categories` that are at least `min_probability` likely.
 
-    words_alone: none at all, and no stress either.
+    words_alone: none at all, and no stress either. With min_probability 0, a doubtful transcript shows those that are
+    as likely as its own `hide_below` asks.
     """
 
     categories: frozenset[str] = frozenset(tags.CATEGORIES)
@@ -33,7 +34,8 @@ class Filter:
     def of(self, transcript: Transcript) -> Transcript:
         if self.words_alone:
             return transcript.words_alone()
-        return transcript.without(self.min_probability, frozenset(tags.CATEGORIES) - self.categories)
+        least = self.min_probability or transcript.hide_below
+        return transcript.without(least, frozenset(tags.CATEGORIES) - self.categories)
 
     def of_text(self, text: str) -> str:
         """What of a text that a person wrote has its like in what is shown."""
@@ -41,7 +43,7 @@ class Filter:
 
     def likely(self, transcript: Transcript) -> Transcript:
         """All tags that are likely enough, whether their category is shown or not."""
-        return transcript.without(self.min_probability)
+        return transcript.without(self.min_probability or transcript.hide_below)
 
 
 EVERYTHING = Filter()
@@ -405,6 +407,18 @@ def _change(before: str, after: str, change: Change) -> str:
     counts = {"adds": len(change.added), "drops": len(change.dropped)}
     done = [f"{verb} {counted(count, 'tag')}" for verb, count in counts.items() if count]
     return f"{after} {' and '.join(done)} against {before}"
+
+
+def doubt(columns: Sequence[Column], shown: Filter) -> str:
+    """One quiet sentence where a text is not to be trusted, and how to see the tags that are hidden for it; or ""."""
+    doubtful = [column.transcript for column in columns if column.transcript and column.transcript.doubtful]
+    if not doubtful:
+        return ""
+    hidden = not shown.min_probability and any(
+        len(transcript.without(transcript.hide_below).tags) < len(transcript.tags) for transcript in doubtful
+    )
+    more = " Unlikely tags are hidden: move “At least % sure” to 1 to see them." if hidden else ""
+    return confidence.WARNING + more
 
 
 def agreement(columns: Sequence[Column], shown: Filter = EVERYTHING) -> str:
