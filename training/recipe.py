@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evoxtral.errors import RecipeError
 from evoxtral.model.lora import LoraRecipe
+from training.bank import BankConfig
 from training.bench import BenchConfig
 from training.dataset import DataConfig
 from training.pretrain import PretrainConfig
@@ -33,6 +34,7 @@ class Recipe:
     bench: BenchConfig = field(default_factory=BenchConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     pretraining_data: tuple[DataConfig, ...] = ()
+    banks: tuple[BankConfig, ...] = ()  # sentences in natural voices, for data with a share of `natural`
 
     def __post_init__(self):
         clips = (self.fresh or self.train).clips

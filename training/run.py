@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import bench, dataset, loop, pretrain, raft, recipe, sft  # noqa: E402
+from training import bank, bench, confidence, dataset, loop, people, pretrain, raft, recipe, sft  # noqa: E402
 from training.dataset import Clips  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
 
@@ -28,9 +28,11 @@ log = logging.getLogger("training")
 
 STAGES = ("pretrain", "data", "sft", "raft", "bench")
 DEFAULT_STAGES = STAGES[1:]
+VOICED_STAGES = ("bank", *STAGES, "people")  # of a recipe with natural voices
 MORE = (
     f"Recipes: {', '.join(recipe.known())}. The base from nothing: --stages {','.join(STAGES)} "
-    "under another --name. The committed base, trained further: --recipe tiny-further --stages pretrain."
+    "under another --name. The committed base, trained further: --recipe tiny-further --stages pretrain. With natural "
+    "voices, all of it: --recipe people."
 )
 
 
@@ -65,6 +67,12 @@ class Run:
                 (out / precision.name).write_text(loop.cpu_precision(), encoding="utf-8")
         if precision.exists():
             os.environ[loop.PRECISION] = precision.read_text(encoding="utf-8")
+
+
+def run_bank(run: Run) -> None:
+    """Speak plain sentences in natural voices into the user's cache, once for all runs."""
+    for config in run.recipe.banks:
+        bank.build(config)
 
 
 def run_pretrain(run: Run) -> None:
@@ -142,6 +150,22 @@ def run_bench(run: Run) -> None:
     print(bench.table(json.loads(run.results.read_text(encoding="utf-8"))))
 
 
+def run_people(run: Run) -> None:
+    """Calibrate the confidence on validation clips, then measure on natural voices and people never heard before."""
+    held_out, validation = run.folder / "people", run.folder / "people-validation"
+    if not (held_out / "confidence.json").exists():
+        people.measure(_engine(run, "sft", "rl"), validation, validation=True)
+        rows = confidence.read(validation / "predictions.jsonl")
+        variants = list(rows[0]["variants"])
+        calibration = confidence.calibrated(rows, variants)
+        calibration.save(run.base)
+        people.measure(_engine(run, "sft", "rl"), held_out)
+        judged = confidence.judged(calibration, confidence.read(held_out / "predictions.jsonl"), variants)
+        (held_out / "confidence.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
+    print(people.table(json.loads((held_out / "people.json").read_text(encoding="utf-8"))))
+    print((held_out / "confidence.json").read_text(encoding="utf-8"))
+
+
 def _splits(settings: Recipe) -> dict[str, dataset.DataConfig]:
     named = {
         "train": settings.train,
@@ -159,7 +183,10 @@ def _engine(run: Run, *variants: str):
     return Engine(checkpoints.Checkpoint(run.folder.name, str(run.base), adapters))
 
 
-RUNNERS = {"pretrain": run_pretrain, "data": run_data, "sft": run_sft, "raft": run_raft, "bench": run_bench}
+RUNNERS = {
+    "bank": run_bank, "pretrain": run_pretrain, "data": run_data, "sft": run_sft, "raft": run_raft, "bench": run_bench,
+    "people": run_people,
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,15 +194,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--recipe", default="tiny", help="a file in training/recipes/, or the path of a .toml file")
     parser.add_argument("--name", help="of the folder under --runs; the recipe's own name if left out")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where runs are kept")
-    parser.add_argument("--stages", default=",".join(DEFAULT_STAGES), help=f"in order, of {','.join(STAGES)}")
+    parser.add_argument(
+        "--stages",
+        help=f"in order, of {','.join(VOICED_STAGES)} (default: {','.join(DEFAULT_STAGES)}; of a recipe with natural "
+        "voices: all)",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        stages = options.stages.split(",")
-        if unknown := [stage for stage in stages if stage not in STAGES]:
-            raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}.")
+        stages = options.stages.split(",") if options.stages else None
+        if unknown := [stage for stage in stages or () if stage not in RUNNERS]:
+            raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(VOICED_STAGES)}.")
         run = Run(options.runs / (options.name or Path(options.recipe).stem), recipe.load(options.recipe))
+        stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
         run.claim()
         for stage in stages:
             log.info("== %s", stage)
