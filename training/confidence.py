@@ -48,7 +48,8 @@ def accuracy(row: dict, variant: str) -> float | None:
 
 def fit(features: np.ndarray, targets: np.ndarray, rounds: int = 50) -> Calibration:
     """Logistic regression of accuracies in [0, 1] on features (n, k), by Newton's method with a ridge."""
-    means, scales = features.mean(0), np.maximum(features.std(0), 1e-6)
+    means, scales = features.mean(0), features.std(0)
+    scales[scales < 1e-6] = 1.0  # one that never varies tells nothing
     x = np.hstack([(features - means) / scales, np.ones((len(features), 1))])
     penalty = RIDGE * np.diag([1.0] * features.shape[1] + [0.0])
     weights = np.zeros(x.shape[1])

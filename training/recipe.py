@@ -30,6 +30,7 @@ class Recipe:
     test: DataConfig = field(default_factory=lambda: DataConfig(clips=101, split="test"))
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     sft: SftConfig = field(default_factory=SftConfig)
+    sft_start: str = ""  # a model whose adapter "sft" SFT goes on from; "" is a new adapter
     raft: RaftConfig = field(default_factory=RaftConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

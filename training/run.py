@@ -108,12 +108,17 @@ def run_sft(run: Run) -> None:
         "sft",
         run.base,
         run.recipe.lora,
-        None,
+        _adapter(run.recipe.sft_start),
         clips,
         texts,
         validation,
         run.recipe.sft,
     )
+
+
+def _adapter(model: str) -> Path | None:
+    """The folder of a model's SFT adapter; None for no model."""
+    return checkpoints.fetch(checkpoints.resolve(model).adapters["sft"]) if model else None
 
 
 def run_raft(run: Run) -> None:
