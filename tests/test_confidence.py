@@ -110,9 +110,9 @@ def test_calibrating_and_judging_end_to_end():
     rows = [row("we all went home", "we all went home", 0.9 + 0.001 * k) for k in range(60)]
     rows += [row("we all went home", "BEE OLD [laughs] bent", 0.3 + 0.001 * k) for k in range(60)]
     rows += [row("", "HUM [laughs]", 0.3, "nonspeech"), row("", "", 0.0, "nonspeech")]
-    found = training.calibrated(rows, ["rl"])
+    found = training.calibrated(rows)
     assert 0.05 < found.warn <= 0.9
-    judged = training.judged(found, rows, ["rl"])["rl"]
+    judged = training.judged(found, rows)["rl"]
     assert judged["auc_wer_above_half"] == 1 and judged["false_alarms"] <= 0.02 and judged["warned_of_bad"] == 1
     assert judged["nonspeech"] == judged["nonspeech_silent_or_warned"] == 2
     assert judged["calibration_error"] < 0.15

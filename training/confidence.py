@@ -1,7 +1,7 @@
 """Fits a model's `evoxtral.confidence.Calibration` on validation clips, and judges it on held-out ones.
 
-`python -m training.confidence --validation A/predictions.jsonl --judge B/predictions.jsonl --model FOLDER`: both files
-are `training/people.py`'s, of disjoint clips. The calibration goes into the model's folder, the judgement to stdout.
+`python -m training.confidence --validation A --judge B --model FOLDER`: A and B are folders of `training/people.py`, of
+disjoint clips. The calibration goes into the model's folder, the judgement into B's people.json.
 """
 
 import argparse
@@ -62,8 +62,9 @@ def fit(features: np.ndarray, targets: np.ndarray, rounds: int = 50) -> Calibrat
     return Calibration(*lists, bias=float(f"{weights[-1]:.6g}"), warn=0.5, tag=0.8)
 
 
-def calibrated(rows: Sequence[dict], variants: Sequence[str]) -> Calibration:
+def calibrated(rows: Sequence[dict]) -> Calibration:
     """From validation clips, of all variants together: the weights, then the threshold that keeps false alarms rare."""
+    variants = list(rows[0]["variants"])
     found = [(confidence.features(transcript(row, v)), accuracy(row, v), row["set"]) for row in rows for v in variants]
     found = [(f, a, s) for f, a, s in found if f is not None and a is not None]
     features, targets = np.array([f for f, _, _ in found]), np.array([a for _, a, _ in found])
@@ -99,10 +100,18 @@ def auc(scores: np.ndarray, bad: np.ndarray) -> float | None:
     return float(np.mean((low[:, None] < high[None]) + 0.5 * (low[:, None] == high[None])))
 
 
-def judged(calibration: Calibration, rows: Sequence[dict], variants: Sequence[str]) -> dict:
+def judge(calibration: Calibration, folder: Path) -> dict:
+    """What `judged` says of a folder of `people.measure`; also written into its people.json."""
+    found = json.loads((folder / people.FILE).read_text(encoding="utf-8"))
+    found["confidence"] = judged(calibration, read(folder))
+    (folder / people.FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found["confidence"]
+
+
+def judged(calibration: Calibration, rows: Sequence[dict]) -> dict:
     """What the calibration is worth on held-out clips, for each variant."""
     out = {}
-    for variant in variants:
+    for variant in rows[0]["variants"]:
         speech = [row for row in rows if row["set"] != "nonspeech" and people.normalised(row["reference"])]
         scored = [(calibration.confidence(transcript(r, variant)), accuracy(r, variant)) for r in speech]
         scores = np.array([1.0 if s is None else s for s, _ in scored])
@@ -134,23 +143,22 @@ def _calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = 10) ->
     )
 
 
-def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read(folder: Path) -> list[dict]:
+    """The predictions in a folder of `people.measure`."""
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/confidence.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--validation", type=Path, required=True, help="predictions.jsonl to fit on")
-    parser.add_argument("--judge", type=Path, help="predictions.jsonl of other clips")
+    parser.add_argument("--validation", type=Path, required=True, help="folder of the clips to fit on")
+    parser.add_argument("--judge", type=Path, help="folder of other clips")
     parser.add_argument("--model", type=Path, required=True, help="folder of the base, which takes confidence.json")
     options = parser.parse_args(arguments)
-    rows = read(options.validation)
-    variants = list(rows[0]["variants"])
-    calibration = calibrated(rows, variants)
+    calibration = calibrated(read(options.validation))
     calibration.save(options.model)
     found = {"warn": calibration.warn, "tag": calibration.tag}
     if options.judge:
-        found |= judged(calibration, read(options.judge), variants)
+        found |= judge(calibration, options.judge)
     print(json.dumps(found, indent=1))
     return 0
 

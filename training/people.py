@@ -32,6 +32,7 @@ from training.scripts import Slices  # noqa: E402
 
 log = logging.getLogger("training")
 
+FILE = "people.json"
 SETS = {
     "embedded": "embedded voice, validation scripts",
     "natural": "six natural voices, our scripts",
@@ -172,6 +173,26 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
+def told(found: dict) -> list[str]:
+    """Lines of the README: what was measured, on what, and the table."""
+    lines = [
+        "The same model on natural voices that training never heard, and on people, none of whom was ever trained on "
+        f"({found['date']}, commit {found['commit']}; in %, all words of a set together, no case, no punctuation):",
+        "",
+        table(found),
+    ]
+    if judged := found.get("confidence", {}).get("rl"):
+        lines += [
+            "",
+            f"It says where it hears badly: over {judged['clips']} clips of speech, the confidence of RL's transcripts "
+            f"tells those with more than half of the words wrong with an AUC of {judged['auc_wer_above_half']:.3f}. Of "
+            f"the {judged['heard_well']} that it heard well, {100 * judged['false_alarms']:.1f} % are warned of; of "
+            f"{judged['nonspeech']} clips without English speech, {judged['nonspeech_silent_or_warned']} give nothing, "
+            "or the warning.",
+        ]
+    return lines
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/people.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="tiny", help="what the command line's --model takes")
@@ -229,7 +250,7 @@ def measure(
             file.write("".join(json.dumps(row) + "\n" for row in rows))
             found["sets"][name] = row_of(name, rows, list(engine.variants))
             log.info("%s: %s", name, json.dumps(found["sets"][name]))
-    (out / "people.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 

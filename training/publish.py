@@ -21,17 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # see run.py
 
-from evoxtral import metrics  # noqa: E402
+from evoxtral import confidence, metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import bench, raft  # noqa: E402
+from training import bench, people, raft  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
 MAX_SHARD = 9_000_000  # bytes; the Hub and this repository want every file under 10 MB
 CURVE_POINTS = 60  # of a training curve, at most
 REWARD_BINS = 50
-COPIED = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tekken.json")
+COPIED = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tekken.json",
+          confidence.FILE)  # fmt: skip
 
 
 def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:
@@ -56,6 +57,8 @@ def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     _write("measured.json", figures(run))
     _write("training.json", curves(run))
+    if (run / "people" / people.FILE).is_file():
+        shutil.copyfile(run / "people" / people.FILE, RESULTS / people.FILE)
 
 
 def figures(run: Path) -> dict:
@@ -171,6 +174,8 @@ def readme_block() -> str:
         bench.table(measured),
         "",
     ]
+    if (RESULTS / people.FILE).is_file():
+        lines += [*people.told(json.loads((RESULTS / people.FILE).read_text(encoding="utf-8"))), ""]
     return "\n".join(lines)
 
 

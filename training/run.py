@@ -158,17 +158,14 @@ def run_bench(run: Run) -> None:
 def run_people(run: Run) -> None:
     """Calibrate the confidence on validation clips, then measure on natural voices and people never heard before."""
     held_out, validation = run.folder / "people", run.folder / "people-validation"
-    if not (held_out / "confidence.json").exists():
+    if not (held_out / "judged").exists():
         people.measure(_engine(run, "sft", "rl"), validation, validation=True)
-        rows = confidence.read(validation / "predictions.jsonl")
-        variants = list(rows[0]["variants"])
-        calibration = confidence.calibrated(rows, variants)
+        calibration = confidence.calibrated(confidence.read(validation))
         calibration.save(run.base)
         people.measure(_engine(run, "sft", "rl"), held_out)
-        judged = confidence.judged(calibration, confidence.read(held_out / "predictions.jsonl"), variants)
-        (held_out / "confidence.json").write_text(json.dumps(judged, indent=1) + "\n", encoding="utf-8")
-    print(people.table(json.loads((held_out / "people.json").read_text(encoding="utf-8"))))
-    print((held_out / "confidence.json").read_text(encoding="utf-8"))
+        confidence.judge(calibration, held_out)
+        (held_out / "judged").touch()
+    print("\n".join(people.told(json.loads((held_out / people.FILE).read_text(encoding="utf-8")))))
 
 
 def _splits(settings: Recipe) -> dict[str, dataset.DataConfig]:
