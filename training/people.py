@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
@@ -25,6 +27,7 @@ from evoxtral import audio, metrics, tags  # noqa: E402
 from evoxtral.errors import EvoxtralError  # noqa: E402
 from evoxtral.inference.engine import Engine  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
+from evoxtral.speech import effects  # noqa: E402
 from training import bank, bench, dataset, nonspeech, recordings  # noqa: E402
 from training.dataset import DataConfig  # noqa: E402
 from training.recordings import Recording  # noqa: E402
@@ -39,6 +42,7 @@ SETS = {
     "ordinary": "six natural voices, ordinary sentences",
     "prompts": "a person's prompts (Asterisk)",
     "actors": "actors (Flight of the Amazon Queen)",
+    "sounds": "recorded laughs, coughs, gasps between ordinary sentences",
     "nonspeech": "no speech, or no English",
 }
 VALIDATION = ("embedded", "natural", "nonspeech")
@@ -77,10 +81,25 @@ def clips(name: str, count: int, folder: Path) -> list[Recording]:
         return recordings.prompts()[:count]
     elif name == "actors":
         return recordings.actors(count)
+    elif name == "sounds":
+        return amid_sentences(recordings.sounds()[:count])
     else:
         return nonspeech.clips(count)
     found = dataset.build(folder / "data", name, config)
     return [Recording(c.id, audio.load(found.folder / c.audio), c.text) for c in found.clips]
+
+
+def amid_sentences(sounds: list[Recording]) -> list[Recording]:
+    """Each sound between two ordinary sentences of a held-out voice, at the level that it has beside speech."""
+    items, out = bank.Bank.load("ordinary").items, []
+    quiet = np.zeros(int(0.25 * audio.SAMPLE_RATE), np.float32)
+    for k, sound in enumerate(sounds):
+        before, after = items[2 * k % len(items)], items[(2 * k + 1) % len(items)]
+        level = 0.7 * np.abs(before.waveform()).max()
+        heard = effects.peak(sound.waveform, level).astype(np.float32)
+        waveform = np.concatenate([before.waveform(), quiet, heard, quiet, after.waveform()])
+        out.append(Recording(sound.id, waveform, f"{before.sentence.plain} {sound.text} {after.sentence.plain}"))
+    return out
 
 
 def transcribe(engine: Engine, name: str, found: list[Recording]) -> list[dict]:
@@ -149,6 +168,9 @@ def row_of(name: str, rows: list[dict], variants: list[str]) -> dict:
         else:
             count = sum(len(tags.names(text)) for text, _ in pairs)
             out["invented_a_minute"][variant] = count / minutes
+        if name == "sounds":  # the tag that was meant is among those
+            heard = [set(map(tags.group, tags.names(text))) >= set(tags.names(truth)) for text, truth in pairs]
+            out.setdefault("recall", {})[variant] = sum(heard) / len(heard)
         if name == "nonspeech":
             out.setdefault("silent", {})[variant] = sum(not text for text, _ in pairs)
     if all("whisper" in row for row in rows):
@@ -164,13 +186,17 @@ def table(found: dict) -> str:
     for name, row in found["sets"].items():
         cells = [f"{100 * row['wer'][v]:.1f}" if row["wer"].get(v) is not None else "–" for v in names]
         f1 = f"{100 * row['tag_f1']['rl']:.1f}" if "tag_f1" in row else "–"
-        invented = (
-            f"{100 * row['tag_hallucination']['rl']:.1f} %"
-            if "tag_hallucination" in row
-            else f"{row['invented_a_minute']['rl']:.1f} a minute"
-        )
-        lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} | {f1} | {invented} |")
+                lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} | {f1} | {_invented(row)} |")
     return "\n".join(lines)
+
+
+def _invented(row: dict) -> str:
+    """The last cell of a row."""
+    if "recall" in row:
+        return f"(recall {100 * row['recall']['rl']:.0f} %)"
+    if "tag_hallucination" in row:
+        return f"{100 * row['tag_hallucination']['rl']:.1f} %"
+    return f"{row['invented_a_minute']['rl']:.1f} a minute"
 
 
 def told(found: dict) -> list[str]:

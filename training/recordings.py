@@ -1,7 +1,8 @@
 """Recordings of people that Debian packages bring, with their texts: for measuring only, never for training.
 
 `prompts`: one person, `asterisk-core-sounds-en-g722` and `asterisk-core-sounds-en`. `actors`: 13 actors,
-`flight-of-the-amazon-queen`. `noises`: laughs, coughs and gasps of games. A set whose package is not installed raises
+`flight-of-the-amazon-queen`. `sounds`: laughs, coughs and gasps of games, `hedgewars-data`, `scratch` and
+`openarena-data`. A set whose package is not installed raises
 RecipeError, which names it.
 """
 
@@ -10,6 +11,7 @@ import io
 import random
 import re
 import struct
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,14 @@ from evoxtral.errors import RecipeError
 PROMPTS = Path("/usr/share/asterisk/sounds/en_US_f_Allison")
 PROMPT_TEXTS = Path("/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
 QUEEN = Path("/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c")
+HEDGEWARS = Path("/usr/share/games/hedgewars/Data/Sounds/voices")
+SCRATCH = Path("/usr/share/scratch/Media/Sounds/Human")
+OPENARENA = Path("/usr/share/games/openarena/baseoa")
+SOUNDS = {
+    "laugh": "laughs",
+    "cough": "clears throat",
+    "gasp": "gasps",
+}  # part of a file's name: the tag it is nearest to
 _HEADER = 20  # bytes before what a dialogue file holds; this and the rest as in ScummVM's engines/queen (talk.cpp)
 _TREE = 96  # bytes of a level of its tree
 
@@ -76,6 +86,32 @@ def actors(count: int = 500, seed: int = 0, least: int = 3) -> list[Recording]:
         lines = {key: (key, text) for _, key, text in found if len(text.split()) >= least}
         chosen = random.Random(seed).sample(sorted(lines.values()), min(count, len(lines)))
         return [Recording(key, audio.load(_read(file, table[f"{key}.SB"])), text) for key, text in chosen]
+
+
+def sounds(seconds: float = 4.0) -> list[Recording]:
+    """Recorded laughs, coughs and gasps, at most so long; text: the tag, such as "[laughs]"."""
+    _needs(HEDGEWARS, "hedgewars-data")
+    _needs(SCRATCH, "scratch")
+    _needs(OPENARENA, "openarena-data openarena-081-players")
+    files = [path for folder in (HEDGEWARS, SCRATCH) for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = [(f"{path.parent.name}-{path.stem}", path.read_bytes()) for path in files if _sound(path.name)]
+    for archive in sorted(OPENARENA.glob("*.pk3")):
+        with zipfile.ZipFile(archive) as packed:
+            names = [name for name in packed.namelist() if name.endswith((".wav", ".ogg")) and _sound(name)]
+            found += [(name, packed.read(name)) for name in names]
+    out, seen = [], set()
+    for name, data in found:
+        waveform = audio.load(data)
+        if 0.15 * audio.SAMPLE_RATE < len(waveform) <= seconds * audio.SAMPLE_RATE and data not in seen:
+            out.append(Recording(name, waveform, f"[{_sound(name)}]"))
+        seen.add(data)
+    return out
+
+
+def _sound(name: str) -> str | None:
+    """The tag of a file by its name."""
+    last = name.rpartition("/")[2].lower()
+    return next((tag for part, tag in SOUNDS.items() if part in last), None)
 
 
 def _table(file) -> dict[str, tuple[int, int]]:
