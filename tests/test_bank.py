@@ -154,3 +154,32 @@ def test_words_are_normalised_alike_for_every_system():
     assert people.normalised("[sighs] Don’t STOP, now...") == "don't stop now"
     assert people.word_errors([("We went.", "we [laughs] WENT"), ("", "x")]) == 0
     assert people.word_errors([("", "x")]) is None
+
+
+def measured(name: str, reference: str, text: str) -> dict:
+    variant = {"text": text, "tokens": [], "cut": False}
+    variants = {"base": variant | {"text": tags.plain(text)}, "rl": variant}
+    return {"set": name, "id": "1", "reference": reference, "seconds": 6.0, "variants": variants}
+
+
+def test_the_table_has_a_row_for_each_set_with_what_is_asked_of_it():
+    rows = {
+        "natural": [
+            measured("natural", "[sad] We went.", "[sad] We went."),
+            measured("natural", "No.", "[laughs] No."),
+        ],
+        "prompts": [measured("prompts", "Press one now please.", "press [gasps] one now. FLEAS")],
+        "sounds": [
+            measured("sounds", "So [laughs] well.", "So [chuckles] well."),
+            measured("sounds", "A [gasps] b.", "a b"),
+        ],
+        "nonspeech": [measured("nonspeech", "", ""), measured("nonspeech", "", "[sighs] oh")],
+    }
+    found = {"sets": {name: people.row_of(name, some, ["base", "rl"]) for name, some in rows.items()}}
+    sets = found["sets"]
+    assert sets["natural"]["wer"]["rl"] == 0 and sets["natural"]["tag_f1"]["rl"] == 0.5
+    assert sets["prompts"]["wer"]["rl"] == 0.25 and sets["prompts"]["invented_a_minute"] == {"base": 0, "rl": 10}
+    assert sets["sounds"]["recall"] == {"base": 0, "rl": 0.5} and sets["nonspeech"]["silent"]["rl"] == 1
+    told = people.told(found | {"date": "2026-11-28", "commit": "abc"})
+    assert "| a person's prompts (Asterisk) | 1 | 25.0 | 25.0 | – | 10.0 a minute |" in told[2]
+    assert "| 0.0 | 0.0 | 50.0 | 50.0 % |" in told[2] and "(recall 50 %)" in told[2]

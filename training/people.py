@@ -186,7 +186,7 @@ def table(found: dict) -> str:
     for name, row in found["sets"].items():
         cells = [f"{100 * row['wer'][v]:.1f}" if row["wer"].get(v) is not None else "–" for v in names]
         f1 = f"{100 * row['tag_f1']['rl']:.1f}" if "tag_f1" in row else "–"
-                lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} | {f1} | {_invented(row)} |")
+        lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} | {f1} | {_invented(row)} |")
     return "\n".join(lines)
 
 
