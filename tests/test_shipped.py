@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from evoxtral import audio, metrics, speech, tags
 from evoxtral.inference.engine import Engine
 from evoxtral.model import backends, checkpoints
-from training import publish
+from evoxtral.speech import effects
+from training import nonspeech, publish
 
 ROOT = Path(__file__).parents[1]
 MEASURED = json.loads((publish.RESULTS / "measured.json").read_text(encoding="utf-8"))
@@ -78,3 +80,16 @@ def test_the_same_words_said_in_another_way_get_another_tag(engine):
         transcript = engine.transcribe((audio.SAMPLE_RATE, waveform), "rl")
         heard[delivery] = {tag.name for tag in transcript.tags}
     assert sum(delivery in names for delivery, names in heard.items()) >= 2, heard
+
+
+@pytest.mark.parametrize("example", EXAMPLES[:2], ids=[example["label"] for example in EXAMPLES[:2]])
+def test_what_is_heard_well_is_not_doubted(engine, example):
+    for transcript in engine.compare(ROOT / "examples" / example["file"]).values():
+        assert transcript.confidence > 0.7 and not transcript.doubtful
+
+
+@pytest.mark.parametrize("kind", nonspeech.KINDS)
+def test_what_is_no_speech_gives_nothing_or_the_warning(engine, kind):
+    waveform = effects.peak(nonspeech.KINDS[kind](np.random.default_rng(3), 3.0), 0.3).astype(np.float32)
+    transcript = engine.transcribe((audio.SAMPLE_RATE, waveform))
+    assert not transcript.text or transcript.doubtful, transcript.text
