@@ -248,12 +248,12 @@ class Bank:
     def perform(self, script: Script, items: list[Item], seed: int, varied: bool) -> np.ndarray:
         """A script of `script`, (T,) float32. varied: another speaker with every seed, of the same voice."""
         rng = np.random.default_rng(seed)
-        speaker = deliveries.Speaker()
+        timbre = deliveries.Timbre()
         if varied and rng.random() < 0.7:  # pitch and tract go together, mostly (Patel et al. 2010)
             tract = rng.uniform(0.88, 1.14)
-            speaker = deliveries.Speaker(float(tract ** rng.uniform(0.5, 2.5)), float(tract))
+            timbre = deliveries.Timbre(float(tract ** rng.uniform(0.5, 2.5)), float(tract))
         reader = performer.Reader(partial(_next, _Cursor(items)), items[0].female)
-        return speech.perform(script.text, performer.Performer(reader, rng, speaker), rng).waveform
+        return speech.perform(script.text, performer.NaturalPerformer(reader, rng, timbre), rng).waveform
 
 
 class _Cursor:

@@ -99,7 +99,7 @@ ASKED = (4.0, 6.5)  # semitones that the last quarter of a second of a "?" rises
 
 
 @dataclass(frozen=True)
-class Speaker:
+class Timbre:
     """How a voice differs from its model's: pitch and vocal tract as factors; formants go up with tract."""
 
     pitch: float = 1.0
@@ -137,7 +137,7 @@ def perform(
     rng: np.random.Generator,
     stressed: Sequence[int] = (),
     mark: str = "",
-    speaker: Speaker = Speaker(),  # noqa: B008 - frozen
+    timbre: Timbre = Timbre(),  # noqa: B008 - frozen
 ) -> tuple[np.ndarray, np.ndarray]:
     """A neutral phrase in another delivery.
 
@@ -168,8 +168,8 @@ def perform(
     f0 = frames.f0[at] * effects.smoothed(pitch, 9)[at] * told
     spectrum = frames.spectrum[at] * np.where(told, 10 ** (effects.smoothed(level, 9)[at] / 10), 1e-9)[:, None]
     aperiodicity = frames.aperiodicity[at]
-    f0 = _melody(f0, draw, delivery, speaker, rng)
-    spectrum = _coloured(spectrum, draw["tilt"], speaker.tract, delivery.whispered)
+    f0 = _melody(f0, draw, delivery, timbre, rng)
+    spectrum = _coloured(spectrum, draw["tilt"], timbre.tract, delivery.whispered)
     if delivery.whispered:
         f0, aperiodicity = np.zeros_like(f0), np.ones_like(aperiodicity)
     elif draw["breath"]:
@@ -210,7 +210,7 @@ def _positions(pace: np.ndarray, times: np.ndarray, gap: float) -> np.ndarray:
     return np.concatenate([part for piece in pieces for part in (piece, silence)][:-1])
 
 
-def _melody(f0, draw: dict[str, float], delivery: Delivery, speaker: Speaker, rng) -> np.ndarray:
+def _melody(f0, draw: dict[str, float], delivery: Delivery, timbre: Timbre, rng) -> np.ndarray:
     """The pitch of the delivery: its level, span, fall and tremor."""
     voiced = f0 > VOICED
     if not voiced.any():
@@ -221,7 +221,7 @@ def _melody(f0, draw: dict[str, float], delivery: Delivery, speaker: Speaker, rn
     octaves -= np.linspace(-0.5, 0.5, len(f0)) * draw["fall"] / 12
     beat = np.sin(2 * np.pi * rng.uniform(5, 8) * np.arange(len(f0)) * PERIOD / 1000 + rng.uniform(0, 6))
     octaves += 0.12 * draw["tremor"] * beat
-    return np.where(voiced, np.clip(middle * draw["pitch"] * speaker.pitch * 2**octaves, 50, 800), 0.0)
+    return np.where(voiced, np.clip(middle * draw["pitch"] * timbre.pitch * 2**octaves, 50, 800), 0.0)
 
 
 def _coloured(spectrum: np.ndarray, tilt: float, tract: float, whispered: bool) -> np.ndarray:

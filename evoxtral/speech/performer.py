@@ -13,7 +13,7 @@ from evoxtral import tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
 from evoxtral.speech import deliveries, effects, flite, natural, piper, sounds
-from evoxtral.speech.deliveries import NEUTRAL, Speaker
+from evoxtral.speech.deliveries import NEUTRAL, Timbre
 
 KINDS = ("natural", "piper", "flite")
 VOICES = (
@@ -75,12 +75,12 @@ def reader(voice: str, rate: float = 1.0) -> Reader:
     return Reader(lambda words: module.synthesize(words, name, rate), module.VOICES[name] == "female")
 
 
-class Performer:
+class NaturalPerformer:
     """One speaker of a recording, with its own random numbers."""
 
-    def __init__(self, reader: Reader, rng: np.random.Generator, speaker: Speaker = Speaker()) -> None:  # noqa: B008
-        self._read, self.female, self.rng, self._speaker = reader.read, reader.female, rng, speaker
-        self._pitch = PITCH[self.female] * speaker.pitch
+    def __init__(self, reader: Reader, rng: np.random.Generator, timbre: Timbre = Timbre()) -> None:  # noqa: B008
+        self._read, self.female, self.rng, self._timbre = reader.read, reader.female, rng, timbre
+        self._pitch = PITCH[self.female] * timbre.pitch
         self._tearful = False  # whoever sobbed speaks on with a crying voice
 
     def sound(self, name: str) -> np.ndarray:
@@ -103,7 +103,7 @@ class Performer:
         self._tearful = False
         chosen = [deliveries.DELIVERIES[name] for name in names] or [NEUTRAL]
         for k, delivery in enumerate(chosen):
-            first = (stressed, mark, self._speaker) if k == 0 else ()
+            first = (stressed, mark, self._timbre) if k == 0 else ()
             waveform, times = deliveries.perform(waveform, times, delivery, self.rng, *first)
         return self._stammer(waveform, times) if stammered else np.zeros(0, np.float32), waveform, times
 
