@@ -25,7 +25,16 @@ BELOW = {
     "serve": {"inference", "audio", "model", "transcript", "results", "tags", "errors"},
     "ui": {"confidence", "inference", "audio", "model", "speech", "metrics", "transcript", "results", "tags", "errors"},
     "cli": {
-        "serve", "inference", "audio", "model", "speech", "metrics", "confidence", "transcript", "results", "tags",
+        "serve",
+        "inference",
+        "audio",
+        "model",
+        "speech",
+        "metrics",
+        "confidence",
+        "transcript",
+        "results",
+        "tags",
         "errors",
     },  # fmt: skip
     "__main__": {"cli"},
