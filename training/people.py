@@ -59,7 +59,7 @@ def normalised(text: str) -> str:
 def validation_clips(name: str, count: int, folder: Path) -> list[Recording]:
     """Clips of a set's kind to choose thresholds on: none of the held-out voices, people or sounds is in them."""
     if name == "nonspeech":
-        return nonspeech.clips(count, seed=1)
+        return nonspeech.clips(min(count, 200), seed=1)
     half = DataConfig(clips=count, split="validation", microphone=0.5, seed=4713)
     natural = DataConfig(
         clips=count, natural=1.0, banks=TRAINING_BANKS, microphone=0.5, seed=4714, slices=Slices(plain=0.5)
@@ -84,7 +84,7 @@ def clips(name: str, count: int, folder: Path) -> list[Recording]:
     elif name == "sounds":
         return amid_sentences(recordings.sounds()[:count])
     else:
-        return nonspeech.clips(count)
+        return nonspeech.clips(min(count, 100))
     found = dataset.build(folder / "data", name, config)
     return [Recording(c.id, audio.load(found.folder / c.audio), c.text) for c in found.clips]
 
