@@ -175,11 +175,12 @@ def test_the_table_has_a_row_for_each_set_with_what_is_asked_of_it():
         ],
         "nonspeech": [measured("nonspeech", "", ""), measured("nonspeech", "", "[sighs] oh")],
     }
+    rows["natural"][0]["whisper"] = "Now when."
     found = {"sets": {name: people.row_of(name, some, ["base", "rl"]) for name, some in rows.items()}}
     sets = found["sets"]
     assert sets["natural"]["wer"]["rl"] == 0 and sets["natural"]["tag_f1"]["rl"] == 0.5
     assert sets["prompts"]["wer"]["rl"] == 0.25 and sets["prompts"]["invented_a_minute"] == {"base": 0, "rl": 10}
     assert sets["sounds"]["recall"] == {"base": 0, "rl": 0.5} and sets["nonspeech"]["silent"]["rl"] == 1
     told = people.told(found | {"date": "2026-11-28", "commit": "abc"})
-    assert "| a person's prompts (Asterisk) | 1 | 25.0 | 25.0 | – | 10.0 a minute |" in told[2]
-    assert "| 0.0 | 0.0 | 50.0 | 50.0 % |" in told[2] and "(recall 50 %)" in told[2]
+    assert "| a person's prompts (Asterisk) | 1 | 25.0 | 25.0 | – | 10.0 a minute | – |" in told[2]
+    assert "| 0.0 | 0.0 | 50.0 | 50.0 % | 0.0, 100.0 (n = 1) |" in told[2] and "(recall 50 %)" in told[2]

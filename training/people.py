@@ -59,7 +59,7 @@ def normalised(text: str) -> str:
 def validation_clips(name: str, count: int, folder: Path) -> list[Recording]:
     """Clips of a set's kind to choose thresholds on: none of the held-out voices, people or sounds is in them."""
     if name == "nonspeech":
-        return nonspeech.clips(count, seed=1)
+        return nonspeech.clips(min(count, 200), seed=1)
     half = DataConfig(clips=count, split="validation", microphone=0.5, seed=4713)
     natural = DataConfig(
         clips=count, natural=1.0, banks=TRAINING_BANKS, microphone=0.5, seed=4714, slices=Slices(plain=0.5)
@@ -84,7 +84,7 @@ def clips(name: str, count: int, folder: Path) -> list[Recording]:
     elif name == "sounds":
         return amid_sentences(recordings.sounds()[:count])
     else:
-        return nonspeech.clips(count)
+        return nonspeech.clips(min(count, 100))
     found = dataset.build(folder / "data", name, config)
     return [Recording(c.id, audio.load(found.folder / c.audio), c.text) for c in found.clips]
 
@@ -173,20 +173,30 @@ def row_of(name: str, rows: list[dict], variants: list[str]) -> dict:
             out.setdefault("recall", {})[variant] = sum(heard) / len(heard)
         if name == "nonspeech":
             out.setdefault("silent", {})[variant] = sum(not text for text, _ in pairs)
-    if all("whisper" in row for row in rows):
-        out["wer"]["whisper_tiny_en"] = word_errors((row["reference"], row["whisper"]) for row in rows)
+    if both := [row for row in rows if "whisper" in row]:  # side by side, on the same clips
+        out["beside_whisper"] = {"n": len(both)} | {
+            variant: word_errors((row["reference"], row["variants"][variant]["text"]) for row in both)
+            for variant in variants
+        }
+        out["beside_whisper"]["whisper_tiny_en"] = word_errors((row["reference"], row["whisper"]) for row in both)
     return out
 
 
 def table(found: dict) -> str:
     """The figures as a Markdown table, in percent."""
     names = list(next(iter(found["sets"].values()))["wer"])
-    lines = ["| held out | n | " + " | ".join(f"WER {name}" for name in names) + " | RL Tag F1 | invented by RL |"]
-    lines.append("|---|---|" + "---|" * (len(names) + 2))
+    heads = [
+        *(f"WER {name}" for name in names),
+        "RL Tag F1",
+        "invented by RL",
+        "RL and Whisper tiny.en on the same clips",
+    ]
+    lines = ["| held out | n | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
     for name, row in found["sets"].items():
         cells = [f"{100 * row['wer'][v]:.1f}" if row["wer"].get(v) is not None else "–" for v in names]
         f1 = f"{100 * row['tag_f1']['rl']:.1f}" if "tag_f1" in row else "–"
-        lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} | {f1} | {_invented(row)} |")
+        cells += [f1, _invented(row), _beside(row)]
+        lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -197,6 +207,13 @@ def _invented(row: dict) -> str:
     if "tag_hallucination" in row:
         return f"{100 * row['tag_hallucination']['rl']:.1f} %"
     return f"{row['invented_a_minute']['rl']:.1f} a minute"
+
+
+def _beside(row: dict) -> str:
+    """WER of RL and Whisper tiny.en on the same clips."""
+    if not (both := row.get("beside_whisper")):
+        return "–"
+    return f"{100 * both['rl']:.1f}, {100 * both['whisper_tiny_en']:.1f} (n = {both['n']})"
 
 
 def told(found: dict) -> list[str]:
@@ -228,7 +245,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--validation", action="store_true", help="clips to choose thresholds on, instead of the held-out ones"
     )
     parser.add_argument("--count", type=int, default=300, help="clips of a set, at most (actors: 500)")
-    parser.add_argument("--whisper", action="store_true", help="measure Whisper tiny.en as well")
+    parser.add_argument(
+        "--whisper",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure Whisper tiny.en as well, on the first N of each set",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -253,10 +276,10 @@ def measure(
     names: Sequence[str] | None = None,
     count: int = 300,
     validation: bool = False,
-    with_whisper: bool = False,
+    with_whisper: int = 0,
 ) -> dict:
     """Transcribe the clips of some sets, None for all; writes predictions.jsonl and people.json to `out`, gives the
-    latter."""
+    latter. with_whisper: how many of each set Whisper transcribes as well."""
     out.mkdir(parents=True, exist_ok=True)
     found = {
         "title": "Natural voices and people",
@@ -271,7 +294,7 @@ def measure(
             chosen = choose(name, 500 if name == "actors" else count, out)
             rows = transcribe(engine, name, chosen)
             if with_whisper and name != "nonspeech":
-                for row, text in zip(rows, whisper(chosen), strict=True):
+                for row, text in zip(rows, whisper(chosen[:with_whisper]), strict=False):
                     row["whisper"] = text
             file.write("".join(json.dumps(row) + "\n" for row in rows))
             found["sets"][name] = row_of(name, rows, list(engine.variants))
