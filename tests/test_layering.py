@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "evoxtral"
 BELOW = {
     "errors": set(),
     "tags": set(),
-    "transcript": {"tags", "errors"},
+    "subtitles": {"tags"},
+    "transcript": {"subtitles", "tags", "errors"},
     "results": {"transcript"},
     "confidence": {"transcript", "tags"},
     "metrics": {"tags", "errors"},
@@ -36,6 +37,7 @@ HEAVY = {"torch", "transformers", "peft", "gradio", "librosa", "scipy", "matplot
 LIGHT_MODULES = {
     "evoxtral": HEAVY | {"numpy"},
     "evoxtral.tags": HEAVY | {"numpy"},
+    "evoxtral.subtitles": HEAVY | {"numpy"},
     "evoxtral.transcript": HEAVY | {"numpy"},
     "evoxtral.cli": HEAVY | {"numpy"},
     "evoxtral.metrics": HEAVY,

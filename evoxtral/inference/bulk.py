@@ -147,7 +147,7 @@ def _result(engine: Engine, recording: _Recording, variants: Sequence[str], part
     for name in variants:
         own = [parts[i][name][0] for i in range(len(recording.segments))]
         cues = [
-            replace(cue, start=segment.start, end=segment.end)
+            replace(cue, start=segment.start, end=segment.end, sounds=segment.sounds)
             for segment, part in zip(recording.segments, own, strict=True)
             for cue in part.cues
         ]
