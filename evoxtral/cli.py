@@ -13,12 +13,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from evoxtral import __version__
 from evoxtral.errors import EvoxtralError
+from evoxtral.exports import STDIN, Folder, Output, is_folder
+from evoxtral.transcript import FORMATS
 
 if TYPE_CHECKING:
     from evoxtral.metrics import Report
@@ -89,47 +93,42 @@ def build_parser() -> Parser:
 
 def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("transcribe", help="audio files to tagged text")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …")
-    parser.add_argument("--format", default="txt", choices=("txt", "json"), help="default: txt")
-    parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken (default: 1800)")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …; - reads stdin")
+    parser.add_argument("--format", choices=FORMATS, help="default: what FILE's ending says, else txt")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE|FOLDER", help="instead of stdout; in a folder each recording has its own file"
+    )
     _add_request(parser)
     parser.set_defaults(command=_transcribe)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
     """Every file is tried: one that cannot be read is named on stderr and in the JSON, and costs the others nothing."""
-    from evoxtral.audio import MAX_SECONDS
+    from evoxtral.inference import bulk
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
-    from evoxtral.results import FileResult
 
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
     variants, language = _variants(args.variant, checkpoint), _language(args)
+    code = OK
+    output = Output(args.output, args.format, args.files, variants, partial(print, flush=True))
     engine = Engine(checkpoint)
-    longest = MAX_SECONDS if args.max_seconds is None else args.max_seconds
-    alone = len(args.files) == len(variants) == 1
-    results, code = [], OK
-    try:
+    with output:
         for number, file in enumerate(args.files, 1):
             log.info("%s (%d/%d)", file, number, len(args.files))
             try:
-                transcripts = engine.compare(Path(file), variants, language, max_seconds=longest)
+                transcripts = engine.compare(bulk.source(file), variants, language, max_seconds=_max_seconds(args))
             except EvoxtralError as error:
                 print(f"{file}: {error}", file=sys.stderr)
-                results.append({"file": file, "error": str(error)})
+                output.failed(file, error)
                 code = FAILED
                 continue
-            if args.format == "json":
-                results.append(asdict(FileResult.of(file, checkpoint.name, transcripts)))
-            else:
-                print("\n".join(_txt(file, transcripts, alone)), flush=True)
-                if cut := [variant for variant, transcript in transcripts.items() if transcript.truncated]:
-                    print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
+            output.add(file, checkpoint.name, transcripts)
+            cut = [variant for variant, transcript in transcripts.items() if transcript.truncated]
+            if cut and output.form != "json":
+                print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
             _warn(file, transcripts)
-    finally:  # what was transcribed before Ctrl-C, too
-        if args.format == "json":
-            print_json(results)
     return code
 
 
@@ -156,23 +155,22 @@ def _warn(file: str, transcripts: Mapping[str, "Transcript"]) -> None:
         )
 
 
-def _txt(file: str, transcripts: Mapping[str, "Transcript"], alone: bool) -> Iterator[str]:
-    """Bare text for the only variant of the only file; otherwise a heading above each text."""
-    for variant, transcript in transcripts.items():
-        if not alone:
-            yield f"== {file} · {variant} =="
-        yield transcript.without(transcript.hide_below).to_txt().rstrip("\n")
-        if not alone:
-            yield ""
-
-
 # --- bulk -------------------------------------------------------------------------------------------------
 
 
 def _add_bulk(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("bulk", help="thousands of audio files to one file of results; resumable")
+    parser = commands.add_parser(
+        "bulk", help="thousands of audio files to one file of results, or to a folder; resumable"
+    )
     parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER", help="recordings, and folders of them")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE.jsonl", help="new, or to go on with")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE.jsonl|FOLDER",
+        help="new, or to go on with; a folder for --format",
+    )
+    parser.add_argument("--format", choices=FORMATS, help="a file of it for each recording, in the folder of -o")
     _add_request(parser)
     parser.set_defaults(command=_bulk)
 
@@ -185,15 +183,16 @@ def _bulk(args: argparse.Namespace) -> int:
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
 
-    files = bulk.find(args.paths)
+    places = bulk.places(args.paths)
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
     variants = _variants(args.variant, checkpoint)
     code, seconds = OK, 0.0
-    with bulk.Results(Path(args.output), checkpoint.name, variants) as results:
-        left = [file for file in files if file not in results.done]
-        log.info("%d files, %d of them done already", len(files), len(files) - len(left))
-        done = bulk.transcribe(Engine(checkpoint), left, variants, _language(args)) if left else ()
+    with _bulk_output(args, places, checkpoint.name, variants) as output:
+        left = [file for file in places if file == STDIN or file not in output.done]
+        log.info("%d files, %d of them done already", len(places), len(places) - len(left))
+        asked = variants, _language(args), _max_seconds(args)
+        done = bulk.transcribe(Engine(checkpoint), left, *asked) if left else ()
         started = time.perf_counter()
         with tqdm(total=len(left), unit="file", file=sys.stderr, disable=args.quiet) as bar:
             for file, result in done:
@@ -202,10 +201,22 @@ def _bulk(args: argparse.Namespace) -> int:
                     bar.write(f"{file}: {result}", file=sys.stderr)
                     code = FAILED
                     continue
-                results.add(result)
-                seconds += result.duration
+                output.add(file, checkpoint.name, result)
+                seconds += next(iter(result.values())).duration
                 bar.set_postfix_str(f"{seconds / (time.perf_counter() - started):.0f} × real time", refresh=False)
     return code
+
+
+def _bulk_output(
+    args: argparse.Namespace, places: Mapping[str, Path], model: str, variants: tuple[str, ...]
+) -> AbstractContextManager:
+    from evoxtral.inference import bulk
+
+    if args.format and not is_folder(args.output):
+        raise UsageError(f"--format writes a file for each recording: name a folder with -o, not {args.output}.")
+    if args.format:
+        return nullcontext(Folder(args.output, args.format, places, variants))
+    return bulk.Results(Path(args.output), model, variants)
 
 
 # --- speak ------------------------------------------------------------------------------------------------
@@ -361,7 +372,14 @@ def _add_request(parser: Parser) -> None:
     """What the transcribing commands ask the model."""
     parser.add_argument("--variant", help="base, sft, rl … or all (default: the model's last, as a rule rl)")
     parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
+    parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken (default: 1800)")
     _add_model(parser)
+
+
+def _max_seconds(args: argparse.Namespace) -> float:
+    from evoxtral.audio import MAX_SECONDS
+
+    return MAX_SECONDS if args.max_seconds is None else args.max_seconds
 
 
 def _language(args: argparse.Namespace) -> str | None:

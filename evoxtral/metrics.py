@@ -8,6 +8,7 @@ rates, F1 over pooled counts, bootstrap intervals.
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -164,6 +165,7 @@ def count(prediction: str, reference: str) -> ClipCounts:
     Emphasis is counted outside tags, in the text that WER is computed on: `[LAUGHS]` is a tag and not a
     stressed word. For tags in lower case, as the published ones are, it makes no difference.
     """
+    prediction, reference = _comparable(prediction), _comparable(reference)
     hypothesis, truth = tags.plain(prediction), tags.plain(reference)
     words = jiwer.process_words(truth, hypothesis)
     characters = jiwer.process_characters(truth, hypothesis)
@@ -178,6 +180,15 @@ def count(prediction: str, reference: str) -> ClipCounts:
             for name in predicted | expected
         },
     )
+
+
+def _comparable(text: str) -> str:
+    """Text in NFC, with one space wherever there is white space of any kind.
+
+    A letter is compared as itself, however it is composed, and a line break divides words as a space does: jiwer
+    divides at spaces alone.
+    """
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def reward(prediction: str, reference: str) -> float:
@@ -406,10 +417,11 @@ def pr_curve(items: Iterable[tuple[Sequence[tuple[str, float]], str]], points: i
     judged: list[tuple[float, bool]] = []
     support = 0
     for predicted, reference in items:
-        remaining = Counter(tags.names(reference))
+        remaining = Counter(tags.names(_comparable(reference)))
         support += remaining.total()
         # A threshold keeps the surest tags first, and of each name as many are right as the reference has.
         for name, probability in sorted(predicted, key=lambda tag: -tag[1]):
+            name = _comparable(name)
             judged.append((probability, remaining[name] > 0))
             remaining[name] -= 1
     if not judged:

@@ -4,7 +4,6 @@ Times are seconds from the start of the clip; probabilities lie in [0, 1]; offse
 `Transcript.text`.
 """
 
-import html
 import json
 import math
 from bisect import bisect_left, bisect_right
@@ -12,10 +11,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
+from evoxtral import subtitles
 from evoxtral.tags import CATEGORIES, Tag, category, parse, plain, unstressed
 
 # Hiding a tag must not leave a gap before these: "Well [laughs], yes" becomes "Well, yes".
 _CLOSING_PUNCTUATION = tuple(",.;:!?…)")
+
+FORMATS = ("txt", "json", "srt", "vtt", "prompt")  # of a transcript in a file
+SUFFIXES = {"prompt": "prompt.txt"}  # of such a file, where it is not the format itself
+MAX_PROMPT = 5000  # characters that ElevenLabs v3 takes at a time, tags included
 
 
 class Token(NamedTuple):
@@ -39,12 +43,16 @@ class TagSpan:
 
 @dataclass(frozen=True)
 class Cue:
-    """One segment of the audio, `start` to `end` in seconds; `truncated` if its text was not decoded to the end."""
+    """One segment of the audio, `start` to `end` in seconds; `truncated` if its text was not decoded to the end.
+
+    sounds: the stretches of it that are not silent, (start, end) in seconds from the start of the clip; () if unknown.
+    """
 
     start: float
     end: float
     tokens: tuple[Token, ...]
     truncated: bool = False
+    sounds: tuple[tuple[float, float], ...] = ()
 
     @property
     def text(self) -> str:
@@ -152,20 +160,21 @@ class Transcript:
         """What programs are given, and whether a person changed it."""
         return json.dumps(asdict(VariantResult.of(self)) | {"edited": self.edited}, ensure_ascii=False, indent=2)
 
+    def to_prompt(self) -> str:
+        """The tagged text for ElevenLabs v3, in paragraphs of at most what it takes at a time."""
+        return "\n\n".join(subtitles.paragraphs(self.text, MAX_PROMPT))
+
     def to_srt(self) -> str:
-        """SubRip subtitles, tags in, one per segment."""
-        return "".join(
-            f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{_one_line(cue.text)}\n\n"
-            for number, cue in enumerate(self.spoken_cues(), start=1)
-        )
+        """SubRip subtitles, tags in: see `subtitles`."""
+        return subtitles.to_srt(self.spoken_cues())
 
     def to_vtt(self) -> str:
-        """WebVTT captions, tags in, one per segment (https://www.w3.org/TR/webvtt1/)."""
-        # Escaping `<`, `&` and `>` also takes care of `-->`, which may not occur in a caption.
-        return "WEBVTT\n\n" + "".join(
-            f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(_one_line(cue.text), quote=False)}\n\n"
-            for cue in self.spoken_cues()
-        )
+        """WebVTT captions, tags in: see `subtitles`."""
+        return subtitles.to_vtt(self.spoken_cues())
+
+    def export(self, form: str) -> str:
+        """As one of FORMATS: what `to_txt`, `to_json`, `to_srt`, `to_vtt` or `to_prompt` gives."""
+        return getattr(self, f"to_{form}")()
 
     def spoken_cues(self) -> Iterator[Cue]:
         """The segments in which something was written."""
@@ -266,16 +275,3 @@ def _close_gap(text: str, kept: list[int], start: int) -> int:
         del kept[left:]
         return right
     return start if left == len(kept) else right
-
-
-def _one_line(text: str) -> str:
-    """Subtitle text on one line: an empty line inside a cue would end it. (SRT knows no escapes.)"""
-    return " ".join(text.split())
-
-
-def _clock(seconds: float, point: str) -> str:
-    """`01:02:03,456` for SRT (`point=","`), `01:02:03.456` for VTT."""
-    total_seconds, milliseconds = divmod(round(seconds * 1000), 1000)
-    total_minutes, seconds_left = divmod(total_seconds, 60)
-    hours, minutes = divmod(total_minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds_left:02}{point}{milliseconds:03}"

@@ -70,8 +70,11 @@ def save_base(folder: Path, hidden: int = 48) -> None:
     write_processor(folder, MERGES, WINDOW)
 
 
-def save_adapter(base: Path, folder: Path, seed: int, **changes) -> None:
-    """An adapter as training saves it: PEFT's own files, with the names of the installed transformers."""
+def save_adapter(base: Path, folder: Path, seed: int, dtype: torch.dtype = torch.float32, **changes) -> None:
+    """An adapter as training saves it: PEFT's own files, with the names of the installed transformers.
+
+    dtype: of the adapter's matrices.
+    """
     defaults = {
         "r": RECIPE.r,
         "lora_alpha": RECIPE.alpha,
@@ -81,6 +84,9 @@ def save_adapter(base: Path, folder: Path, seed: int, **changes) -> None:
     model = VoxtralForConditionalGeneration.from_pretrained(base, dtype=torch.float32)
     peft = get_peft_model(model, LoraConfig(**{**defaults, **changes}))
     randomise(peft, seed, scale=0.7)
+    for name, parameter in peft.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
     peft.save_pretrained(folder)
 
 

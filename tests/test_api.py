@@ -11,14 +11,18 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
+import uvicorn
 from conftest import tone
 from fastapi.testclient import TestClient
 
 from evoxtral import audio, cli
+from evoxtral.exports import content
 from evoxtral.inference.engine import Engine
-from evoxtral.serve.api import Limits, create_app
+from evoxtral.serve.api import address, create_app
+from evoxtral.serve.limits import Limits
 
 CLIP = audio.wav_bytes(tone(1.5))
 
@@ -77,7 +81,7 @@ def test_a_mistake_is_a_4xx_with_one_sentence(client, data, fields, status, ment
 def test_only_so_many_requests_are_decoded_at_a_time(engine, monkeypatch):
     """Each has a cache of its own: all of them together would be bounded by nothing."""
     now, most, counting = 0, 0, threading.Lock()
-    compare = engine.compare
+    stream = engine.stream
 
     def counted(*given, **named):
         nonlocal now, most
@@ -86,16 +90,135 @@ def test_only_so_many_requests_are_decoded_at_a_time(engine, monkeypatch):
             most = max(most, now)
         try:
             time.sleep(0.05)
-            return compare(*given, **named)
+            yield from stream(*given, **named)
         finally:
             with counting:
                 now -= 1
 
-    monkeypatch.setattr(engine, "compare", counted)
+    monkeypatch.setattr(engine, "stream", counted)
     client = TestClient(create_app(engine, Limits(at_once=2)))
     with ThreadPoolExecutor(6) as visitors:
         assert all(answer.status_code == 200 for answer in visitors.map(lambda _: upload(client), range(6)))
     assert most == 2
+
+
+@pytest.mark.parametrize("form", ["txt", "prompt", "srt", "vtt"])
+def test_a_format_is_the_text_of_the_command_line(client, engine, form):
+    answer = upload(client, format=form, variant="sft")
+    assert answer.text == content(engine.transcribe(CLIP, "sft"), form) != ""
+    kind = {"srt": "application/x-subrip", "vtt": "text/vtt"}.get(form, "text/plain")
+    assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
+
+
+def test_a_format_of_one_text_is_refused_for_several(client):
+    answer = upload(client, format="srt", variant="all")
+    assert answer.status_code == 400 and "one file and one variant" in answer.json()["detail"]
+
+
+def test_several_files_are_all_transcribed_or_refused_in_a_sentence(client):
+    files = [("file", (name, io.BytesIO(CLIP))) for name in ("a.wav", "b.wav")]
+    assert [result["file"] for result in client.post("/transcribe", files=files).json()] == ["a.wav", "b.wav"]
+    answer = client.post("/transcribe", files=[*files, ("file", ("c.wav", io.BytesIO(b"none")))])
+    assert answer.status_code == 422 and answer.json()["detail"].startswith("c.wav: ")
+
+
+# ------------------------------------------------------------------------------------------------- under load
+
+
+class Slow:
+    """An engine whose stream gives nothing new until it is let go, and counts."""
+
+    def __init__(self, engine: Engine):
+        self.variants, self.checkpoint, self.stream = engine.variants, engine.checkpoint, self._stream
+        self.last = engine.compare(CLIP)
+        self.begun, self.ended, self.go = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
+        self.finished = 0
+
+    def _stream(self, *_, **__):
+        self.begun.release()
+        try:
+            while not self.go.wait(0.01):
+                yield self.last
+            self.finished += 1
+            yield self.last
+        finally:
+            self.ended.release()
+
+
+@pytest.fixture
+def served(engine):
+    """A slow engine behind a real server on loopback; two requests may be under way, one is decoded at a time."""
+    slow = Slow(engine)
+    app = create_app(slow, Limits(requests=2, at_once=1, megabytes=5))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    with address("127.0.0.1", 0) as at:
+        thread = threading.Thread(target=server.run, args=([at],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield slow, at.getsockname()
+        slow.go.set()
+        server.should_exit = True
+        thread.join()
+
+
+def sent(to: tuple[str, int]) -> socket.socket:
+    """A request with a clip in it, whose answer is not read yet."""
+    request = httpx.Request("POST", "http://localhost/transcribe", files={"file": ("a.wav", CLIP)})
+    head = "POST /transcribe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += "".join(f"{name}: {request.headers[name]}\r\n" for name in ("Content-Type", "Content-Length"))
+    connection = socket.create_connection(to)
+    connection.sendall(head.encode() + b"\r\n" + request.read())
+    return connection
+
+
+def wait_until_crowded(to: tuple[str, int], crowded: bool = True) -> None:
+    """Until one more request is sent away, or no longer is."""
+    while (httpx.post(f"http://{to[0]}:{to[1]}/transcribe").status_code == 503) != crowded:
+        time.sleep(0.01)
+
+
+def test_a_client_that_hangs_up_stops_its_decoding_and_lets_the_next_begin(served):
+    slow, to = served
+    first = sent(to)
+    slow.begun.acquire()
+    first.close()
+    slow.ended.acquire()  # though it was never let go
+    with sent(to) as second:
+        slow.begun.acquire()
+        slow.go.set()
+        answer = b"".join(iter(lambda: second.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 200") and slow.finished == 1
+
+
+def test_who_hangs_up_while_waiting_is_never_decoded(served):
+    slow, to = served
+    with sent(to) as first:
+        slow.begun.acquire()
+        with sent(to):
+            wait_until_crowded(to)
+        wait_until_crowded(to, crowded=False)
+        slow.go.set()
+        assert first.recv(12) == b"HTTP/1.1 200"
+    assert slow.finished == 1 and not slow.begun.acquire(blocking=False)
+
+
+def test_beyond_the_limit_every_client_gets_503_with_when_to_ask_again(served):
+    slow, to = served
+    with sent(to), sent(to):
+        slow.begun.acquire()
+        url = f"http://{to[0]}:{to[1]}"
+        wait_until_crowded(to)
+
+        def ask(_) -> httpx.Response:
+            return httpx.post(f"{url}/transcribe", files={"file": ("a.wav", bytes(4_000_000))}, timeout=None)
+
+        with ThreadPoolExecutor(8) as visitors:
+            for answer in visitors.map(ask, range(16)):
+                assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
+                assert "ask again" in answer.json()["detail"]
+        assert httpx.get(f"{url}/health").json()["status"] == "ok"
+        slow.go.set()
 
 
 def test_a_body_of_unstated_length_is_held_to_the_limit_too(client):

@@ -11,6 +11,7 @@ from conftest import tone
 from evoxtral import audio, cli
 from evoxtral.inference import bulk
 from evoxtral.results import FileResult
+from evoxtral.transcript import Transcript
 
 SILENCE = np.zeros(2 * audio.SAMPLE_RATE, np.float32)
 
@@ -97,6 +98,33 @@ def test_a_file_that_cannot_be_gone_on_with_is_left_alone(run, clips, written, s
     assert run.output.read_bytes() == written
 
 
+def test_a_format_writes_a_file_for_each_recording_and_goes_on_where_it_was(
+    clips, checkpoint, engine, tmp_path, capsys
+):
+    model, out = str(Path(checkpoint.base).parent), tmp_path / "out"
+    asked = ["-q", "bulk", str(clips), "-o", str(out), "--model", model, "--variant", "sft", "--format", "vtt"]
+    assert cli.main(asked) == 2, "one file is no recording"
+    written = {file.relative_to(out).as_posix(): file for file in out.rglob("*.*")}
+    assert written.keys() == {"a.vtt", "inside/b.vtt", "long.vtt", "silent.vtt"}
+    long = engine.transcribe(clips / "long.wav", "sft")
+    assert len(long.cues) > 1 and written["long.vtt"].read_bytes().decode().rstrip() == long.to_vtt().rstrip()
+    written["a.vtt"].write_text("mine")
+    written["silent.vtt"].unlink()
+    cli.main(asked)
+    assert written["a.vtt"].read_text() == "mine" and written["silent.vtt"].exists()
+    assert cli.main([*asked[:3], "-o", str(tmp_path / "a.jsonl"), "--model", model, "--format", "vtt"]) == 2
+    assert "name a folder with -o" in capsys.readouterr().err
+
+
+def test_a_recording_longer_than_asked_for_is_refused_and_the_others_are_not(run, clips, checkpoint, tmp_path, capsys):
+    model = str(Path(checkpoint.base).parent)
+    asked = ["-q", "bulk", str(clips / "a.wav"), str(clips / "long.wav"), "--max-seconds", "2"]
+    assert cli.main([*asked, "-o", str(tmp_path / "r.jsonl"), "--model", model]) == 2
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert "long.wav" in told and "23" in told and "2 s" in told
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
 def test_a_folder_without_recordings_is_said_at_once(run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty")[2].startswith("There are no recordings in the folder")
@@ -138,7 +166,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
         full = io.BufferedWriter(Full())
         monkeypatch.setattr(results, "_file", full)
         with pytest.raises(bulk.BulkError, match="out.jsonl cannot be written: No space left"):
-            results.add(FileResult("a.wav", 1.0, "tiny", {}))
+            results.add("a.wav", "tiny", {"rl": Transcript((), 1.0, 0.0)})
         full.raw.free = True
 
 

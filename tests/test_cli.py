@@ -1,6 +1,8 @@
 """`python -m evoxtral`, as a person at a shell sees it: stdout, stderr and the exit code."""
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -315,6 +317,66 @@ def test_ctrl_c_costs_none_of_the_json_that_was_ready(run, model, clip, monkeypa
     code, out, _ = run("transcribe", clip, "second.wav", "--model", model, "--format", "json")
     assert code == 130
     assert [entry["file"] for entry in json.loads(out)] == [str(clip)]
+
+
+def test_every_format_goes_to_stdout_and_into_a_file(run, model, clip, engine):
+    transcript = engine.transcribe(clip, "rl")
+    for form in ("txt", "srt", "vtt", "prompt"):
+        given = run("transcribe", clip, "--model", model, "--format", form)
+        expected = transcript.export(form).rstrip("\n") + "\n"
+        assert given[:2] == (0, expected)
+        assert run("transcribe", clip, "--model", model, "--format", form, "-o", "out.text")[:2] == (0, "")
+        assert Path("out.text").read_bytes().decode() == expected
+    for ending in ("srt", "vtt", "txt"):
+        run("transcribe", clip, "--model", model, "-o", f"as.{ending}")
+        assert Path(f"as.{ending}").read_bytes().decode() == transcript.export(ending).rstrip("\n") + "\n"
+    run("transcribe", clip, "--model", model, "-o", "as.json")
+    (entry,) = json.loads(Path("as.json").read_text(encoding="utf-8"))
+    assert entry["variants"]["rl"]["text"] == transcript.text
+
+
+def test_in_a_folder_each_recording_and_variant_has_its_own_file(run, model, clip, broken, engine):
+    (clip.parent / "clip.flac").write_bytes(clip.read_bytes())
+    asked = ("transcribe", clip, "clip.flac", broken, "--model", model, "--format", "srt", "--variant", "all")
+    code, out, err = run(*asked, "-o", "out")
+    assert (code, out) == (2, "") and str(broken) in err
+    names = sorted(f"clip.{kind}.{variant}.srt" for kind in ("wav", "flac") for variant in engine.variants)
+    assert sorted(file.name for file in Path("out").iterdir()) == names
+    text = Path("out/clip.wav.sft.srt").read_bytes().decode()
+    assert text.rstrip() == engine.transcribe(clip, "sft").to_srt().rstrip()
+
+
+@pytest.mark.parametrize(
+    ("options", "mentioned"),
+    [
+        (["clip.wav", "clip.wav", "--format", "srt"], "name a folder with -o"),
+        (["clip.wav", "--variant", "all", "-o", "a.vtt"], "name a folder with -o"),
+        (["clip.wav", "-o", "a.docx"], "a.docx does not say what to write"),
+        (["clip.wav", "other/clip.wav", "-o", "out"], "both named clip.wav"),
+        (["clip.wav", "-o", "clip.wav/a.txt"], "clip.wav/a.txt cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_so_is_one_sentence(run, model, clip, options, mentioned):
+    assert_one_sentence(*run("-q", "transcribe", *options, "--model", model), mentioned)
+
+
+def test_a_pipe_is_read_like_a_file(run, model, clip, engine, monkeypatch):
+    def piped(data: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    said = engine.transcribe(clip, "rl").text + "\n"
+    piped(clip.read_bytes())
+    assert run("transcribe", "-", "--model", model)[:2] == (0, said)
+    read, write = os.pipe()
+    with os.fdopen(read, "rb"), os.fdopen(write, "wb") as pipe:
+        pipe.write(clip.read_bytes())
+        pipe.close()
+        assert run("transcribe", f"/dev/fd/{read}", "--model", model)[:2] == (0, said)
+    piped(b"")
+    assert_one_sentence(*run("-q", "transcribe", "-", "--model", model), "-: ", "empty")
+    monkeypatch.setattr("evoxtral.audio.MAX_MEGABYTES", 1e-5)
+    piped(clip.read_bytes())
+    assert_one_sentence(*run("-q", "transcribe", "-", "--model", model), "More than 1e-05 MB were piped in")
 
 
 def test_an_unknown_model_or_variant_is_one_sentence_before_anything_is_loaded(run, model, clip):

@@ -123,8 +123,9 @@ def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_laye
         (
             lambda t: {**t, "base_model.model.lm_head.weight": torch.ones(2, 2)},
             {},
-            r"1 tensors that are not LoRA.*lm_head",
+            r"beside its LoRA matrices .* not those of this base \(base_model\.model\.lm_head\.weight\)",
         ),
+        (lambda t: {**t, "base_model.model.mine": torch.ones(2)}, {}, r"1 tensors that are not LoRA.*model\.mine"),
         (
             lambda t: {k: v[:2] if "lora_A" in k else v for k, v in t.items()},
             {},
@@ -140,13 +141,18 @@ def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_laye
         (lambda t: t, {"bias": "all"}, r"uses bias"),
         (
             lambda t: t,
-            {"modules_to_save": ["lm_head"], "rank_pattern": {"q_proj": 2}},
-            r"modules_to_save, rank_pattern",
+            {"modules_to_save": ["lm_head"], "layer_replication": [[0, 2]]},
+            r"modules_to_save, layer_replication",
         ),
         (lambda t: t, {"init_lora_weights": "pissa"}, r"uses init_lora_weights"),
         (lambda t: t, {"peft_type": "IA3"}, r"of type IA3"),
         (lambda t: t, {"lora_alpha": None}, r"has no usable lora_alpha in .*adapter_config\.json"),
         (lambda t: t, {"r": "64", "target_modules": 5}, r"has no usable r, target_modules in"),
+        (lambda t: t, {"rank_pattern": {"q_proj": 2}}, r"says rank 2, but its .*q_proj\.lora_A is \(4, "),
+        (lambda t: t, {"rank_pattern": {"q_proj": 0}, "alpha_pattern": [2]}, r"no usable rank_pattern, alpha_pattern"),
+        (lambda t: t, {"alpha_pattern": {"(": 2}}, r"adapter_config\.json cannot be used \(error: "),
+        (lambda t: t, {"exclude_modules": ["k_proj"]}, r"another base .*: 4 of its layers have no place"),
+        (lambda t: t, {"layers_to_transform": [0]}, r"layers have no place in this one"),
         (lambda t: t, {"target_modules": "("}, r"adapter_config\.json cannot be used \(error: .*\): repair it"),
         (lambda t: t, {"target_modules": [5]}, r"adapter_config\.json cannot be used \(TypeError"),
     ],
@@ -215,6 +221,70 @@ def test_a_mixed_batch_gives_each_row_what_peft_gives_its_variant_alone(checkpoi
                 y = mixed(blocks.flatten(0, 1)).unflatten(0, (len(names), 2))
                 expected = [references[n].get_submodule(path)(block) for n, block in zip(names, blocks, strict=True)]
             torch.testing.assert_close(y, torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+SELECTIONS = {
+    "excluded by name": {"exclude_modules": ["down_proj", "model.multi_modal_projector.linear_1"]},
+    "excluded by pattern": {"exclude_modules": r".*audio_tower.*|.*layers\.0\..*"},
+    "a layer": {"layers_to_transform": 1},
+    "layers of a pattern": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "layers and one by its path": {
+        "target_modules": ["q_proj", "model.multi_modal_projector.linear_2"], "layers_to_transform": [0],
+    },
+    "ranks and scales": {
+        "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 9},
+        "alpha_pattern": {"q_proj": 5, r"language_model\.layers\.0\..*": 3},
+    },
+    "rank-stabilised": {"rank_pattern": {"k_proj": 3}, "alpha_pattern": {"o_proj": 7}, "use_rslora": True},
+    "the head": {"target_modules": ["lm_head", "q_proj"]},
+    "scale that 16 bits do not hold": {"r": 12, "lora_alpha": 7},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SELECTIONS.values(), ids=SELECTIONS)
+def test_layers_ranks_and_scales_are_those_of_peft(checkpoint, model, tmp_path, settings):
+    """In bfloat16, as many adapters are saved: the scale is applied after the file's numbers were widened."""
+    save_adapter(checkpoint.base, tmp_path, seed=9, dtype=torch.bfloat16, **settings)
+    adapter = lora.read(tmp_path, model, "mine")
+    fresh = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+    adapted = PeftModel.from_pretrained(fresh, tmp_path).base_model.model
+    of_peft = {path for path, module in adapted.named_modules() if hasattr(module, "lora_A")}
+    assert adapter.weights.keys() == of_peft
+    mix = Mix([adapter])
+    for path in sorted(of_peft):
+        linear = model.get_submodule(path)
+        x = torch.randn(2, 3, linear.in_features)
+        with mix.using(("mine",)), torch.no_grad():
+            y = MixedLinear({path: linear}, [adapter], mix, CPU)(x)
+            torch.testing.assert_close(y, adapted.get_submodule(path)(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_scale_costs_no_more_in_16_bits_than_another(checkpoint, model, tmp_path):
+    """Against PEFT's update in float32, of a bfloat16 adapter that is applied in bfloat16: 7 / 12 like 8 / 4."""
+    off = {}
+    for rank, alpha in ((4, 8), (12, 7)):
+        save_adapter(checkpoint.base, tmp_path / str(rank), 9, dtype=torch.bfloat16, r=rank, lora_alpha=alpha)
+        adapter = lora.read(tmp_path / str(rank), model, "mine", torch.bfloat16)
+        tensors = load_file(tmp_path / str(rank) / lora.WEIGHTS_FILE)
+        errors = []
+        for path, (a, b) in adapter.weights.items():
+            saved_a, saved_b = (tensors[f"base_model.model.{path}.lora_{side}.weight"].float() for side in "AB")
+            update = alpha / rank * saved_b @ saved_a
+            errors.append((b.float() @ a.float() - update).norm() / update.norm())
+        off[rank] = max(errors)
+    assert off[4] == 0 and off[12] < 2**-8
+
+
+def test_weights_of_the_base_that_were_trained_are_refused_in_a_merge_too(checkpoint, tmp_path):
+    save_adapter(checkpoint.base, tmp_path / "head", seed=9, target_modules=["lm_head"])
+    alone = checkpoints.Checkpoint("mine", checkpoint.base, {"head": str(tmp_path / "head")})
+    checkpoints.write_merged(alone, "head", tmp_path / "merged")
+    weights = tmp_path / "head" / lora.WEIGHTS_FILE
+    tensors = load_file(weights)
+    (saved, *_) = [key for key in tensors if "lm_head" in key and "lora" not in key]
+    save_file({**tensors, saved: tensors[saved] + 1}, weights)
+    with pytest.raises(CheckpointError, match=r"not those of this base .*lm_head.* merge it into its own base"):
+        checkpoints.write_merged(alone, "head", tmp_path / "merged again")
 
 
 @pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.float16, 1e-5), (torch.bfloat16, 2e-2)])

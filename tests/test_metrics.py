@@ -88,6 +88,23 @@ def test_wer_counts_case_and_punctuation_but_neither_tags_nor_emphasis():
     assert score([("[sad] i SAID it.", "I said it [pause]")]).scores.wer == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("space", ["\n", "\t", "\r\n", "\u00a0", "\u2028", "\u3000", "  ", " \n "])
+def test_white_space_of_any_kind_divides_words(space):
+    reference = f"[nervous] So... maybe.{space}[laughs] I mean it."
+    scores = score([("[nervous] So... maybe. [laughs] I mean it.", reference)]).scores
+    assert scores.wer == scores.cer == 0
+    missed = count("I mean", f"I{space}mean{space}it")
+    assert (missed.words.errors, missed.words.length) == (1, 3)
+    assert score([("[clears throat] a", f"[clears{space}throat] a")]).scores.tag_f1 == 1
+    (point,) = metrics.pr_curve([([(f"clears{space}throat", 0.5)], f"[clears{space} throat] a")])
+    assert point.f1 == 1
+
+
+def test_a_letter_is_the_same_however_it_is_composed():
+    scores = score([("[cre\u0301dule] caf\u00e9 CAFE\u0301", "[cr\u00e9dule] cafe\u0301 CAF\u00c9")]).scores
+    assert (scores.wer, scores.cer, scores.tag_f1, scores.emphasis_f1) == (0, 0, 1, 1)
+
+
 def test_wer_is_the_mean_of_clips_and_corpus_wer_the_rate_of_all_words():
     report = score([("x", "a"), ("a b c d e f g h i", "a b c d e f g h i")])
     assert report.scores.wer == 0.5

@@ -1,7 +1,7 @@
 """Where in a waveform there is sound, and where to cut it into segments that fit a model's window."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,10 +23,14 @@ LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a waveform, in seconds from its beginning."""
+    """A stretch of a waveform, in seconds from its beginning.
+
+    sounds: the stretches of it that are not silent, on the same clock.
+    """
 
     start: float
     end: float
+    sounds: tuple[tuple[float, float], ...] = field(default=(), compare=False, repr=False)
 
     def of(self, waveform: np.ndarray) -> np.ndarray:
         """The samples of this segment: a view of `waveform` (T,)."""
@@ -59,7 +63,17 @@ def segments(waveform: np.ndarray, window_seconds: float) -> list[Segment]:
     divides = np.flatnonzero(sounds[1:, 0] - sounds[:-1, 1] > MAX_PAUSE) + 1
     spans = [span for stretch in np.split(sounds, divides) for span in _spans(stretch, power, window)]
     seconds = duration(waveform)  # the last frame may be only a part of one
-    return [Segment(start / FRAMES_PER_SECOND, min(end / FRAMES_PER_SECOND, seconds)) for start, end in spans]
+    return [
+        Segment(start / FRAMES_PER_SECOND, min(end / FRAMES_PER_SECOND, seconds), _within(sounds, start, end))
+        for start, end in spans
+    ]
+
+
+def _within(sounds: np.ndarray, start: int, end: int) -> tuple[tuple[float, float], ...]:
+    """Of sounds (N, 2) in frames, what lies in [start, end): in seconds."""
+    first = np.searchsorted(sounds[:, 1], start, side="right")
+    inside = sounds[first : np.searchsorted(sounds[:, 0], end)]
+    return tuple(map(tuple, (inside.clip(start, end) / FRAMES_PER_SECOND).tolist()))
 
 
 def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple[int, int]]:

@@ -6,6 +6,7 @@ file that was transcribed: whoever runs the same again goes on after the last.
 
 import json
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numpy as np
 
 from evoxtral import audio
 from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.exports import STDIN
 from evoxtral.inference.engine import Engine
 from evoxtral.results import FileResult
 from evoxtral.transcript import Transcript
@@ -37,16 +39,46 @@ def find(paths: Iterable[str | Path]) -> list[str]:
 
     Raises BulkError for a folder without recordings.
     """
-    found: list[str] = []
+    return list(places(paths))
+
+
+def places(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """The same, each with its place below what names it: its path inside that folder, or its own name."""
+    found: dict[str, Path] = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            found.append(str(path))
+            found.setdefault(str(path), Path("stdin.wav" if str(path) == STDIN else path.name))
             continue
-        inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if not inside:
             raise BulkError(f"There are no recordings in the folder {path}: no file ends in .wav, .mp3 or the like.")
-        found += inside
-    return list(dict.fromkeys(found))
+        for file in inside:
+            found.setdefault(str(file), file.relative_to(path))
+    return found
+
+
+def source(file: str) -> audio.Source:
+    """What to read of a name on the command line: a path, or the bytes of a pipe, `-` for standard input.
+
+    Raises AudioError for more than MAX_MEGABYTES, and for a terminal.
+    """
+    path = Path(file)
+    if file != STDIN and not path.is_fifo():
+        return path
+    if file == STDIN and sys.stdin.isatty():
+        raise AudioError("Nothing is piped in: give a file, or pipe a recording to standard input.")
+    limit = int(audio.MAX_MEGABYTES * 1e6)
+    try:
+        if file == STDIN:
+            data = sys.stdin.buffer.read(limit + 1)
+        else:
+            with path.open("rb") as pipe:
+                data = pipe.read(limit + 1)
+    except OSError as error:
+        raise AudioError(f"{file} cannot be read: {error.strerror}.") from error
+    if len(data) > limit:
+        raise AudioError(f"More than {audio.MAX_MEGABYTES:g} MB were piped in: give a longer recording as a file.")
+    return data
 
 
 # ------------------------------------------------------------------------------------------------- transcribing
@@ -58,8 +90,9 @@ def transcribe(
     variants: Sequence[str] | None = None,
     language: str | None = "en",
     max_seconds: float = audio.MAX_SECONDS,
-) -> Iterator[tuple[str, FileResult | AudioError]]:
-    """Each file with its result, or with the reason why it cannot be read, as soon as it is there, in any order.
+) -> Iterator[tuple[str, dict[str, Transcript] | AudioError]]:
+    """Each file with its transcripts by variant, or the reason why it cannot be read, as soon as it is there, in any
+    order.
 
     variants: None for all.  language: ISO 639-1 code, None to detect.  max_seconds: longest recording accepted.
     Raises EvoxtralError for an unknown variant or language.
@@ -115,7 +148,7 @@ def _read_ahead(files: Iterable[str], window: float, max_seconds: float) -> Iter
 
 def _read(file: str, window: float, max_seconds: float) -> _Recording:
     try:
-        waveform = audio.load(Path(file), max_seconds)
+        waveform = audio.load(source(file), max_seconds)
     except AudioError as error:
         return _Recording(file, error=error)
     segments = audio.segments(waveform, window)
@@ -125,7 +158,7 @@ def _read(file: str, window: float, max_seconds: float) -> _Recording:
 
 def _decoded(
     engine: Engine, pool: Sequence[_Recording], variants: Sequence[str], language: str | None
-) -> Iterator[tuple[str, FileResult | AudioError]]:
+) -> Iterator[tuple[str, dict[str, Transcript] | AudioError]]:
     """Each file of a pool when the last of its segments is decoded."""
     for recording in pool:
         if recording.error:
@@ -141,19 +174,21 @@ def _decoded(
             yield pool[recording].file, _result(engine, pool[recording], variants, parts[recording])
 
 
-def _result(engine: Engine, recording: _Recording, variants: Sequence[str], parts: Mapping[int, Mapping]) -> FileResult:
+def _result(
+    engine: Engine, recording: _Recording, variants: Sequence[str], parts: Mapping[int, Mapping]
+) -> dict[str, Transcript]:
     """The transcripts of the segments as those of the file."""
     whole = {}
     for name in variants:
         own = [parts[i][name][0] for i in range(len(recording.segments))]
         cues = [
-            replace(cue, start=segment.start, end=segment.end)
+            replace(cue, start=segment.start, end=segment.end, sounds=segment.sounds)
             for segment, part in zip(recording.segments, own, strict=True)
             for cue in part.cues
         ]
         transcript = Transcript(tuple(cues), recording.duration, sum(part.elapsed for part in own))
         whole[name] = engine.calibration.judged(transcript)
-    return FileResult.of(recording.file, engine.checkpoint.name, whole)
+    return whole
 
 
 # ------------------------------------------------------------------------------------------------- results files
@@ -193,7 +228,8 @@ class Results:
             )
         return result
 
-    def add(self, result: FileResult) -> None:
+    def add(self, file: str, model: str, transcripts: Mapping[str, Transcript]) -> None:
+        result = FileResult.of(file, model, transcripts)
         try:
             self._file.write(json.dumps(asdict(result), allow_nan=False).encode() + b"\n")
             self._file.flush()

@@ -410,10 +410,11 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
         with _writing(folder):
             out = stack.enter_context(whole(folder))
         # The adapter before the base: what is wrong with it is known before gigabytes are downloaded.
-        adapter = lora.read(fetch(checkpoint.adapters[variant]), _skeleton(checkpoint.base), variant)
+        adapter = fetch(checkpoint.adapters[variant])
+        lora.read(adapter, _skeleton(checkpoint.base), variant)
         source = fetch(checkpoint.base)
         model = load_base(source, load_config(source).dtype or torch.bfloat16)
-        lora.merge(model, adapter)
+        lora.merge(model, lora.read(adapter, model, variant))
         with _writing(folder):
             model.save_pretrained(out)
             for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):

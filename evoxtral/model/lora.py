@@ -32,10 +32,10 @@ _KEY = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])
 # Settings that change what an adapter computes, which nothing here implements: refused, never ignored.
 _MUST_BE_UNSET = (
     "use_dora", "use_qalora", "lora_bias", "modules_to_save", "trainable_token_indices",
-    "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters", "rank_pattern",
-    "alpha_pattern", "layer_replication", "megatron_config", "fan_in_fan_out", "alora_invocation_tokens",
+    "target_parameters", "layer_replication", "megatron_config", "fan_in_fan_out", "alora_invocation_tokens",
 )  # fmt: skip
 _NEEDED = {"r": int, "lora_alpha": (int, float), "target_modules": (str, list)}
+_PATTERNS = {"rank_pattern": int, "alpha_pattern": (int, float)}  # name or pattern of layers -> their own value
 # Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) rewrite W itself, and the adapter fits that W alone.
 _INITS_THAT_KEEP_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 _NAMED = 3  # how many keys an error names
@@ -62,7 +62,7 @@ class LoraRecipe:
 class Adapter:
     """One adapter whose every tensor fits a slot of its base.
 
-    weights: module path -> (A (r, in), B (out, r)), the scale alpha / r already in B.
+    weights: module path -> (A (r, in), B (out, r)), the scale alpha / r already in B; r may differ between them.
     """
 
     name: str
@@ -75,17 +75,48 @@ class Adapter:
 
 def targeted(model: nn.Module, targets: str | Iterable[str]) -> Iterator[tuple[str, nn.Linear]]:
     """Linear layers that `target_modules` selects, as PEFT does: by suffixes, or one regular expression."""
+    return _selected(model, {"target_modules": targets})
+
+
+def _selected(model: nn.Module, config: Mapping) -> Iterator[tuple[str, nn.Linear]]:
+    """Linear layers that a PEFT configuration selects by target_modules, less exclude_modules, and of layers_pattern
+    those of layers_to_transform alone."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear) and _selects(targets, path):
+        if not isinstance(module, nn.Linear) or not _names(config["target_modules"], path):
+            continue
+        excluded = config.get("exclude_modules")
+        if not (excluded and _names(excluded, path)) and _is_of_its_layers(config, path):
             yield path, module
 
 
-def _selects(targets: str | Iterable[str], path: str) -> bool:
+def _names(targets: str | Iterable[str], path: str) -> bool:
+    """Whether a regular expression, or one of several suffixes, names a module in either transformers' names."""
     if targets == "all-linear":
         return path != "lm_head"
+    both = path, _transformers_4_path(path)
     if isinstance(targets, str):
-        return any(re.fullmatch(targets, name) for name in (path, _transformers_4_path(path)))
-    return any(path == target or path.endswith("." + target) for target in targets)
+        return any(re.fullmatch(targets, name) for name in both)
+    return any(name == target or name.endswith("." + target) for target in targets for name in both)
+
+
+def _is_of_its_layers(config: Mapping, path: str) -> bool:
+    """As PEFT reads layers_to_transform: the first number in a path says which layer it is of."""
+    targets, layers = config["target_modules"], config.get("layers_to_transform")
+    if layers is None or layers == [] or isinstance(targets, str) or path in targets:
+        return True
+    patterns = config.get("layers_pattern") or r"[^.]*"
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        if found := re.match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\.", path):
+            return int(found["layer"]) in ([layers] if isinstance(layers, int) else layers)
+    return False
+
+
+def _own(config: Mapping, pattern: str, default: str, path: str) -> float:
+    """A layer's own rank or alpha, of the first entry of a pattern that names it; else the adapter's."""
+    for key, value in (config.get(pattern) or {}).items():
+        if any(re.match(rf"(.*\.)?({key})$", name) for name in (path, _transformers_4_path(path))):
+            return value
+    return config[default]
 
 
 def _transformers_4_path(path: str) -> str:
@@ -99,18 +130,22 @@ def _transformers_5_path(path: str) -> str:
     return path
 
 
-def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype | None = None) -> Adapter:
+def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> Adapter:
     """Read an adapter that PEFT saved, and check that all of it fits `model`.
 
     folder: holds adapter_config.json and adapter_model.safetensors. Names of transformers 4 and 5 are both
-    understood.  dtype: None for that of the file. Raises CheckpointError, and the first names, when a file is
-    missing or damaged, a setting is not supported, a tensor has no place, a slot stays empty, a rank or a shape is
-    wrong, or a number is not finite.
+    understood.  dtype: of the matrices; the scale is applied in float32 before.  Weights of the base beside them,
+    which PEFT saves where lm_head is adapted, must be those of `model`; on the meta device only their shapes are
+    compared.  Raises CheckpointError, and the first names, when a file is missing or damaged, a setting is not
+    supported, a tensor has no place, a slot stays empty, a rank or a shape is wrong, or a number is not finite.
     """
     config = _read_config(Path(folder), name)
-    sides = _sides(_read_tensors(Path(folder), name), name)
+    sides, others = _sides(_read_tensors(Path(folder), name), name)
+    _check_untouched(name, others, model)
     with reading(Path(folder) / CONFIG_FILE, re.error):
-        slots = dict(targeted(model, config["target_modules"]))
+        slots = dict(_selected(model, config))
+        ranks = {path: _own(config, "rank_pattern", "r", path) for path in slots}
+        alphas = {path: _own(config, "alpha_pattern", "lora_alpha", path) for path in slots}
     strangers = sorted(path for path in sides if path not in slots)
     if strangers:
         raise CheckpointError(
@@ -118,7 +153,7 @@ def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype | N
             f"{len(strangers)} of its layers have no place in this one ({first_of(strangers)})."
         )
     for path, pair in sides.items():
-        _check_shapes(name, path, pair, slots[path], config)
+        _check_shapes(name, path, pair, slots[path], ranks[path], _base_of(config))
     empty = sorted(f"{path}.lora_{s}" for path in slots for s in "AB" if s not in sides.get(path, {}))
     if empty:
         raise CheckpointError(
@@ -126,12 +161,11 @@ def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype | N
             f"{len(empty)} of its {2 * len(slots)} tensors are missing here ({first_of(empty)}); "
             "download or save it again, or use it with its own base."
         )
-    rank = config["r"]
-    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     weights = {}
-    for path in slots:
+    for path, rank in ranks.items():
+        scale = alphas[path] / (math.sqrt(rank) if config.get("use_rslora") else rank)
         pair = sides.pop(path)  # copied: as long as one view of a file's memory is held, all of it is
-        weights[path] = pair["A"].to(dtype, copy=True), (pair["B"] * scale).to(dtype)
+        weights[path] = pair["A"].to(dtype, copy=True), (pair["B"].float() * scale).to(dtype)
         for side, matrix in zip("AB", weights[path], strict=True):
             if not matrix.isfinite().all():
                 raise CheckpointError(
@@ -168,6 +202,10 @@ def _read_config(folder: Path, name: str) -> dict:
             "train it as plain LoRA, or merge it into its base."
         )
     unusable = [key for key, kind in _NEEDED.items() if not config.get(key) or not isinstance(config[key], kind)]
+    for key, kind in _PATTERNS.items():
+        own = config.get(key) or {}
+        if not isinstance(own, dict) or not all(isinstance(value, kind) and value > 0 for value in own.values()):
+            unusable.append(key)
     if unusable:
         raise CheckpointError(f"Adapter {name!r} has no usable {', '.join(unusable)} in {file}; save it again.")
     return config
@@ -181,27 +219,60 @@ def _read_tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
         return load_file(file)
 
 
-def _sides(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Module path, in the names of transformers 5 -> {"A": …, "B": …}."""
+def _sides(
+    tensors: Mapping[str, torch.Tensor], name: str
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """Module path, in the names of transformers 5 -> {"A": …, "B": …}; and what is no LoRA matrix, by its key."""
     sides: dict[str, dict[str, torch.Tensor]] = {}
-    unknown = []
+    twice, others = [], {}
     for key, tensor in tensors.items():
         match = _KEY.match(key)
-        slot = sides.setdefault(_transformers_5_path(match["module"]), {}) if match else {}
-        if match and match["side"] not in slot:
-            slot[match["side"]] = tensor
-        else:
-            unknown.append(key)  # or the second for its place: the same layer under both of its names
+        if not match:
+            others[key] = tensor
+            continue
+        slot = sides.setdefault(_transformers_5_path(match["module"]), {})
+        if match["side"] in slot:
+            twice.append(key)  # the same layer under both of its names
+        slot[match["side"]] = tensor
+    if twice:
+        raise CheckpointError(
+            f"Adapter {name!r} holds {len(twice)} tensors that are there twice ({first_of(sorted(twice))})."
+        )
+    return sides, others
+
+
+def _check_untouched(name: str, others: Mapping[str, torch.Tensor], model: nn.Module) -> None:
+    """Whether what an adapter holds beside its matrices are weights of this base, none of them trained."""
+    weights = dict(model.named_parameters())
+    unknown, trained = [], []
+    for key, tensor in others.items():
+        path = _transformers_5_path(key.removeprefix("base_model.model.").replace(".base_layer.", "."))
+        if path not in weights:
+            unknown.append(key)
+        elif not _same(tensor, weights[path]):
+            trained.append(key)
     if unknown:
         raise CheckpointError(
-            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices, or there twice "
-            f"({first_of(sorted(unknown))})."
+            f"Adapter {name!r} holds {len(unknown)} tensors that are not LoRA matrices ({first_of(sorted(unknown))})."
         )
-    return sides
+    if trained:
+        raise CheckpointError(
+            f"Adapter {name!r} holds weights beside its LoRA matrices that are not those of this base "
+            f"({first_of(sorted(trained))}), which cannot be applied to mixed batches; merge it into its own base."
+        )
 
 
-def _check_shapes(name: str, path: str, pair: Mapping[str, torch.Tensor], module: nn.Linear, config: Mapping) -> None:
-    rank = config["r"]
+def _same(saved: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Equal, as far as the coarser of two dtypes tells; on the meta device the shapes."""
+    if saved.shape != weight.shape or weight.is_meta:
+        return saved.shape == weight.shape
+    weight = weight.detach().to(saved.device)
+    return torch.equal(saved, weight.to(saved.dtype)) or torch.equal(saved.to(weight.dtype), weight)
+
+
+def _check_shapes(
+    name: str, path: str, pair: Mapping[str, torch.Tensor], module: nn.Linear, rank: int, base: str
+) -> None:
     for side, fits in {"A": (rank, module.in_features), "B": (module.out_features, rank)}.items():
         shape = tuple(pair[side].shape) if side in pair else fits
         if (shape[:1] if side == "A" else shape[-1:]) != (rank,):
@@ -211,7 +282,7 @@ def _check_shapes(name: str, path: str, pair: Mapping[str, torch.Tensor], module
             )
         if shape != fits:
             raise CheckpointError(
-                f"Adapter {name!r} was made for another base ({_base_of(config)}): "
+                f"Adapter {name!r} was made for another base ({base}): "
                 f"its {path}.lora_{side} is {shape} there and {fits} here."
             )
 

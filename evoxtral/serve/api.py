@@ -6,60 +6,27 @@ Every answer is JSON; every mistake of the caller is a 4xx with one sentence in 
 """
 
 import socket
-import threading
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 import uvicorn
 from fastapi import FastAPI, File, Form, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evoxtral import __version__, audio
+from evoxtral import __version__
 from evoxtral.errors import AudioError, DeviceFullError, EvoxtralError
+from evoxtral.exports import content
 from evoxtral.inference.engine import Engine
 from evoxtral.results import FileResult
+from evoxtral.serve.limits import RETRY_AFTER, BodyLimit, CrowdLimit, Limits, Turns
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may ask for, and how many may be under way; more are answered 503."""
-
-    megabytes: float = audio.MAX_MEGABYTES  # of a request, file and form together; 10^6 bytes
-    seconds: float = audio.MAX_SECONDS  # of audio
-    requests: int = 32
-    at_once: int = 2  # of these, decoded at a time: each has a cache of its own, see engine.ROOM; the others wait
-
-
-class BodyLimit:
-    """ASGI middleware: no body of more than `megabytes` is read, whether its length is stated or not."""
-
-    def __init__(self, app: ASGIApp, megabytes: float):
-        self.app = app
-        self.limit = int(megabytes * 1e6)  # bytes
-        self.sentence = f"The request is larger than the {megabytes:g} MB taken here."
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if int(Headers(scope=scope).get("content-length", 0)) > self.limit:
-            return await JSONResponse({"detail": self.sentence}, 413)(scope, receive, send)
-        taken = 0
-
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.limit:
-                raise HTTPException(413, self.sentence)
-            return message
-
-        await self.app(scope, counted, send)
+MEDIA_TYPES = {
+    "txt": "text/plain", "prompt": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt",
+}  # fmt: skip
+Format = StrEnum("Format", {form: form for form in ("json", *MEDIA_TYPES)})
 
 
 def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
@@ -69,7 +36,10 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
         title="Evoxtral",
         summary="Speech to tagged text.",
         version=__version__,
-        middleware=[Middleware(BodyLimit, megabytes=limits.megabytes)],
+        middleware=[
+            Middleware(CrowdLimit, requests=limits.requests, megabytes=limits.megabytes),
+            Middleware(BodyLimit, megabytes=limits.megabytes),
+        ],
         exception_handlers={
             EvoxtralError: _mistake,
             HTTPException: _refused,
@@ -79,7 +49,7 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
     variant_names = (*engine.variants, "all")
     Variant = StrEnum("Variant", {name: name for name in variant_names})
     default = Variant(engine.variants[-1])
-    turns = threading.BoundedSemaphore(limits.at_once)
+    turns = Turns(limits.at_once)
 
     @app.get("/health")
     def health() -> dict:
@@ -94,17 +64,34 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
         }
 
     @app.post("/transcribe", responses={400: {"description": "One sentence in `detail`, as for every 4xx."}})
-    def transcribe(
-        file: Annotated[UploadFile, File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.")],
+    async def transcribe(
+        request: Request,
+        file: Annotated[list[UploadFile], File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM; one or more.")],
         variant: Annotated[Variant, Form(description="One variant, or all of them.")] = default,
         language: Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")] = "en",
-    ) -> FileResult:
-        """Transcribe one recording."""
+        format: Annotated[Format, Form(description="Anything but `json` is the text of one variant.")] = Format.json,
+    ) -> FileResult | list[FileResult]:
+        """Transcribe one recording, or several, whose results are a list."""
         names = engine.variants if variant == "all" else (variant.value,)
         asked = None if language == "auto" else language
-        with turns:
-            transcripts = engine.compare(file.file.read(), names, language=asked, max_seconds=limits.seconds)
-        return FileResult.of(file.filename or "", engine.checkpoint.name, transcripts)
+        if format != "json" and (len(file) > 1 or len(names) > 1):
+            raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
+        results = []
+        for upload in file:
+            data = await upload.read()
+            try:
+                transcripts = await turns.last(
+                    request, lambda data=data: engine.stream(data, names, language=asked, max_seconds=limits.seconds)
+                )
+            except AudioError as error:
+                raise error if len(file) == 1 else AudioError(f"{upload.filename}: {error}") from error
+            if transcripts is None:  # nobody is there to read it
+                return Response(status_code=499)
+            if format != "json":
+                text = content(transcripts[names[0]], format.value)
+                return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8")
+            results.append(FileResult.of(upload.filename or "", engine.checkpoint.name, transcripts))
+        return results if len(file) > 1 else results[0]
 
     return app
 
@@ -126,12 +113,12 @@ def address(host: str, port: int) -> socket.socket:
 
 def run(engine: Engine, at: socket.socket, limits: Limits) -> None:
     """Serve at an address until interrupted."""
-    uvicorn.Server(uvicorn.Config(create_app(engine, limits), limit_concurrency=limits.requests)).run([at])
+    uvicorn.Server(uvicorn.Config(create_app(engine, limits))).run([at])
 
 
 def _mistake(request: Request, error: EvoxtralError) -> JSONResponse:
     status = 422 if isinstance(error, AudioError) else 503 if isinstance(error, DeviceFullError) else 400
-    return JSONResponse({"detail": str(error)}, status)
+    return JSONResponse({"detail": str(error)}, status, RETRY_AFTER if status == 503 else None)
 
 
 def _refused(request: Request, error: HTTPException) -> JSONResponse:

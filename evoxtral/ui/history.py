@@ -148,7 +148,7 @@ def _is_sound(result: Result | None) -> bool:
 
 def _is_possible(transcript: Transcript) -> bool:
     times = [transcript.duration, transcript.elapsed]
-    times += [time for cue in transcript.cues for time in (cue.start, cue.end)]
+    times += [time for cue in transcript.cues for stretch in ((cue.start, cue.end), *cue.sounds) for time in stretch]
     chances = [token.probability or 0.0 for cue in transcript.cues for token in cue.tokens]
     return transcript.done and all(0 <= time <= LONGEST for time in times) and all(0 <= p <= 1 for p in chances)
 

@@ -1,0 +1,151 @@
+"""Transcripts of one file or many as text, JSON, subtitles or a prompt: on the terminal, in a file, or in a folder."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from evoxtral.errors import EvoxtralError
+from evoxtral.results import FileResult
+from evoxtral.transcript import FORMATS, SUFFIXES, Transcript
+
+STDIN = "-"
+
+
+class ExportError(EvoxtralError):
+    """A place or a format that transcripts cannot be written to or as."""
+
+
+def content(transcript: Transcript, form: str) -> str:
+    """A transcript as one of FORMATS; without the tags that are too doubtful to be shown, but in JSON."""
+    return (transcript if form == "json" else transcript.without(transcript.hide_below)).export(form)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a name given for the output is that of a folder: it is one, ends in a slash, or has no ending."""
+    return Path(path).is_dir() or path.endswith(os.sep) or not Path(path).suffix
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all. Raises ExportError."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(path)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+class Folder:
+    """A folder with a file for each recording and variant. done: the recordings whose files are all there."""
+
+    def __init__(self, path: str | Path, form: str, files: Mapping[str, Path], variants: Sequence[str]):
+        """files: recording -> where it lies below what was asked for, which is where its own files lie here.
+
+        Raises ExportError where two recordings would be written to one file.
+        """
+        self.form, self.variants = form, variants
+        stems = Counter(place.with_suffix("") for place in files.values())
+        # a.wav and a.mp3 beside each other keep their whole names.
+        own = {
+            file: place if stems[place.with_suffix("")] > 1 else place.with_suffix("") for file, place in files.items()
+        }
+        twice = [place for place, count in Counter(own.values()).items() if count > 1]
+        if twice:
+            raise ExportError(f"Two recordings are both named {twice[0]}: write them to folders of their own.")
+        self._names = {file: Path(path) / place for file, place in own.items()}
+        self.done = frozenset(file for file in files if all(self.path(file, name).exists() for name in variants))
+
+    def path(self, file: str, variant: str) -> Path:
+        name = self._names[file]
+        kind = SUFFIXES.get(self.form, self.form)
+        return name.with_name(f"{name.name}.{kind}" if len(self.variants) == 1 else f"{name.name}.{variant}.{kind}")
+
+    def add(self, file: str, model: str, transcripts: Mapping[str, Transcript]) -> None:
+        """JSON is that of the command line, of one variant each."""
+        for variant, transcript in transcripts.items():
+            if self.form == "json":
+                result = asdict(FileResult.of(file, model, {variant: transcript}))
+                text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            else:
+                text = content(transcript, self.form).rstrip("\n") + "\n"
+            write(self.path(file, variant), text)
+
+
+class Output:
+    """What `transcribe` gives: to `say`, a piece at a time, into a file, or into a folder.
+
+    As a context it writes what there is however it ends. Raises ExportError for what cannot be joined or written.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        form: str | None,
+        files: Sequence[str],
+        variants: Sequence[str],
+        say: Callable[[str], object],
+    ):
+        self.form = form or _form_of(path)
+        self._alone = len(files) == len(variants) == 1
+        self._say, self._file, self._folder = say, None, None
+        self._texts: list[str] = []
+        self._results: list[dict] = []
+        if path is not None and is_folder(path):
+            places = {file: Path("stdin.wav" if file == STDIN else Path(file).name) for file in files}
+            self._folder = Folder(path, self.form, places, variants)
+        elif self.form in ("srt", "vtt") and not self._alone:
+            raise ExportError(
+                f"{self.form.upper()} holds one text: name a folder with -o for those of several files or variants."
+            )
+        elif path is not None:
+            self._file = Path(path)
+            try:  # what is wrong with it is known before anything is transcribed
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ExportError(f"{path} cannot be written: {error.strerror}.") from error
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._folder is None and self.form == "json":
+            self._put(json.dumps(self._results, indent=2, allow_nan=False))
+        if self._file is not None:
+            write(self._file, "".join(f"{text}\n" for text in self._texts))
+
+    def add(self, file: str, model: str, transcripts: Mapping[str, Transcript]) -> None:
+        if self._folder is not None:
+            self._folder.add(file, model, transcripts)
+        elif self.form == "json":
+            self._results.append(asdict(FileResult.of(file, model, transcripts)))
+        else:
+            self._put("\n".join(self._headed(file, transcripts)))
+
+    def failed(self, file: str, error: EvoxtralError) -> None:
+        self._results.append({"file": file, "error": str(error)})
+
+    def _put(self, text: str) -> None:
+        if self._file is None:
+            self._say(text)
+        else:
+            self._texts.append(text)
+
+    def _headed(self, file: str, transcripts: Mapping[str, Transcript]) -> Iterator[str]:
+        """Bare text for the only variant of the only file; otherwise a heading above each text."""
+        for variant, transcript in transcripts.items():
+            text = content(transcript, self.form).rstrip("\n")
+            yield from (text,) if self._alone else (f"== {file} · {variant} ==", text, "")
+
+
+def _form_of(path: str | None) -> str:
+    """The format that the ending of an output's name asks for."""
+    ending = Path(path).suffix.lower().lstrip(".") if path and not is_folder(path) else ""
+    if path and path.lower().endswith(".prompt.txt"):
+        return "prompt"
+    if ending and ending not in FORMATS:
+        raise ExportError(f"{path} does not say what to write: use --format, or one of .txt, .json, .srt, .vtt.")
+    return ending or "txt"

@@ -1,0 +1,132 @@
+"""What a service takes: sizes, how many requests at a time, and for how long anybody waits for them."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from evoxtral import audio
+
+RETRY_AFTER = {"Retry-After": "5"}  # s; a short clip's time
+CROWDED = "More is asked than can be answered at a time: ask again in a few seconds."
+LOOK_EVERY = 0.1  # s between two looks whether a client is still there
+DRAIN_SECONDS = 60.0  # for which a client that is sent away may go on sending
+
+Last = TypeVar("Last")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for, and how many may be under way; more are answered 503."""
+
+    megabytes: float = audio.MAX_MEGABYTES  # of a request, file and form together; 10^6 bytes
+    seconds: float = audio.MAX_SECONDS  # of audio
+    requests: int = 32
+    at_once: int = 2  # of these, decoded at a time: each has a cache of its own, see engine.ROOM; the others wait
+
+
+class BodyLimit:
+    """ASGI middleware: no body of more than `megabytes` is read, whether its length is stated or not."""
+
+    def __init__(self, app: ASGIApp, megabytes: float):
+        self.app = app
+        self.limit = int(megabytes * 1e6)  # bytes
+        self.sentence = f"The request is larger than the {megabytes:g} MB taken here."
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if int(Headers(scope=scope).get("content-length", 0)) > self.limit:
+            return await JSONResponse({"detail": self.sentence}, 413)(scope, receive, send)
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.limit:
+                raise HTTPException(413, self.sentence)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+class CrowdLimit:
+    """ASGI middleware: at most so many requests are under way, /health aside; others get 503 and when to ask again.
+
+    What they send is read and dropped first: a connection that is closed over unread bytes is reset, and its client
+    never sees the answer.
+    """
+
+    def __init__(self, app: ASGIApp, requests: int, megabytes: float):
+        self.app, self.requests, self.limit = app, requests, int(megabytes * 1e6)
+        self.under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] == "/health":
+            return await self.app(scope, receive, send)
+        if self.under_way >= self.requests:
+            await self._drain(receive)
+            return await JSONResponse({"detail": CROWDED}, 503, RETRY_AFTER)(scope, receive, send)
+        self.under_way += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.under_way -= 1
+
+    async def _drain(self, receive: Receive) -> None:
+        taken = 0
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while taken <= self.limit:
+                    message = await receive()
+                    taken += len(message.get("body", b""))
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            pass  # it is answered all the same
+
+
+class Turns:
+    """Who decodes: so many at a time, the others wait, and whoever has hung up leaves at the next look."""
+
+    def __init__(self, at_once: int):
+        self._free = threading.BoundedSemaphore(at_once)
+
+    async def last(self, request: Request, growing: Callable[[], Iterator[Last]]) -> Last | None:
+        """The last of what an iterator gives, run in a thread; None if the client left before it came."""
+        gone = threading.Event()
+
+        async def watch() -> None:
+            while not await request.is_disconnected():
+                await asyncio.sleep(LOOK_EVERY)
+            gone.set()
+
+        watching = asyncio.create_task(watch())
+        try:
+            return await run_in_threadpool(self._run, growing, gone)
+        finally:
+            gone.set()  # also when the server itself ends
+            watching.cancel()
+
+    def _run(self, growing: Callable[[], Iterator[Last]], gone: threading.Event) -> Last | None:
+        while not self._free.acquire(timeout=LOOK_EVERY):
+            if gone.is_set():
+                return None
+        try:
+            last = None
+            for step in growing():
+                if gone.is_set():
+                    return None
+                last = step
+            return last
+        finally:
+            self._free.release()

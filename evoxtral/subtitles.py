@@ -1,0 +1,343 @@
+"""Subtitles that can be read: segments of tagged text divided into cues, and the SRT and WebVTT files of them.
+
+A cue is at most two lines of 42 characters and, where the speech allows, shown for 1 to 7 s at 20 characters a second
+or fewer, the limits of common subtitling guidelines (https://bbc.github.io/subtitle-guidelines/). Cues end where
+sentences do, else at a clause or a breath. A tag is never torn, and stays with what it tells of.
+
+Words have no times of their own yet: those inside a segment come from its stretches of sound. Characters are spread
+evenly over what sounds, and ends of sentences and clauses are placed in pauses near where they are expected.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate, pairwise, zip_longest
+from typing import NamedTuple, Protocol
+
+from evoxtral.tags import Tag, category, parse
+
+MAX_LINE = 42  # characters; a longer tag has a line of its own
+MAX_LINES = 2
+MIN_SECONDS, MAX_SECONDS = 1.0, 7.0
+MAX_RATE = 20.0  # characters a second
+
+Sounds = tuple[tuple[float, float], ...]
+
+SOUND_WEIGHT = 8.0  # characters: a laugh or a sigh lasts about as long as a word or two
+_ABBREVIATIONS = frozenset("mr mrs ms dr st prof vs etc no e.g i.e".split())
+_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’»)]*$")
+_CLAUSE_END = re.compile(r"[,;:–—.!?…，；：、。！？-][\"'”’»)]*$")
+
+# How well an atom ends a cue, by what ends there: the worth of a pause found there, and what ending there costs.
+_WORTH = {"pause": 1.2, "sentence": 1.0, "clause": 0.6, "sound": 0.6}
+_COST = {"pause": 0.0, "sentence": 0.0, "clause": 2.0, "after": 1.0, "sound": 2.0, "word": 6.0, "lead": 20.0}
+_PER_SECOND_OFF = 0.35  # what a pause loses in worth for each second that it lies from where it is expected
+_WORDLESS = 2.0  # what a cue of tags alone costs
+_BREATH = 0.8  # s of silence that should not lie inside a cue
+
+
+class Spoken(Protocol):
+    """What is divided: `text` with tags from `start` to `end`, in seconds; sounds: stretches of it that are not silent,
+    () if unknown."""
+
+    start: float
+    end: float
+    text: str
+    sounds: Sounds
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One cue of a file, `start` to `end` in seconds."""
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+
+
+class _Atom(NamedTuple):
+    """What is never divided: a word, a tag, or both where no white space is between them.
+
+    spaced: whether white space comes before it.  weight: how long it lasts, in characters.  ends: what ends with it, a
+    key of _COST: "lead" is a tag that tells how what follows is said, "after" a sound behind a sentence.
+    """
+
+    text: str
+    spaced: bool
+    weight: float
+    ends: str
+
+
+def captions(segments: Iterable[Spoken]) -> list[Caption]:
+    """The cues of segments in order of their time; none lasts into the next where the segments do not."""
+    found = [
+        (caption, segment.end)
+        for segment in segments
+        for caption in _divided(segment.start, segment.end, segment.text, segment.sounds)
+    ]
+    found.sort(key=lambda item: item[0].start)
+    shown: list[Caption] = []
+    before = 0.0
+    for index, (caption, end) in enumerate(found):
+        following = found[index + 1][0].start if index + 1 < len(found) else end
+        room = max(following, caption.end)
+        wanted = max(MIN_SECONDS, _length(caption) / MAX_RATE)
+        end = min(max(caption.end, caption.start + wanted), room, caption.start + MAX_SECONDS)
+        start = max(min(caption.start, end - MIN_SECONDS), min(before, caption.start))
+        shown.append(replace(caption, start=start, end=end))
+        before = max(before, end)
+    return shown
+
+
+def to_srt(segments: Iterable[Spoken]) -> str:
+    """SubRip subtitles, tags in. (The format knows no escapes.)"""
+    return "".join(
+        f"{number}\n{_clock(caption.start, ',')} --> {_clock(caption.end, ',')}\n{chr(10).join(caption.lines)}\n\n"
+        for number, caption in enumerate(captions(segments), start=1)
+    )
+
+
+def to_vtt(segments: Iterable[Spoken]) -> str:
+    """WebVTT captions, tags in (https://www.w3.org/TR/webvtt1/)."""
+    # Escaping `<`, `&` and `>` also takes care of `-->`, which may not occur in a caption.
+    return "WEBVTT\n\n" + "".join(
+        f"{_clock(caption.start, '.')} --> {_clock(caption.end, '.')}\n"
+        f"{html.escape(chr(10).join(caption.lines), quote=False)}\n\n"
+        for caption in captions(segments)
+    )
+
+
+def paragraphs(text: str, most: int) -> list[str]:
+    """Tagged text in paragraphs of at most `most` characters, with one space between words; each but the last ends with
+    a sentence, if one ends in its second half."""
+    found: list[str] = []
+    held: list[_Atom] = []
+    for atom in _atoms(text):
+        if held and len(_joined([*held, atom])) > most:
+            cut = len(held)
+            for index in range(len(held), 0, -1):
+                if held[index - 1].ends == "sentence" and 2 * len(_joined(held[:index])) >= most:
+                    cut = index
+                    break
+            found.append(_joined(held[:cut]))
+            held = held[cut:]
+        held.append(atom)
+    return [*found, _joined(held)] if held else found
+
+
+# ------------------------------------------------------------------------------------------------- dividing
+
+
+@lru_cache(1024)  # a page draws the same text again and again
+def _divided(start: float, end: float, text: str, sounds: Sounds) -> tuple[Caption, ...]:
+    """The cues of one segment, each from the first sound of its text to the last: the cheapest way to divide it."""
+    atoms = _atoms(text)
+    if not atoms:
+        return ()
+    times = _times(atoms, _inside(sounds, start, end))
+    best: list[tuple[float, int]] = [(0.0, 0)]  # of the first atoms: what they cost, and where their last cue begins
+    for stop in range(1, len(atoms) + 1):
+        ways = []
+        for first in range(stop - 1, -1, -1):
+            lines = _lines(atoms[first:stop])
+            if not lines and first < stop - 1:
+                break
+            ways.append((best[first][0] + _cost(atoms, times, first, stop, end), first))
+        best.append(min(ways))
+    cuts = [len(atoms)]
+    while cuts[-1]:
+        cuts.append(best[cuts[-1]][1])
+    return tuple(
+        Caption(times[first][0], times[stop - 1][1], _lines(atoms[first:stop]) or (atoms[first].text,))
+        for first, stop in pairwise(reversed(cuts))
+    )
+
+
+def _cost(atoms: Sequence[_Atom], times: Sequence[tuple[float, float]], first: int, stop: int, end: float) -> float:
+    """Of a cue of atoms[first:stop]; 0.5 is that of a sentence that can be read."""
+    begins, ends = times[first][0], times[stop - 1][1]
+    until = times[stop][0] if stop < len(atoms) else max(end, ends)  # it may be shown until then
+    cost = 0.5
+    if stop < len(atoms):
+        cost += max(0.0, _COST[atoms[stop - 1].ends] - 4 * (until - ends))
+    if ends - begins > MAX_SECONDS:
+        cost += 5 + 8 * min(ends - begins - MAX_SECONDS, 5.0)
+    cost += 4 * max(0.0, MIN_SECONDS - (until - begins))
+    cost += _WORDLESS * all(_is_tag(atom.text) for atom in atoms[first:stop])
+    length = sum(len(atom.text) + atom.spaced for atom in atoms[first:stop])
+    cost += 0.2 * min(max(0.0, length / max(until - begins, 0.1) - MAX_RATE), 20.0)
+    for index in range(first, stop - 1):
+        cost += 2 * (atoms[index].ends == "sentence")
+        cost += 3 * max(0.0, min(times[index + 1][0] - times[index][1], 3.0) - _BREATH)
+    return cost
+
+
+def _lines(atoms: Sequence[_Atom]) -> tuple[str, ...]:
+    """Atoms as lines, of like length and divided behind a clause where that can be; () if they do not fit."""
+    text = _joined(atoms)
+    if len(text) <= MAX_LINE:
+        return (text,)
+    if len(text) > MAX_LINES * MAX_LINE + 1:
+        return ()
+    ways = []
+    for index in range(1, len(atoms)):
+        lines = _joined(atoms[:index]), _joined(atoms[index:])
+        if max(map(len, lines)) <= MAX_LINE:
+            ways.append((abs(len(lines[0]) - len(lines[1])) + 2 * _COST[atoms[index - 1].ends], lines))
+    return min(ways)[1] if ways else ()
+
+
+def _joined(atoms: Sequence[_Atom]) -> str:
+    return "".join(" " * atom.spaced + atom.text for atom in atoms).lstrip()
+
+
+# ----------------------------------------------------------------------------------------------------- text
+
+
+def _atoms(text: str) -> list[_Atom]:
+    atoms: list[_Atom] = []
+    groups = _groups(text)
+    for parts, following in zip_longest(groups, groups[1:], fillvalue=[""]):
+        ends = _ends(parts[-1], following[0], atoms[-1].ends if atoms else "word")
+        pieces = ["".join(parts)]
+        if len(pieces[0]) > MAX_LINE:  # as of a script without spaces
+            pieces = [piece for part in parts for piece in _short(part)]
+        weights = [sum(map(_weight, parts))] if len(pieces) == 1 else map(_weight, pieces)
+        for index, (piece, weight) in enumerate(zip(pieces, weights, strict=True), start=1):
+            atoms.append(_Atom(piece, index == 1, weight, ends if index == len(pieces) else "word"))
+    return atoms
+
+
+def _groups(text: str) -> list[list[str]]:
+    """Words and tags, those together between which no white space is."""
+    groups: list[list[str]] = []
+    apart = True
+    for piece in parse(text):
+        words = [" ".join(piece.raw.split())] if isinstance(piece, Tag) else piece.raw.split()
+        apart = apart or (not isinstance(piece, Tag) and piece.raw[:1].isspace())
+        for word in words:
+            if apart:
+                groups.append([word])
+            else:
+                groups[-1].append(word)
+            apart = True
+        apart = not isinstance(piece, Tag) and piece.raw[-1:].isspace()
+    return groups
+
+
+def _short(part: str) -> list[str]:
+    """A tag whole, a word in stretches of a line."""
+    return [part] if _is_tag(part) else [part[i : i + MAX_LINE] for i in range(0, len(part), MAX_LINE)]
+
+
+def _is_tag(part: str) -> bool:
+    return isinstance(parse(part)[0], Tag)
+
+
+def _weight(part: str) -> float:
+    """How long a word or tag lasts, in characters."""
+    if not _is_tag(part):
+        return len(part) + 1.0
+    return SOUND_WEIGHT if category(part[1:-1]) in ("non-verbal", "other") else 0.0
+
+
+def _ends(part: str, following: str, before: str) -> str:
+    """What ends with a word or tag: see _Atom. before: what ended with the one before."""
+    if _is_tag(part):
+        kind = category(part[1:-1])
+        if kind == "pause":
+            return "pause"
+        if kind in ("emotion", "delivery"):
+            return "lead"
+        return "after" if before in ("sentence", "after") else "sound"
+    starts_small = following[:1].islower()  # "So... maybe" is one sentence
+    if _SENTENCE_END.search(part) and not starts_small and part.rstrip(".").lower() not in _ABBREVIATIONS:
+        return "sentence"
+    return "clause" if _CLAUSE_END.search(part) else "word"
+
+
+# ---------------------------------------------------------------------------------------------------- times
+
+
+def _inside(sounds: Sounds, start: float, end: float) -> Sounds:
+    """The stretches of sound in a segment; all of it where none is known."""
+    inside = sorted((max(begin, start), min(stop, end)) for begin, stop in sounds if begin < end and stop > start)
+    apart = all(before[1] <= after[0] for before, after in pairwise(inside))
+    return tuple(inside) if inside and apart else ((start, end),)
+
+
+def _times(atoms: Sequence[_Atom], sounds: Sounds) -> list[tuple[float, float]]:
+    """When each atom begins and ends, in seconds."""
+    weights = [atom.weight for atom in atoms]
+    if not any(weights):
+        weights = [1.0] * len(atoms)
+    times: list[tuple[float, float]] = []
+    spans = [(0, len(atoms), 0, len(sounds))]
+    while spans:  # of atoms and of sounds, the first of them last
+        first, stop, low, high = spans.pop()
+        anchor = _anchor(atoms, weights, sounds, first, stop, low, high)
+        if anchor:
+            index, gap = anchor
+            spans += [(index, stop, gap, high), (first, index, low, gap)]
+        else:
+            times += _spread(weights[first:stop], sounds[low:high])
+    return times
+
+
+def _anchor(
+    atoms: Sequence[_Atom], weights: Sequence[float], sounds: Sounds, first: int, stop: int, low: int, high: int
+) -> tuple[int, int] | None:
+    """The surest place where atoms[first:stop] pause: the atom and the sound that begin after it."""
+    expected = _shares(weights[first:stop], sum(end - begin for begin, end in sounds[low:high]))
+    sounded = [0.0, *accumulate(end - begin for begin, end in sounds[low:high])]
+    best, found = 0.05, None
+    for index in range(first + 1, stop):
+        worth = _WORTH.get(atoms[index - 1].ends, 0.0)
+        for gap in range(low + 1, high) if worth else ():
+            here = sounded[gap - low]
+            off = abs(expected[index - first] - here)
+            if off > 0.4 + 0.2 * min(here, sounded[-1] - here):
+                continue
+            score = worth * min(sounds[gap][0] - sounds[gap - 1][1], 1.0) - _PER_SECOND_OFF * off
+            if score > best:
+                best, found = score, (index, gap)
+    return found
+
+
+def _spread(weights: Sequence[float], sounds: Sounds) -> list[tuple[float, float]]:
+    """Times of atoms that share some sounds evenly; silence between them is passed over."""
+    ends = [0.0, *accumulate(end - begin for begin, end in sounds)]
+    shares = _shares(weights, ends[-1])
+    times = []
+    for begin, end in pairwise(shares):
+        starts_in = max(k for k in range(len(sounds)) if ends[k] <= begin + 1e-9)
+        ends_in = max((k for k in range(len(sounds)) if ends[k] < end - 1e-9), default=0)
+        ends_in = max(ends_in, starts_in)
+        times.append((sounds[starts_in][0] + begin - ends[starts_in], sounds[ends_in][0] + end - ends[ends_in]))
+    return times
+
+
+def _shares(weights: Sequence[float], total: float) -> list[float]:
+    """Where each of some weights begins, and the last ends, in a stretch of length `total`."""
+    sums = [0.0, *accumulate(weights)]
+    if not sums[-1]:
+        sums = list(map(float, range(len(sums))))
+    return [total * part / sums[-1] for part in sums]
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def _length(caption: Caption) -> int:
+    """Characters to be read."""
+    return sum(map(len, caption.lines)) + len(caption.lines) - 1
+
+
+def _clock(seconds: float, point: str) -> str:
+    """`01:02:03,456` for SRT (`point=","`), `01:02:03.456` for VTT."""
+    total_seconds, milliseconds = divmod(round(seconds * 1000), 1000)
+    total_minutes, seconds_left = divmod(total_seconds, 60)
+    hours, minutes = divmod(total_minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds_left:02}{point}{milliseconds:03}"
