@@ -3,6 +3,7 @@ PEFT.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,27 @@ from training.tokenizer import EOS, N_SPECIAL, write_processor
 torch.set_num_threads(1)  # results must not depend on the machine
 settings.register_profile("untimed", deadline=None)  # nor must passing depend on how busy it is
 settings.load_profile("untimed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WITHOUT_BROWSER = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without Chromium, its tests are left out, and the end of the run says so in one line."""
+    left_out = [] if CHROMIUM else [item for item in items if item.get_closest_marker("browser")]
+    config.stash[WITHOUT_BROWSER] = len(left_out)
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if count := config.stash.get(WITHOUT_BROWSER, 0):
+        terminalreporter.write_line(
+            f"{count} browser tests were skipped, as there is no Chromium here. To run them: "
+            "apt-get install chromium && python -m pytest -m browser"
+        )
+
 
 WINDOW = 10.0  # s
 MERGES = [b"th", b"er", b" t", b" a", b"in", b" [", b"] ", b"ou", b"la", b"ugh", b"si"]

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from waiting import PATIENCE, wait_until
+
 ROOT = Path(__file__).parents[1]
-PATIENCE = 240.0  # s to wait for the page; generous, as tests run on busy machines
 
 
 def free_port() -> int:
@@ -41,19 +41,15 @@ def app_url() -> str:
         )
         atexit.register(_stop, process)
         url = f"http://127.0.0.1:{port}"
-        started = time.monotonic()
-        while time.monotonic() - started < PATIENCE:
-            if process.poll() is not None:
-                raise RuntimeError(f"app.py ended: {Path(log.name).read_text()}")
-            if _answers(url):
-                return url
-            time.sleep(0.3)
-    raise RuntimeError(f"app.py did not serve a page in {PATIENCE:.0f} s.")
+        wait_until(lambda: process.poll() is not None or _answers(url), "the page")
+        if process.poll() is not None:
+            raise RuntimeError(f"app.py ended: {Path(log.name).read_text()}")
+    return url
 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url, timeout=PATIENCE):
             return True
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False
@@ -63,4 +59,4 @@ def _stop(process: subprocess.Popen) -> None:
     if process.poll() is not None:  # then the tests that needed it have failed: say why
         print(f"app.py had ended before the tests did, with {process.returncode}", file=sys.stderr)
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=PATIENCE)

@@ -17,6 +17,7 @@ import torch
 import uvicorn
 from conftest import tone
 from fastapi.testclient import TestClient
+from waiting import PATIENCE
 
 from evoxtral import audio, cli
 from evoxtral.exports import content
@@ -81,7 +82,7 @@ def test_a_mistake_is_a_4xx_with_one_sentence(client, data, fields, status, ment
 def test_only_so_many_requests_are_decoded_at_a_time(engine, monkeypatch):
     """Each has a cache of its own: all of them together would be bounded by nothing."""
     now, most, counting = 0, 0, threading.Lock()
-    stream = engine.stream
+    stream, pair = engine.stream, threading.Barrier(2)
 
     def counted(*given, **named):
         nonlocal now, most
@@ -89,7 +90,7 @@ def test_only_so_many_requests_are_decoded_at_a_time(engine, monkeypatch):
             now += 1
             most = max(most, now)
         try:
-            time.sleep(0.05)
+            pair.wait(PATIENCE)  # passes only where two are decoded at a time
             yield from stream(*given, **named)
         finally:
             with counting:

@@ -3,7 +3,6 @@ by PEFT.
 """
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import AudioError, CheckpointError, EvoxtralError
 from evoxtral.inference import engine as engine_module
+from evoxtral.inference import streaming
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
 from evoxtral.model import backends, cache, checkpoints, encoder
@@ -165,15 +165,24 @@ def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
     assert len(compared["sft"].cues) == 2 and compared["sft"].duration == pytest.approx(14.0)
 
 
-def test_whoever_looks_on_slowly_sees_less_and_is_not_counted_as_decoding(engine):
-    clip, began, slept = (SAMPLE_RATE, tone(56.0)), time.perf_counter(), 0.0
-    for look in engine.stream(clip):
-        last = look
-        time.sleep(0.3)
-        slept += 0.3
-    took = time.perf_counter() - began
-    assert last["rl"].elapsed <= took - slept + 0.31  # the last look is after the end
-    assert slept < 0.31 + 0.4 * took, "the next look comes after four times as long as the last one took"
+def test_time_spent_by_the_caller_does_not_count_as_decoding_and_updates_come_less_often(engine, monkeypatch):
+    now = 0.0
+
+    def ticking() -> float:
+        nonlocal now
+        now += 0.02
+        return now
+
+    monkeypatch.setattr(streaming.time, "perf_counter", ticking)
+    updates, spent = 0, 0.0
+    for update in engine.stream((SAMPLE_RATE, tone(28.0))):
+        last = update
+        updates += 1
+        now += 0.3
+        spent += 0.3
+    assert updates > 2
+    assert 0 < last["rl"].elapsed <= now - spent + 0.31  # the last update is handed over after the end
+    assert spent < 0.31 + 0.4 * now, "the next update comes after four times as long as the caller took for the last"
 
 
 def test_a_device_that_is_full_is_told_in_a_sentence(engine, monkeypatch):

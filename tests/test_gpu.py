@@ -34,7 +34,9 @@ def test_a_short_clip_asks_for_little_and_a_longer_one_for_more():
 
 @pytest.mark.parametrize("variants", [1, 3])
 def test_half_an_hour_is_accepted_before_anything_was_measured(variants):
-    Pace().check(1800.0, variants)
+    pace = Pace()
+    pace.check(1800.0, variants)
+    assert pace.longest(variants) >= 1800.0
 
 
 def test_the_longest_clip_just_fits_the_ceiling():
@@ -64,6 +66,9 @@ def test_a_window_is_never_too_long():
     pace = Pace()
     slow(pace, seconds=600.0)
     pace.check(WINDOW, 6)
+    assert pace.longest(6) == WINDOW and pace.seconds(WINDOW, 6) == CEILING
+    with pytest.raises(AudioError):
+        pace.check(WINDOW + 0.1, 6)
 
 
 def test_it_learns_from_whole_windows_how_fast_the_device_is():

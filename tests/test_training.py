@@ -1,17 +1,20 @@
 """The pipeline: recipes, the loop that resumes, RAFT's choice, and every stage end to end."""
 
 import json
+import multiprocessing
 import os
-import signal
+import re
 import subprocess
 import sys
-import time
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import workers
 from torch import nn
+from waiting import wait_until
 
 from evoxtral import audio, metrics, speech
 from evoxtral.errors import EvoxtralError, RecipeError
@@ -94,13 +97,13 @@ def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(capsys, t
     )
 
 
-def mistaken() -> None:
-    raise RecipeError("This cannot be trained.")
-
-
-def test_a_mistake_found_in_a_worker_is_one_sentence_too(capfd):
-    with pytest.raises(EvoxtralError, match=r"^This cannot be trained\.$"):
-        loop.parallel(mistaken, processes=2)
+def test_processes_share_each_step_and_an_error_in_one_is_one_sentence(tmp_path, capfd):
+    with pytest.raises(EvoxtralError, match=f"^{re.escape(workers.MISTAKE)}$"):
+        loop.parallel(workers.train_toy, tmp_path, processes=2)
+    # Process 0 has the gradient (1, 1, 1 | 1) in step 0 and (2, 2, 2 | 1) in step 1, process 1 twice as much.
+    weight, bias = 0.5 - 0.1 * 1.5 * (1 + 2), -0.1 * 1.5 * (1 + 1)
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx([weight] * 3 + [bias])
 
 
 def test_runs_that_cannot_be_kept_are_one_sentence(capsys):
@@ -151,40 +154,23 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
     assert torch.equal(fit(tmp_path / "killed"), whole)
 
 
-TWO_WORKERS = """
-import os, sys, time
-from pathlib import Path
-from training import loop
-
-def work(folder: Path):
-    (folder / f"{os.getpid()}.pid").touch()
-    time.sleep(600)
-
-if __name__ == "__main__":
-    loop.parallel(work, Path(sys.argv[1]), processes=2)
-"""
-
-
-def test_no_worker_outlives_a_run_that_was_killed(tmp_path):
-    (tmp_path / "work.py").write_text(TWO_WORKERS)
-    # Started in a script's background, where an interrupt is ignored: nothing but the parent's end tells them.
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "work.py", tmp_path],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    )
-    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+def test_no_worker_outlives_a_run_that_was_killed(tmp_path, preloaded):
+    process = preloaded.Process(target=workers.two_sleeping_workers, args=(tmp_path,))
+    process.start()
+    wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or not process.is_alive())
     process.kill()
-    process.wait()
-    for worker in tmp_path.glob("*.pid"):
-        wait_until(lambda pid=worker.stem: not Path(f"/proc/{pid}").exists())
+    process.join()
+    pids = [int(file.stem) for file in tmp_path.glob("*.pid")]
+    assert len(pids) == 2
+    wait_until(lambda: not any(map(alive, pids)), "the end of the workers")
 
 
-def wait_until(true, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_after_an_interruption_the_log_goes_on_with_means_of_the_steps_since(tmp_path):
@@ -483,8 +469,21 @@ def finished(tmp_path_factory) -> Path:
     """A run of every stage, pretraining included, each for a few real steps."""
     folder = tmp_path_factory.mktemp("pipeline")
     (folder / "small.toml").write_text(SMALL.format(base="tiny"))
-    assert run.main([*arguments(folder), "--stages", ",".join(run.STAGES)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        # As in workers.pipeline: another precision or number of processes rounds differently.
+        patch.setattr(loop, "cores", lambda: 1)
+        patch.setenv(loop.PRECISION, "float32")
+        assert run.main([*arguments(folder), "--stages", ",".join(run.STAGES)]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def preloaded() -> BaseContext:
+    """Starts processes that have imported what they need: one import of PyTorch for all of them."""
+    context = multiprocessing.get_context("forkserver")
+    voxtral = "transformers.models.voxtral.modeling_voxtral"
+    context.set_forkserver_preload(["training.run", "evoxtral.inference.engine", "peft", voxtral])
+    return context
 
 
 def arguments(folder: Path) -> list[str]:
@@ -500,17 +499,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.name not in timed}
 
 
-def test_a_whole_run_that_was_killed_in_every_stage_ends_like_one_that_was_not(finished, tmp_path):
+def test_a_whole_run_that_was_killed_in_every_stage_ends_like_one_that_was_not(finished, preloaded, tmp_path):
     """Each time with SIGKILL, as soon as something appears that the stage makes on its way or at its end."""
-    folder = tmp_path / "small"
-    command = [sys.executable, str(ROOT / "training" / "run.py"), "--recipe", str(finished / "small.toml")]
-    command += ["--runs", str(tmp_path), "--stages", ",".join(run.STAGES)]
+    folder, output = tmp_path / "small", tmp_path / "output.txt"
+    command = ["--recipe", str(finished / "small.toml"), "--runs", str(tmp_path), "--stages", ",".join(run.STAGES)]
     for moment in ("start", "sft.state.pt", "samples.jsonl", "predictions.jsonl"):
-        killed = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until((folder / moment).exists)
-        killed.kill()
-        killed.wait()
-    subprocess.run(command, check=True, capture_output=True)
+        process = preloaded.Process(target=workers.pipeline, args=(command, output))
+        process.start()
+        wait_until(lambda file=folder / moment, process=process: file.exists() or not process.is_alive())
+        process.kill()
+        process.join()
+        assert (folder / moment).exists(), output.read_text()
+    # The last time as a person starts it.
+    script = [sys.executable, str(ROOT / "training" / "run.py"), *command]
+    ended = subprocess.run(script, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     assert contents(folder) == contents(finished / "runs" / "small")
 
 
