@@ -20,7 +20,7 @@ from evoxtral.inference.sampling import (
 )
 from evoxtral.inference.scheduler import cache_length
 from evoxtral.model import checkpoints
-from evoxtral.model.cache import Session
+from evoxtral.model.cache import Cache
 from evoxtral.model.linear import Mix
 from evoxtral.model.text import TextModel
 
@@ -157,7 +157,7 @@ def test_prefill_and_steps_give_the_logits_of_the_whole_sequence(checkpoint, cop
     with torch.no_grad():
         expected = model(input_ids=ids).logits.repeat_interleave(copies, dim=0)
         text = TextModel(model, [], Mix([]), torch.device("cpu"))
-        session = Session(text, rows=2 * copies, length=64, static=static)
+        session = Cache(text, rows=2 * copies, length=64, static=static)
         for _ in range(2):  # a session serves one batch after another
             logits = session.prefill(text.embed(ids[:, :12]))
             torch.testing.assert_close(logits, expected[:, 11], atol=1e-4, rtol=1e-4)

@@ -55,17 +55,17 @@ def test_greedy_tokens_equal_generate_run_per_variant(engine, checkpoint, langua
 
 
 def test_a_prompt_read_in_chunks_is_the_same_prompt(engine, monkeypatch):
-    monkeypatch.setattr(cache, "_POSITIONS", 1000)
+    monkeypatch.setattr(cache, "_CHUNK", 1000)
     whole = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
-    monkeypatch.setattr(cache, "_POSITIONS", 50)
+    monkeypatch.setattr(cache, "_CHUNK", 50)
     in_chunks = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
     assert_same(whole, in_chunks)
 
 
-def test_either_attention_of_the_encoder_hears_the_same(checkpoint, monkeypatch):
+def test_both_attention_implementations_give_the_same_tokens(checkpoint, monkeypatch):
     """A CPU takes the faster one."""
     heard = []
-    for attention in (encoder._attend_in_parts, torch.nn.functional.scaled_dot_product_attention):
+    for attention in (encoder._chunked_attention, torch.nn.functional.scaled_dot_product_attention):
         monkeypatch.setattr(encoder, "_faster_attention", lambda _, attention=attention: attention)
         heard += Engine(checkpoint, device="cpu").batch([tone(4.0)], decoding=TO_THE_END)
     assert_same(*heard)
@@ -246,8 +246,8 @@ def test_an_adapter_that_leaves_the_encoder_alone_shares_its_output(engine, chec
         assert [t.text for t in columns[variant][0].cues[0].tokens] == expected
 
 
-def test_windows_are_heard_the_same_in_one_batch_and_one_by_one(checkpoint, tmp_path):
-    """As CUDA and as a CPU does it; by variants that share what they hear and variants that do not."""
+def test_audio_embeds_are_the_same_in_one_batch_and_one_by_one(checkpoint, tmp_path):
+    """As on CUDA and as on a CPU, for variants that share the base's audio_embeds and variants that do not."""
     save_adapter(checkpoint.base, tmp_path / "text", seed=5, target_modules=r".*language_model.*\.[qkvo]_proj")
     save_adapter(checkpoint.base, tmp_path / "project", seed=6, target_modules=["multi_modal_projector.linear_1"])
     adapters = {name: str(tmp_path / name) for name in ("text", "project")}
@@ -255,9 +255,10 @@ def test_windows_are_heard_the_same_in_one_batch_and_one_by_one(checkpoint, tmp_
     mels = mixed.prompt.log_mel([tone(4.0), tone(2.0, seed=1)], "cpu")
     with torch.inference_mode():
         one_by_one = mixed._encoder(mels, mixed.variants)
-        torch.testing.assert_close(one_by_one, mixed._encoder._heard(mels, mixed.variants), atol=1e-5, rtol=1e-4)
-    heard = dict(zip(mixed.variants, one_by_one.chunk(len(mixed.variants)), strict=True))
-    assert [name for name in mixed.variants if torch.equal(heard[name], heard["base"])] == ["base", "text"]
+        torch.testing.assert_close(one_by_one, mixed._encoder._batch(mels, mixed.variants), atol=1e-5, rtol=1e-4)
+    audio_embeds = dict(zip(mixed.variants, one_by_one.chunk(len(mixed.variants)), strict=True))
+    shared = [name for name in mixed.variants if torch.equal(audio_embeds[name], audio_embeds["base"])]
+    assert shared == ["base", "text"]
 
 
 def test_an_abandoned_stream_leaves_the_engine_usable(engine):

@@ -8,7 +8,7 @@ from conftest import save_adapter, tiny_config
 from transformers import LlamaConfig
 
 from evoxtral.inference.engine import Engine
-from evoxtral.model.cache import Session
+from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 
 triton = pytest.importorskip("triton", reason="Triton is for Linux, where the extra dev brings it")
@@ -39,7 +39,7 @@ def plain(checkpoint) -> Engine:
 
 
 @torch.inference_mode()
-def decoded(engine: Engine, kernels, names: tuple[str, ...], rows: int) -> tuple[list[torch.Tensor], Session]:
+def decoded(engine: Engine, kernels, names: tuple[str, ...], rows: int) -> tuple[list[torch.Tensor], Cache]:
     """Logits (B, vocabulary) of some steps, `rows` rows for each variant, and the cache behind them."""
     text, generator = engine._text, torch.Generator().manual_seed(0)
     count = rows * len(names)
@@ -48,7 +48,7 @@ def decoded(engine: Engine, kernels, names: tuple[str, ...], rows: int) -> tuple
     before, text.kernels = text.kernels, kernels
     try:
         with engine._mix.using(names):
-            session = Session(text, count, PROMPT + STEPS, static=True)  # as a CUDA graph has it
+            session = Cache(text, count, PROMPT + STEPS, static=True)  # as a CUDA graph has it
             session.prefill(prompts)
             return [session.step(token).clone() for token in tokens], session
     finally:
@@ -96,7 +96,7 @@ def test_where_triton_builds_nothing_pytorch_goes_on(plain, caplog, mistake):
     before, text.kernels = text.kernels, SimpleNamespace(begin=begin)
     try:
         with torch.inference_mode():
-            Session(text, 1, PROMPT, static=True)._warm_up()
+            Cache(text, 1, PROMPT, static=True)._warm_up()
         assert "Failed to find C compiler" in caplog.text
         assert text.kernels is None
     finally:

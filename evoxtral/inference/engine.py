@@ -25,8 +25,8 @@ from evoxtral.inference.sampling import Decoding, Row, chances
 from evoxtral.inference.scheduler import Batch, cache_length
 from evoxtral.inference.streaming import Clock, Column, cue_of
 from evoxtral.model import backends, checkpoints, lora
-from evoxtral.model.backends import least_seconds
-from evoxtral.model.cache import Session
+from evoxtral.model.backends import shortest_duration
+from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
 from evoxtral.model.linear import Mix, MixedLinear
@@ -83,7 +83,7 @@ class Engine:
         with freed_memory_returned(), _memory_or(CheckpointError(TOO_LARGE.format(checkpoint.name, self.device.type))):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs and while a session changes hands
-        self._idle: tuple[tuple, Session] | None = None
+        self._idle: tuple[tuple, Cache] | None = None
         log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
 
     @cached_property
@@ -281,12 +281,12 @@ class Engine:
             if self.device.type == "cuda" and session.bytes <= KEPT:
                 self._idle = (names, len(budgets), length), session
 
-    def _session(self, key: tuple[tuple[str, ...], int, int]) -> Session:
+    def _session(self, key: tuple[tuple[str, ...], int, int]) -> Cache:
         """The idle session if it fits; none is idle afterwards, for a session serves one batch at a time."""
         idle, self._idle = self._idle, None
         if idle and idle[0] == key:
             return idle[1]
-        return Session(self._text, rows=key[1], length=key[2])
+        return Cache(self._text, rows=key[1], length=key[2])
 
     def _prompts(self, ids: Sequence[int], log_mel: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
         """Embedded prompts (names x S, L, D): ids (L,) with what is heard in log_mel (S, bands, frames)."""
@@ -363,4 +363,4 @@ def _product_seconds(dtype: torch.dtype) -> float:
     device = torch.device("cpu")
     layer = MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], Mix([]), device).prepack()
     rows = torch.ones(512, 1024, dtype=backends.activations(dtype, device))
-    return least_seconds(lambda: layer(rows))
+    return shortest_duration(lambda: layer(rows))

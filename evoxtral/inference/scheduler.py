@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from evoxtral.inference.sampling import Decoding, Row, choose
-from evoxtral.model.cache import Session
+from evoxtral.model.cache import Cache
 
 LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
 LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of like length share a session and its graph
@@ -19,7 +19,7 @@ class Batch:
     @torch.inference_mode()
     def __init__(
         self,
-        session: Session,
+        session: Cache,
         prompts: torch.Tensor,
         budgets: Sequence[int],
         eos_id: int,

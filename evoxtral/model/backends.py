@@ -1,4 +1,4 @@
-"""How a CPU multiplies: FBGEMM for weights in float16, oneDNN for float32 and bfloat16, and which precision is what."""
+"""Matrix products on a CPU: FBGEMM for float16 weights, oneDNN for float32 and bfloat16; and their precisions."""
 
 import time
 from collections.abc import Callable
@@ -7,15 +7,15 @@ import torch
 
 
 def activations(weights: torch.dtype, device: torch.device) -> torch.dtype:
-    """The precision of what weights of this one are multiplied with, and of what comes out."""
+    """The dtype of activations (inputs and outputs of a product) for weights of this dtype on this device."""
     return torch.float32 if fbgemm_supports(weights, device) else weights
 
 
 def fbgemm_supports(weights: torch.dtype, device: torch.device) -> bool:
-    """Whether FBGEMM multiplies weights like these here: float16 in memory, float32 in the product.
+    """Whether FBGEMM can multiply such weights here: stored in float16, multiplied in float32.
 
-    So a CPU without instructions for 16 bits reads half as much. Weights published in bfloat16 lose nothing: from
-    7.6e-6 on float16 has all their digits, and below it is 3e-8 off at most.
+    A CPU without 16-bit instructions then reads half the memory. bfloat16 weights lose next to nothing in float16: it
+    holds all their digits from 7.6e-6 upwards, and below that the error is at most 3e-8.
     """
     return weights is torch.float16 and device.type == "cpu" and fbgemm_is_here()
 
@@ -25,20 +25,20 @@ def fbgemm_is_here() -> bool:
 
 
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x (…, in), weight (outs, in), plain or packed -> (…, outs)."""
+    """x (…, in), weight (outs, in), plain or prepacked -> (…, outs)."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def onednn_supports(x: torch.Tensor) -> bool:
-    """Whether oneDNN multiplies tensors like this one here."""
+    """Whether oneDNN can multiply tensors of this dtype and device here."""
     if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return x.dtype is torch.float32 or (x.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.inference_mode()
-def least_seconds(call: Callable[[], object]) -> float:
-    """The least of five times: what else runs on the machine only adds to it."""
+def shortest_duration(call: Callable[[], object]) -> float:
+    """The shortest of five runs, in seconds: other load on the machine can only make a run longer."""
     times = []
     for _ in range(5):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The cache of a batch, and a decoding step through it; on CUDA a step is one graph.
+"""The key/value cache of a batch, prefill and decoding steps; on CUDA a step is one captured graph.
 
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
@@ -16,45 +16,49 @@ from evoxtral.model.text import TextModel
 
 log = logging.getLogger(__name__)
 
-_POSITIONS = 96  # of a prompt that a CPU reads at a time, about: the whole of it would be the most memory of all
-_WARM_UP = 2  # eager steps before a capture, so that libraries have made their workspaces
+_CHUNK = 96  # positions of a prompt in one prefill chunk on a CPU, about: bounds peak memory
+_WARM_UP = 2  # eager steps before the capture: libraries allocate their workspaces in them
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions on (B, heads, T, d); `sin` has the sign of the swapped halves in it."""
+    """Apply rotary embeddings to x (B, heads, T, d). The first half of `sin` is negated already."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 def _attention(
     q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, end: int, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """One query of each head, q (B, H, …, d), over a cache (B, K, L, d) up to `end`; of q's shape."""
+    """Attention of one query per head, q (B, H, …, d), to the first `end` positions of a cache (B, K, L, d).
+
+    Returns a tensor of q's shape.
+    """
     keys, values = keys[:, :, :end], values[:, :, :end]
-    # The H / K query heads that share a key/value head become its queries: no copies of keys.
+    # Grouped-query attention: the H / K heads of one key/value head become H / K queries, so that no key is copied.
     grouped = q.reshape(*keys.shape[:2], -1, keys.shape[-1])
     return scaled_dot_product_attention(grouped, keys, values, attn_mask=mask).reshape(q.shape)
 
 
-class Session:
-    """The cache of one batch: `prefill` once, then `step` per token. Serves one batch after another."""
+class Cache:
+    """The key/value cache of one batch: `prefill` once, then `step` per token. It can be reused by the next batch."""
 
     def __init__(self, text: TextModel, rows: int, length: int, static: bool = False):
-        """rows: B.  length: L, positions of prompt and text together.
+        """rows: B.  length: L, the positions of prompt and text together.
 
-        static: whether a step's shapes never change, as they must on CUDA for its graph: then attention reads the whole
-        cache, and a mask. Otherwise as far as the text goes, and memory behind that is never touched.
+        static: give every step the same shapes, as a CUDA graph needs: attention then reads the whole cache under a
+        mask. Without it, attention reads only the positions written so far, and the rest of the memory is never
+        touched. Always true on CUDA.
         """
         config, like = text.config, text.norm
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
         self.text, self.rows, self.length = text, rows, length
         self.static = static or like.is_cuda
-        make = torch.zeros if self.static else torch.empty  # what is masked must be finite
+        make = torch.zeros if self.static else torch.empty  # masked values must be finite, too
         self.keys, self.values = (make(shape, dtype=like.dtype, device=like.device) for _ in range(2))
         self.positions = torch.arange(length, device=like.device)
         cos, sin = text.rotary(like, self.positions[None])
         half = config.head_dim // 2
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
-        self.seen, self.unseen = like.new_zeros(()), like.new_full((), -torch.inf)  # added to attention scores
+        self.attended, self.masked = like.new_zeros(()), like.new_full((), -torch.inf)  # added to attention scores
         self.used = 0
         self.token = torch.zeros(rows, dtype=torch.long, device=like.device)
         self.position = torch.zeros(1, dtype=torch.long, device=like.device)
@@ -63,35 +67,35 @@ class Session:
 
     @property
     def bytes(self) -> int:
-        """Memory of the cache."""
+        """Size of keys and values in memory."""
         return self.keys.nbytes + self.values.nbytes
 
     def prefill(self, prompts: torch.Tensor) -> torch.Tensor:
-        """Read the prompts (P, T, D), each for rows / P neighbouring rows; gives logits (B, vocabulary)."""
+        """Run the prompts (P, T, D), each shared by rows / P consecutive rows. Returns logits (B, vocabulary)."""
         copies = self.rows // len(prompts)
         self.used = prompts.shape[1]
         if prompts.device.type == "cuda":
-            return self.text.logits(self._read(prompts, 0, copies)).repeat_interleave(copies, dim=0)
-        # On a CPU a batch saves no time here, and its activations would be the most memory of all: one by one.
+            return self.text.logits(self._prefill(prompts, 0, copies)).repeat_interleave(copies, dim=0)
+        # On a CPU a batch saves no time here, and its activations would dominate peak memory: one prompt at a time.
         last, mix = [], self.text.mix
         for i, prompt in enumerate(prompts):
             with mix.using((mix.active[i * len(mix.active) // len(prompts)],)):
-                last.append(self._read(prompt[None], i * copies, copies))
+                last.append(self._prefill(prompt[None], i * copies, copies))
         return self.text.logits(torch.cat(last)).repeat_interleave(copies, dim=0)
 
-    def _read(self, prompts: torch.Tensor, first: int, copies: int) -> torch.Tensor:
-        """Read some prompts, each for `copies` rows from row `first` on; gives their last positions, (P, 1, D).
+    def _prefill(self, prompts: torch.Tensor, first: int, copies: int) -> torch.Tensor:
+        """Run prompts (P, T, D), each for `copies` rows from row `first` on. Returns the last positions, (P, 1, D).
 
-        On a CPU in chunks, one after the other through all layers.
+        On a CPU in chunks of positions, each through all layers before the next.
         """
         rows, one_of_each = slice(first, first + len(prompts) * copies), slice(None, None, copies)
         end = 0
-        for x in equal_parts(prompts, _POSITIONS if prompts.device.type == "cpu" else sys.maxsize, dim=1):
+        for x in equal_parts(prompts, _CHUNK if prompts.device.type == "cpu" else sys.maxsize, dim=1):
             start, end = end, end + x.shape[1]
             rotate, mask = partial(_rotate, cos=self.cos[start:end], sin=self.sin[start:end]), None
-            if start:  # a chunk sees all that stands before it
+            if start:  # a chunk also attends to all earlier chunks
                 seen = self.positions[:end] <= self.positions[start:end, None]
-                mask = torch.where(seen, self.seen, self.unseen)
+                mask = torch.where(seen, self.attended, self.masked)
             for layer, block in enumerate(self.text.blocks):
                 keys, values = self.keys[layer, rows, :, :end], self.values[layer, rows, :, :end]
 
@@ -103,11 +107,11 @@ class Session:
 
                 x = block(x, rotate, attend)
             if prompts.device.type == "cpu":
-                return_freed_memory()  # it lies in pieces that the next chunk could not use
-        return x[:, -1:].clone()  # a view would keep all of the chunk
+                return_freed_memory()  # too fragmented for the next chunk to reuse
+        return x[:, -1:].clone()  # a view would keep the whole chunk in memory
 
     def step(self, token: torch.Tensor) -> torch.Tensor:
-        """Append a token (B,) to every row; gives logits (B, vocabulary), valid until the next step."""
+        """Append a token (B,) to every row. Returns logits (B, vocabulary), which the next step overwrites on CUDA."""
         self.token.copy_(token)
         self.position.fill_(self.used)
         self.used += 1
@@ -123,7 +127,7 @@ class Session:
         end, mask = self.used, None
         if self.static:
             seen = self.positions <= self.position
-            end, mask = self.length, torch.where(seen, self.seen, self.unseen)[None, None, None]  # (1, 1, 1, L)
+            end, mask = self.length, torch.where(seen, self.attended, self.masked)[None, None, None]  # (1, 1, 1, L)
         attention = partial(_attention, end=end, mask=mask)
         return self._by_kernels(x, attention) if self.text.kernels else self._by_pytorch(x[:, None], attention)
 
@@ -150,7 +154,7 @@ class Session:
         return self.text.logits(stream.x[:, None])
 
     def _capture(self) -> None:
-        """Record one step as a CUDA graph. Steps run meanwhile write what the replay will write again."""
+        """Record one step as a CUDA graph. What the warm-up steps write is overwritten by the replay."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -158,14 +162,14 @@ class Session:
                 self._warm_up()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads may ask for memory meanwhile: log-mels are computed outside the lock.
+        # thread_local: other threads may allocate meanwhile, as log-mels are computed outside the lock.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._graph_logits = self._step()
 
     def _warm_up(self) -> None:
-        """An eager step; from the first that our kernels cannot be built for, here and later, one by PyTorch alone.
+        """One eager step. If the Triton kernels cannot be built, this step and all later ones use PyTorch alone.
 
-        That may want a C compiler, or a device with bfloat16 in its matrix units: on an older one Triton would abort.
+        Building needs a C compiler, and a device of compute capability 8.0: on an older one Triton aborts the process.
         """
         if self.text.kernels and self.token.is_cuda and torch.cuda.get_device_capability() < (8, 0):
             self.text.kernels = None

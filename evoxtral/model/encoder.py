@@ -1,11 +1,11 @@
-"""Voxtral's audio encoder (that of Whisper) and its projector: from log-log_mel to what each variant hears.
+"""Voxtral's audio encoder (that of Whisper) and its projector: from log_mel to audio_embeds, per variant.
 
-It computes what `VoxtralModel.get_audio_features` computes, from the same weights, taken over layer by layer (but for
-the positions' table: transformers has it in float32 beside weights of 16 bits). It is our own so that queries, keys
-and values are one product, adapters are mixed within a batch, and a CPU has little more in memory than one layer of
-one window.
+It computes what `VoxtralModel.get_audio_features` computes, from the same weights, which are moved over layer by layer.
+One difference: transformers keeps the position table in float32 beside 16-bit weights. It is our own code so that
+queries, keys and values are one product, adapters are mixed within a batch, and peak memory on a CPU is little more
+than one layer of one window.
 
-Shapes: S windows, B encoders x windows, T positions, D width, H heads.
+Shapes: S windows, B variants x windows, T positions, D width, H heads.
 """
 
 import sys
@@ -24,8 +24,8 @@ from evoxtral.model.lora import PROJECTOR, TOWER, Adapter
 from evoxtral.model.memory import equal_parts, return_freed_memory
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_POSITIONS = 150  # that a CPU widens or attends from at a time, about: those of all would be the most memory of all
-_FLOAT16 = torch.finfo(torch.float16).max - 1000  # where transformers holds the residual stream too
+_CHUNK = 150  # positions in one part of the MLP and of the attention on a CPU, about: bounds peak memory
+_FLOAT16 = torch.finfo(torch.float16).max - 1000  # transformers clamps the residual stream here, too
 
 
 class Layer(nn.Module):
@@ -38,14 +38,14 @@ class Layer(nn.Module):
         attention = layer.self_attn
         self.qkv = joined(attention, f"{path}.self_attn", ("q_proj", "k_proj", "v_proj"), adapters, mix, device)
         self.out = joined(attention, f"{path}.self_attn", ("out_proj",), adapters, mix, device)
-        self.widen = joined(layer, path, ("fc1",), adapters, mix, device)
-        self.narrow = joined(layer, path, ("fc2",), adapters, mix, device)
+        self.fc1 = joined(layer, path, ("fc1",), adapters, mix, device)
+        self.fc2 = joined(layer, path, ("fc2",), adapters, mix, device)
         self.attention_norm, self.mlp_norm = layer.self_attn_layer_norm, layer.final_layer_norm
         self.activation = layer.activation_fn
         self.heads = attention.num_heads
 
     def forward(self, x: torch.Tensor, attend: Attend) -> torch.Tensor:
-        """x (B, T, D) -> (B, T, D), in its place.
+        """x (B, T, D) -> (B, T, D), in place.
 
         attend: (q, k, v (B, H, T, d)) -> (B, H, T, d).
         """
@@ -54,8 +54,8 @@ class Layer(nn.Module):
         del heads
         x += self.out(y.transpose(1, 2).flatten(2))
         del y
-        for part in equal_parts(x, sys.maxsize if x.is_cuda else _POSITIONS, dim=1):
-            part += self.narrow(self.activation(self.widen(self.mlp_norm(part))))
+        for part in equal_parts(x, sys.maxsize if x.is_cuda else _CHUNK, dim=1):
+            part += self.fc2(self.activation(self.fc1(self.mlp_norm(part))))
         if x.dtype is torch.float16:
             x.clamp_(-_FLOAT16, _FLOAT16)
         return x
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
     def __init__(
         self, model: VoxtralForConditionalGeneration, adapters: Sequence[Adapter], mix: Mix, device: torch.device
     ):
-        """Takes the layers out of `model`, which cannot hear afterwards, and to a device one by one."""
+        """Moves the layers out of `model`, one by one, to `device`. `model` cannot encode audio afterwards."""
         super().__init__()
         tower, projector = model.model.audio_tower, model.model.multi_modal_projector
         self.mix, config = mix, model.config
@@ -81,88 +81,88 @@ class Encoder(nn.Module):
         self.project1 = joined(projector, PROJECTOR, ("linear_1",), adapters, mix, device)
         self.project2 = joined(projector, PROJECTOR, ("linear_2",), adapters, mix, device)
         self.activation = projector.act
-        # Some encoder positions, side by side, make an audio token.
+        # Several neighbouring encoder positions, concatenated, make one audio token.
         self.ins, self.outs = config.audio_config.intermediate_size, config.text_config.hidden_size
         self.tokens = self.positions.numel() // self.ins
         self.to(device, dtype)
         by_onednn = backends.onednn_supports(self.conv1.weight)
         self.attend = _faster_attention(self) if by_onednn else scaled_dot_product_attention
 
-    def forward(self, log_mel: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Mels (S, bands, frames) -> what each variant hears, (names x S, audio tokens, D of the text model).
+    def forward(self, log_mel: torch.Tensor, variants: tuple[str, ...]) -> torch.Tensor:
+        """log_mel (S, bands, frames) -> audio_embeds (variants x S, audio tokens, D of the text model).
 
-        One batch, but on a CPU one window and one encoder after the other: there a batch saves no time, and what
-        stands between log_mel and features would be the most memory of all.
+        On CUDA in one batch. On a CPU a batch saves no time and its activations would dominate peak memory: there each
+        window is encoded by itself, once for every set of variants with the same tower weights.
         """
         if log_mel.is_cuda:
-            return self._heard(log_mel, names)
-        features = log_mel.new_empty(len(names), len(log_mel), self.tokens, self.outs)
-        owners = self._owners(names, TOWER)
-        for (i, mel), owner in product(enumerate(log_mel), self.mix.ordered(owners)):
+            return self._batch(log_mel, variants)
+        audio_embeds = log_mel.new_empty(len(variants), len(log_mel), self.tokens, self.outs)
+        owners = self._owners(variants, TOWER)
+        for (i, window), owner in product(enumerate(log_mel), self.mix.ordered(owners)):
             rows = [row for row, other in enumerate(owners) if other == owner]
-            features[rows, i] = self._heard(mel[None], tuple(names[row] for row in rows))
-            return_freed_memory()  # it lies in pieces that the next one could not use
-        return features.flatten(0, 1)
+            audio_embeds[rows, i] = self._batch(window[None], tuple(variants[row] for row in rows))
+            return_freed_memory()  # too fragmented for the next window to reuse
+        return audio_embeds.flatten(0, 1)
 
-    def _heard(self, log_mel: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
+    def _batch(self, log_mel: torch.Tensor, variants: tuple[str, ...]) -> torch.Tensor:
         """As `forward`, in one batch.
 
-        A variant that leaves the tower alone hears what the base hears, computed once for all of them; so for
-        the projector.
+        Variants whose adapters do not change the tower share the base's output, which is computed once. The same
+        holds for the projector.
         """
-        through_tower = self.mix.ordered(self._owners(names, TOWER))
+        through_tower = self.mix.ordered(self._owners(variants, TOWER))
         with self.mix.using(through_tower):
-            hidden = self._encoded(log_mel.repeat(len(through_tower), 1, 1))
-        through_projector = self.mix.ordered(self._owners(names, TOWER, PROJECTOR))
-        hidden = _spread(hidden, through_tower, self._owners(through_projector, TOWER))
+            hidden = self._tower(log_mel.repeat(len(through_tower), 1, 1))
+        through_projector = self.mix.ordered(self._owners(variants, TOWER, PROJECTOR))
+        hidden = _repeat_blocks(hidden, through_tower, self._owners(through_projector, TOWER))
         with self.mix.using(through_projector):
-            features = self.project2(self.activation(self.project1(hidden.view(-1, self.tokens, self.ins))))
-        return _spread(features, through_projector, self._owners(names, TOWER, PROJECTOR))
+            audio_embeds = self.project2(self.activation(self.project1(hidden.view(-1, self.tokens, self.ins))))
+        return _repeat_blocks(audio_embeds, through_projector, self._owners(variants, TOWER, PROJECTOR))
 
-    def _encoded(self, log_mel: torch.Tensor) -> torch.Tensor:
-        """Mels (B, bands, frames) -> (B, T, D)."""
+    def _tower(self, log_mel: torch.Tensor) -> torch.Tensor:
+        """log_mel (B, bands, frames) -> (B, T, D)."""
         x = gelu(self.conv2(gelu(self.conv1(log_mel)))).transpose(1, 2)
-        x = x.contiguous() + self.positions  # convolutions give columns: all layers would add to them
+        x = x.contiguous() + self.positions  # the convolutions give transposed memory, slower in every layer
         for layer in self.layers:
             x = layer(x, self.attend)
         return self.norm(x)
 
-    def _owners(self, names: Sequence[str], *parts: str) -> list[str]:
-        """For each variant the one whose output of these parts it shares: its own, or the base's."""
-        return [name if self.mix.touches(name, *parts) else lora.BASE for name in names]
+    def _owners(self, variants: Sequence[str], *parts: str) -> list[str]:
+        """For each variant, whose output of these parts it uses: its own if its adapter changes them, or the base's."""
+        return [variant if self.mix.touches(variant, *parts) else lora.BASE for variant in variants]
 
 
-def _spread(x: torch.Tensor, have: Sequence[str], want: Sequence[str]) -> torch.Tensor:
-    """x (have x S, …), one block per variant of `have`, to (want x S, …), in which blocks may recur."""
+def _repeat_blocks(x: torch.Tensor, have: Sequence[str], want: Sequence[str]) -> torch.Tensor:
+    """x (have x S, …), one block per variant of `have` -> (want x S, …), the same blocks in the order of `want`."""
     if list(have) == list(want):
         return x
-    return x.unflatten(0, (len(have), -1))[[have.index(name) for name in want]].flatten(0, 1)
+    return x.unflatten(0, (len(have), -1))[[have.index(variant) for variant in want]].flatten(0, 1)
 
 
-def _attend_in_parts(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _chunked_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Attention on a CPU, q, k, v (B, H, T, d) -> (B, H, T, d).
 
-    Head by head and some queries at a time through oneDNN, with scores in float32: as exact as PyTorch's own.
+    One head and one chunk of queries at a time, by oneDNN, with scores in float32: as exact as PyTorch's own.
     """
     b, h, t, d = q.shape
     out = q.new_empty(b, t, h, d).transpose(1, 2)
     for i in product(range(b), range(h)):
         keys, values = k[i].float().contiguous(), v[i].T.contiguous()
-        for queries, written in zip(*(equal_parts(x, _POSITIONS) for x in (q[i], out[i])), strict=True):
+        for queries, written in zip(*(equal_parts(x, _CHUNK) for x in (q[i], out[i])), strict=True):
             scores = backends.onednn_linear(queries.float() * d**-0.5, keys)
             written.copy_(backends.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
     return out
 
 
 def _faster_attention(encoder: Encoder) -> Attend:
-    """The attention to use on this CPU: `_attend_in_parts` or PyTorch's own.
+    """The attention to use on this CPU: `_chunked_attention` or PyTorch's own.
 
-    Measured: PyTorch multiplies float32 with MKL, which is quick on an Intel Xeon and slow on an AMD EPYC.
+    Measured: PyTorch multiplies float32 with MKL, which is fast on an Intel Xeon and slow on an AMD EPYC.
     """
     heads, width = encoder.layers[0].heads, encoder.positions.shape[1]
-    qkv = encoder.positions.new_ones(1, 4 * _POSITIONS, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    qkv = encoder.positions.new_ones(1, 4 * _CHUNK, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
 
-    def seconds(attend: Attend) -> float:
-        return backends.least_seconds(lambda: attend(*qkv))
+    def duration(attend: Attend) -> float:
+        return backends.shortest_duration(lambda: attend(*qkv))
 
-    return min((_attend_in_parts, scaled_dot_product_attention), key=seconds)
+    return min((_chunked_attention, scaled_dot_product_attention), key=duration)

@@ -1,17 +1,17 @@
-"""Kernels of a decoding step on CUDA: what stands between two of a layer's products, in one launch.
+"""Kernels of a decoding step on CUDA: all work between two matrix products of a layer, fused into one launch.
 
-A step of a few rows computes so little that a launch costs its few microseconds whatever it does, and PyTorch takes
-two dozen of them for a layer. Here a layer is its four products, its attention, and four launches:
+A step of a few rows computes so little that its time is the number of launches, a few microseconds each. PyTorch needs
+two dozen per layer. Here a layer is its four products, its attention, and four launches:
 
-    rope_and_cache  behind the product of queries, keys and values: LoRA, rotary positions, and both into the cache
-    silu_mul        behind the product of gate and up: LoRA, and SiLU(gate) times up
-    residual_add    behind the output and the down product: LoRA, and the sum with the residual stream
+    rope_and_cache  after the product of queries, keys and values: LoRA, rotary embeddings, keys and values to the cache
+    silu_mul        after the product of gate and up: LoRA, and SiLU(gate) times up
+    residual_add    after the output and the down product: LoRA, and the sum with the residual stream
 
-None of them is a norm. RMSNorm (https://arxiv.org/abs/1910.07467) takes x to x / sqrt(mean(x^2) + eps) times its
-weight. But for the weight that is one number for a row, and a product is linear. So `residual_add` also gives x times
-the weight of the norm that follows, and sums of squares; what stands behind the next product multiplies by the number.
+RMSNorm (https://arxiv.org/abs/1910.07467) has no launch of its own. It is x / sqrt(mean(x^2) + eps) times a weight. The
+root is one number per row, and a product is linear, so the division can follow the product: `residual_add` also returns
+x times the weight of the next norm, and sums of squares; the kernel after the next product divides by the root.
 
-Written in Triton, which PyTorch for CUDA brings along; with TRITON_INTERPRET=1 it runs, slowly, on a CPU.
+Written in Triton, which is installed with PyTorch for CUDA. With TRITON_INTERPRET=1 it runs, slowly, on a CPU.
 Shapes: R rows, variant-major; D width; H query heads, K key/value heads, d of a head; L length of the cache.
 """
 
@@ -30,7 +30,7 @@ except ImportError:  # before 3.5
 
 from evoxtral.model.linear import MixedLinear
 
-ROWS = tl.constexpr(16)  # of a tile: the fewest that a matrix unit multiplies
+ROWS = tl.constexpr(16)  # of a tile: the smallest that tensor cores multiply
 COLUMNS = tl.constexpr(64)  # of a tile
 
 
@@ -46,16 +46,16 @@ class Stream(NamedTuple):
 
 
 def begin(x: torch.Tensor, weight: torch.Tensor) -> Stream:
-    """The stream before the first layer, whose norm has this weight (D,)."""
+    """The residual stream x (R, D) before the first layer; weight (D,) of that layer's norm."""
     squares = F.pad(x.float().square(), (0, -x.shape[1] % COLUMNS.value))
-    tiles = squares.unflatten(1, (-1, COLUMNS.value)).sum(dim=-1)  # as `residual_add` gives them
+    tiles = squares.unflatten(1, (-1, COLUMNS.value)).sum(dim=-1)  # as in `residual_add`
     return Stream(x, x * weight, tiles)
 
 
 def residual_add(linear: MixedLinear, y: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> Stream:
-    """x (R, D) plus what the layer makes of its input; weight (D,) of the next norm.
+    """x (R, D) plus the output of the linear layer; weight (D,) of the next norm.
 
-    y: of this layer's `product`, here and below.
+    y: the output of `linear.product`, here and below.
     """
     tiles = triton.cdiv(linear.outs, COLUMNS.value)
     out = Stream(torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x), tiles, dtype=torch.float32))
@@ -64,7 +64,7 @@ def residual_add(linear: MixedLinear, y: torch.Tensor, x: torch.Tensor, weight: 
 
 
 def silu_mul(linear: MixedLinear, y: torch.Tensor, squares: torch.Tensor, eps: float) -> torch.Tensor:
-    """SiLU(gate) times up (R, outs / 2), of a stream with these squares, normed."""
+    """SiLU(gate) times up (R, outs / 2), with the norm applied. squares: of the stream that `y` was computed from."""
     out = y.new_empty(len(y), linear.outs // 2)
     grid = triton.cdiv(out.shape[1], COLUMNS.value), *_tiles_of_rows(linear, y)
     _silu_mul[grid](y, out, **_norm(linear, squares, eps), **_lora(linear, y))
@@ -81,7 +81,7 @@ def rope_and_cache(
     keys: torch.Tensor,
     values: torch.Tensor,
 ) -> torch.Tensor:
-    """Queries (R, H, d) of a stream with these squares, normed and turned; keys and values go into the cache.
+    """Queries (R, H, d), with the norm and rotary embeddings applied; keys and values are written to the cache.
 
     rotary, position, keys, values: see `Block.step`.
     """
@@ -96,53 +96,53 @@ def rope_and_cache(
 
 
 def supports(config: LlamaConfig) -> bool:
-    """Whether the kernels compute such a model: no bias, and heads that are tiles (powers of two, 16 at least)."""
+    """Whether the kernels support this model: no biases, and a head size that is a power of two and at least 16."""
     biased = config.attention_bias or config.mlp_bias
     return not biased and config.head_dim >= 16 and config.head_dim & (config.head_dim - 1) == 0
 
 
 def prepare() -> None:
-    """While a model loads: what processes that are forked later, as ZeroGPU does, need not do each for itself.
+    """Done once while a model loads, so that processes forked later (ZeroGPU forks one per visit) need not repeat it.
 
-    Before it launches anything Triton hashes its own library, half a gigabyte, which takes most of a second.
+    Before its first launch Triton hashes its own library of half a gigabyte, which takes most of a second.
     """
     triton_key()
 
 
 def _tiles_of_rows(linear: MixedLinear, y: torch.Tensor) -> tuple[int, int]:
-    """Tiles of the rows of a variant, and variants."""
+    """The last two dimensions of a grid: tiles of rows per variant, and variants."""
     variants = len(linear.mix.active)
     return triton.cdiv(len(y) // variants, ROWS.value), variants
 
 
 def _lora(linear: MixedLinear, y: torch.Tensor) -> dict:
-    """What `_changed` and `_rows` take."""
+    """Arguments of `_with_lora` and `_rows`."""
     return {
-        "b": linear.lora_b if linear.rank else y,  # or a pointer that is not read
-        "slots": linear.slots(y.device), "rows": len(y) // len(linear.mix.active), "stride": y.shape[1],
+        "b": linear.lora_b if linear.rank else y,  # without LoRA: any pointer, which is not read
+        "adapters": linear.adapter_indices(y.device), "rows": len(y) // len(linear.mix.active), "stride": y.shape[1],
         "outs": linear.outs, "RANK": linear.rank, "PADDED": max(16, triton.next_power_of_2(linear.rank)),
         "WIDTH": linear.width,
     }  # fmt: skip
 
 
 def _norm(linear: MixedLinear, squares: torch.Tensor, eps: float) -> dict:
-    """What `_scale` takes."""
+    """Arguments of `_scale`."""
     tiles = squares.shape[1]
     return {"squares": squares, "tiles": tiles, "ins": linear.ins, "eps": eps, "TILES": triton.next_power_of_2(tiles)}
 
 
 @triton.jit(do_not_specialize=["rows"])
 def _residual_add(
-    y, x, weight, out, weighted, squares, b, slots, rows, stride, outs,
+    y, x, weight, out, weighted, squares, b, adapters, rows, stride, outs,
     RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row, there = _rows(rows)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < outs
     here, mask = row[:, None] * outs + column[None, :], there[:, None] & inside[None, :]
-    tile = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH)
+    tile = _with_lora(y, b, adapters, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH)
     tile += tl.load(x + here, mask=mask, other=0.0).to(tl.float32)
-    tile = tile.to(out.dtype.element_ty).to(tl.float32)  # the norm is that of the rounded sum, as elsewhere
+    tile = tile.to(out.dtype.element_ty).to(tl.float32)  # the norm sees the rounded sum, as in PyTorch
     tl.store(out + here, tile, mask=mask)
     tl.store(weighted + here, tile * tl.load(weight + column, mask=inside, other=0.0)[None, :], mask=mask)
     tl.store(squares + row * tl.num_programs(0) + tl.program_id(0), tl.sum(tile * tile, axis=1), mask=there)
@@ -150,7 +150,7 @@ def _residual_add(
 
 @triton.jit(do_not_specialize=["rows"])
 def _silu_mul(
-    y, out, squares, tiles, ins, eps, b, slots, rows, stride, outs,
+    y, out, squares, tiles, ins, eps, b, adapters, rows, stride, outs,
     TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row, there = _rows(rows)
@@ -158,8 +158,8 @@ def _silu_mul(
     inner = outs // 2
     inside = column < inner
     scale = _scale(squares, row, there, tiles, ins, eps, TILES)[:, None]
-    gated = _changed(y, b, slots, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH)
-    up = _changed(y, b, slots, row, there, inner + column, inside, 1, stride, outs, RANK, PADDED, WIDTH)
+    gated = _with_lora(y, b, adapters, row, there, column, inside, 0, stride, outs, RANK, PADDED, WIDTH)
+    up = _with_lora(y, b, adapters, row, there, inner + column, inside, 1, stride, outs, RANK, PADDED, WIDTH)
     gated, up = scale * gated, scale * up
     mask = there[:, None] & inside[None, :]
     tl.store(out + row[:, None] * inner + column[None, :], gated * tl.sigmoid(gated) * up, mask=mask)
@@ -168,7 +168,7 @@ def _silu_mul(
 @triton.jit(do_not_specialize=["rows"])
 def _rope_and_cache(
     y, q, keys, values, cosines, sines, position, length, heads, kv_heads, HEAD: tl.constexpr,
-    squares, tiles, ins, eps, b, slots, rows, stride, outs,
+    squares, tiles, ins, eps, b, adapters, rows, stride, outs,
     TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row, there = _rows(rows)
@@ -179,10 +179,10 @@ def _rope_and_cache(
     mask = there[:, None] & inside[None, :]
     scale = _scale(squares, row, there, tiles, ins, eps, TILES)[:, None]
     column = head * HEAD + c
-    tile = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
+    tile = _with_lora(y, b, adapters, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
     if part < 2:
         column = head * HEAD + (c + HEAD // 2) % HEAD
-        other = _changed(y, b, slots, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
+        other = _with_lora(y, b, adapters, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
         rotary = at * HEAD + c
         tile = tile * tl.load(cosines + rotary).to(tl.float32) + other * tl.load(sines + rotary).to(tl.float32)
     tile *= scale
@@ -199,7 +199,7 @@ def _rope_and_cache(
 
 @triton.jit
 def _rows(rows):
-    """The rows of this program, and which of them there are."""
+    """The rows of this program, and a mask of those that exist."""
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     return tl.program_id(2) * rows + row, row < rows
 
@@ -214,20 +214,20 @@ def _scale(squares, row, there, tiles, ins, eps, TILES: tl.constexpr):
 
 
 @triton.jit
-def _changed(
-    y, b, slots, row, there, column, inside, part, stride, outs,
+def _with_lora(
+    y, b, adapters, row, there, column, inside, part, stride, outs,
     RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """A tile of what a product gave, float32, with the LoRA of its variant; part: which of the product's layers."""
+    """A tile of a product's output, float32, plus the LoRA of its variant. part: index of the layer in the product."""
     wide = y + row[:, None] * stride
     tile = tl.load(wide + column[None, :], mask=there[:, None] & inside[None, :], other=0.0).to(tl.float32)
     if RANK:
-        slot = tl.load(slots + tl.program_id(2))
-        if slot >= 0:
+        adapter = tl.load(adapters + tl.program_id(2))
+        if adapter >= 0:
             k = tl.arange(0, PADDED)
-            low = outs + slot * WIDTH + part * RANK + k[None, :]
+            low = outs + adapter * WIDTH + part * RANK + k[None, :]
             low = tl.load(wide + low, mask=there[:, None] & (k < RANK)[None, :], other=0.0)
-            matrix = b + (slot * RANK + k)[:, None] * outs + column[None, :]
+            matrix = b + (adapter * RANK + k)[:, None] * outs + column[None, :]
             matrix = tl.load(matrix, mask=(k < RANK)[:, None] & inside[None, :], other=0.0)
             tile += tl.dot(low, matrix, input_precision="ieee")
     return tile

@@ -1,8 +1,8 @@
-"""Linear layers whose rows belong to different variants: one product for the base, and each row's own LoRA beside it.
+"""Linear layers for batches whose rows belong to different variants: one product for the base, plus each row's LoRA.
 
-The base weight W is held once and read once for a whole batch; the rows of the batch are variant-major, (V, rows of one
-variant, …), so that all adapters of a batch apply as a few batched products (or bags), whatever the number of variants.
-That holds in the audio tower and the projector as well, where the leading dimension is windows.
+The base weight W is stored once and read once per batch. The rows of a batch are variant-major, (V, rows of one
+variant, …), so that the adapters of a batch apply as a few batched products (or embedding bags), however many variants
+there are. The same holds in the audio tower and the projector, where the leading dimension is windows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from torch import nn
 from evoxtral.model import backends
 from evoxtral.model.lora import BASE, Adapter
 
-_BAGS = 1536  # rows x r, up to which a CPU multiplies by B as bags in bfloat16
+_BAGS = 1536  # up to this rows x r, a CPU in bfloat16 multiplies by B as embedding bags
 
 
 class Mix:
     """Which variants the rows of the current batch belong to; shared by all layers of one model.
 
-    variants: BASE, then the adapters in the order given. Not thread-safe: whoever runs the model holds a lock
-    while `using` is open.
+    variants: BASE, then the adapters in the order given. Not thread-safe: the caller holds a lock while `using` is
+    open.
     """
 
     def __init__(self, adapters: Sequence[Adapter]):
@@ -33,7 +33,7 @@ class Mix:
 
     @contextmanager
     def using(self, variants: Sequence[str]) -> Iterator[None]:
-        """While open, a batch has one block of rows per variant, equal in size, in `self.variants` order."""
+        """Within this context, a batch has one block of rows per variant, all of one size, in `self.variants` order."""
         before, self.active = self.active, tuple(variants)
         try:
             yield
@@ -41,7 +41,7 @@ class Mix:
             self.active = before
 
     def ordered(self, variants: Iterable[str]) -> tuple[str, ...]:
-        """The distinct ones of some variants, in the order of `self.variants`."""
+        """The given variants without repeats, in the order of `self.variants`."""
         asked = set(variants)
         return tuple(variant for variant in self.variants if variant in asked)
 
@@ -51,18 +51,17 @@ class Mix:
 
 
 class MixedLinear(nn.Module):
-    """Linear layers that read the same input, as one product, with the LoRA of each row's own adapter.
+    """Linear layers with the same input, as one product, with the LoRA of each row's own adapter.
 
-    weight (outs + N x layers x r, in) is the layers' weights one after the other, and below them the A of all N
-    adapters: a few rows more of the one product that is read for, instead of a small one of their own, which
-    would take a third as long. lora_b (N, r, outs) holds the B of all adapters, those of the layers side by side;
-    where they are taken as bags, each layer has its own.
-    r is the largest rank, or the next multiple of 8: what is missing to it is zeros, as is all of an adapter that
-    leaves these layers alone.
+    weight (outs + N x layers x r, in): the weights of the layers one below the other, then the A of all N adapters. A
+    few more rows in one product are cheaper than a small product of their own, which would take a third as long.
+    lora_b (N, r, outs): the B of all adapters, the layers side by side. With embedding bags each layer has its own
+    instead. r is the largest rank, rounded up to a multiple of 8. Smaller adapters are padded with zeros; an adapter
+    that does not change these layers is all zeros.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix, device: torch.device):
-        """Takes the layers' matrices out of the adapters, to where the model runs.
+        """Moves the matrices of these layers out of `adapters`, to `device`.
 
         layers: module path -> linear layer.
         """
@@ -74,10 +73,10 @@ class MixedLinear(nn.Module):
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
         self.ins, self.outs = weights[0].shape[1], sum(self._sizes)
-        self.rank = self.width = 0  # of an adapter's A for one layer, and of all it makes of a row
-        self._slots = {adapter.name: n for n, adapter in enumerate(adapters)}
+        self.rank = self.width = 0  # outputs of an adapter's A: for one layer, and for all layers
+        self._index_of = {adapter.name: n for n, adapter in enumerate(adapters)}
         self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
-        self._active_slots: dict[tuple[str, ...], torch.Tensor] = {}
+        self._active_indices: dict[tuple[str, ...], torch.Tensor] = {}
         bags = dtype is torch.bfloat16 and device.type == "cpu" and backends.fbgemm_is_here()
         self._bags_up_to = _BAGS if bags else 0
         self._matrices: list[torch.Tensor] = []
@@ -85,13 +84,13 @@ class MixedLinear(nn.Module):
             lora_a, lora_b = _stacked(layers, adapters, weights[0], dtype)
             self.rank, self.width = lora_b.shape[1], len(lora_a) // len(adapters)
             weights.append(lora_a)
-            if self._bags_up_to:  # an embedding bag would copy what is not by itself, at every call
+            if self._bags_up_to:  # an embedding bag would copy a tensor that is not contiguous, at every call
                 self._matrices = [part.contiguous() for part in lora_b.split(self._sizes, dim=-1)]
             else:
                 self.register_buffer("lora_b", lora_b, persistent=False)
         self.weight = _join(weights)
         self.bias = None
-        if any(linear.bias is not None for linear in linears):  # zeros for the others, and behind an adapter's A
+        if any(linear.bias is not None for linear in linears):  # zero for layers without one, and for the adapters' A
             bias = torch.zeros(len(self.weight), dtype=dtype, device=device)
             for linear, part in zip(linears, bias[: self.outs].split(self._sizes), strict=True):
                 if linear.bias is not None:
@@ -100,31 +99,31 @@ class MixedLinear(nn.Module):
         self._prepacked: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
-        """x (rows, …, in) by the weights, and after them by the A of all adapters: (rows, …, outs + N x layers x r)."""
+        """x (rows, …, in) times the weights and the A of all adapters -> (rows, …, outs + N x layers x r)."""
         return self._prepacked(x) if self._prepacked else nn.functional.linear(x, self.weight, self.bias)
 
-    def slots(self, device: torch.device) -> torch.Tensor:
-        """Which adapter changes each block of the current batch, (blocks,); -1 for none."""
+    def adapter_indices(self, device: torch.device) -> torch.Tensor:
+        """Index of the adapter of each block of the current batch, (blocks,); -1 for none."""
         active = self.mix.active
-        if active not in self._active_slots:
-            slots = [self._slots[name] if name in self.changed_by else -1 for name in active]
-            self._active_slots[active] = torch.tensor(slots, dtype=torch.int32, device=device)
-        return self._active_slots[active]
+        if active not in self._active_indices:
+            indices = [self._index_of[name] if name in self.changed_by else -1 for name in active]
+            self._active_indices[active] = torch.tensor(indices, dtype=torch.int32, device=device)
+        return self._active_indices[active]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (rows, …, in), variant-major. Gives (rows, …, outs), a view."""
+        """x (rows, …, in), variant-major -> (rows, …, outs), a view."""
         y = self.product(x)
         if not self.changed_by:
             return y
         active, wide = self.mix.active, y.shape[-1]
         if active not in self._plans:
             self._plans[active] = self._plan(active)
-        rows = y.numel() // (wide * len(active))  # of each block, positions counted
-        # Views by their strides, of what is changed and of its own adapter's part of each block: slices of slices are
-        # a call each, and while a short prompt is read it is the host that a GPU waits for.
-        for block, slot, matrices in self._plans[active]:
+        rows = y.numel() // (wide * len(active))  # of each block, times positions
+        # `as_strided` makes each view in one call (of the outputs, and of x A for the block's own adapter). Slicing
+        # would take several, and while a short prompt is processed a GPU waits for the host.
+        for block, index, matrices in self._plans[active]:
             first = block * rows * wide
-            column, own = first, first + self.outs + slot * self.width
+            column, own = first, first + self.outs + index * self.width
             for b in matrices:
                 count, rank, outs = b.shape
                 changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), column)
@@ -137,10 +136,10 @@ class MixedLinear(nn.Module):
         return y.narrow(-1, 0, self.outs)
 
     def prepack(self) -> "MixedLinear":
-        """On a CPU lay out the weight in the blocks that oneDNN or FBGEMM reads, for good.
+        """On a CPU, convert the weight to the blocked layout of oneDNN or FBGEMM, permanently.
 
-        PyTorch multiplies plain weights by a few rows at a fraction of the memory's speed: three rows in float32
-        take five times as long as packed, in bfloat16 twice (docs/speed.md).
+        With plain weights PyTorch multiplies a few rows far below memory bandwidth: three rows take five times as long
+        as prepacked in float32, and twice as long in bfloat16 (docs/speed.md).
         """
         if backends.fbgemm_supports(self.weight.dtype, self.weight.device):
             packed = torch.ops.quantized.linear_prepack_fp16(self.weight.float(), self.bias)
@@ -153,15 +152,15 @@ class MixedLinear(nn.Module):
         return self
 
     def _plan(self, active: tuple[str, ...]) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
-        """For each run of blocks with neighbouring adapters: its first block, that one's adapter, and the B of all of
-        them, (blocks, r, outs) for each layer."""
+        """For each run of blocks with consecutive adapters: the first block, the index of its adapter, and for each
+        layer the B of the whole run, (blocks, r, outs)."""
         matrices = self._matrices or self.lora_b.split(self._sizes, dim=-1)
-        pairs = [(block, self._slots[name]) for block, name in enumerate(active) if name in self.changed_by]
+        pairs = [(block, self._index_of[name]) for block, name in enumerate(active) if name in self.changed_by]
         plan = []
         for _, run in groupby(pairs, lambda pair: pair[1] - pair[0]):
             run = list(run)
-            (block, slot), (last, _) = run[0], run[-1]
-            plan.append((block, slot, tuple(b[slot : slot + last - block + 1] for b in matrices)))
+            (block, index), (last, _) = run[0], run[-1]
+            plan.append((block, index, tuple(b[index : index + last - block + 1] for b in matrices)))
         return plan
 
 
@@ -171,13 +170,13 @@ def _stacked(
     weight: torch.Tensor,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The matrices of all adapters for layers that read the same input, as MixedLinear holds them: A
-    (N x layers x r, in) like the layers' weight, and B in the dtype of what it is multiplied with.
+    """The matrices of all adapters for layers with the same input, as MixedLinear stores them: A (N x layers x r, in)
+    in the dtype of the weights, and B (N, r, outs) in the dtype of the activations.
 
-    They are taken out of the adapters, which would otherwise be in memory twice until all layers are made.
+    They are removed from the adapters, or else they would be in memory twice until all layers are built.
     """
     rank = max(a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights)
-    rank = -(-rank // 8) * 8  # so that rows of a product begin where a GPU's attention can read 16 bytes at a time
+    rank = -(-rank // 8) * 8  # keeps rows of a product aligned to 16 bytes, which attention on a GPU needs
     outs = [linear.out_features for linear in layers.values()]
     lora_a = weight.new_zeros(len(adapters), len(layers) * rank, weight.shape[1])
     lora_b = weight.new_zeros(len(adapters), rank, sum(outs), dtype=dtype)
@@ -194,8 +193,8 @@ def _stacked(
 def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """low (n, rows, r) @ b (n, r, outs) -> (n, rows, outs), each row a weighted sum of rows of b, by FBGEMM.
 
-    In bfloat16 PyTorch would hand the product to oneDNN, which takes twice as long for a step's few rows, and keeps
-    0.6 to 2 MB for every shape, a step's and a prompt's. Above _BAGS oneDNN is so much quicker that it is worth them.
+    In bfloat16 PyTorch would call oneDNN, which takes twice as long for the few rows of a step, and keeps 0.6 to 2 MB
+    for every shape. Above _BAGS oneDNN is so much faster that the memory is worth it.
     """
     n, rows, rank = low.shape
     weights = low.reshape(-1, rank)
@@ -205,21 +204,21 @@ def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(64)
 def _rows_of(n: int, rows: int, rank: int) -> torch.Tensor:
-    """Which rows of B, flattened, each row sums: (n x rows, r)."""
+    """For each row, the indices of the rows of the flattened B that it sums: (n x rows, r)."""
     return torch.arange(n * rank, dtype=torch.int32).view(n, 1, rank).expand(n, rows, rank).reshape(-1, rank)
 
 
 def _join(parts: Sequence[torch.Tensor]) -> nn.Parameter:
-    joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))  # one part stays where it is
+    joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))  # a single part is not copied
     return nn.Parameter(joined.detach(), requires_grad=False)
 
 
 def joined(
     owner: nn.Module, path: str, names: Sequence[str], adapters: Sequence[Adapter], mix: Mix, device: torch.device
 ) -> MixedLinear:
-    """Linear layers of one module, at the path `path`, as a settled mixed one; they are taken out of the module."""
+    """Linear layers of the module `owner`, whose path is `path`, as one prepacked MixedLinear; `owner` loses them."""
     paths = {name: f"{path}.{name}" if path else name for name in names}
     mixed = MixedLinear({paths[name]: owner.get_submodule(name) for name in names}, adapters, mix, device)
     for name in names:
-        delattr(owner, name)  # what was joined is freed before it is laid out anew
+        delattr(owner, name)  # free the originals before prepacking makes a copy
     return mixed.prepack()

@@ -1,4 +1,4 @@
-"""What glibc gives back to the system, and when. Elsewhere nothing here does anything."""
+"""When glibc returns freed memory to the system. With another C library these functions do nothing."""
 
 import ctypes
 import platform
@@ -13,8 +13,10 @@ _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 @contextmanager
 def freed_memory_returned() -> Iterator[None]:
-    """While open, glibc returns every freed weight to the system. By itself it keeps them in the arenas of the threads
-    that read them, where nothing else finds them: loading left more than half of a base's size behind.
+    """Within this context, glibc returns every freed weight to the system at once.
+
+    By default it keeps freed memory in the arenas of the threads that read the weights, where other threads cannot use
+    it: more than half the size of the base was left there after loading.
     """
     if _libc:
         _libc.mallopt(_MMAP_THRESHOLD, 1 << 17)
@@ -23,20 +25,20 @@ def freed_memory_returned() -> Iterator[None]:
     finally:
         return_freed_memory()
         if _libc:
-            # What is computed with is kept and used again: fresh pages would cost the encoder much of its time.
+            # Activations stay in the heap and are reused: mapping fresh pages would slow the encoder down a lot.
             _libc.mallopt(_MMAP_THRESHOLD, 2 << 20)
             _libc.mallopt(_TRIM_THRESHOLD, 4 << 20)
 
 
 def return_freed_memory() -> None:
-    """Milliseconds; worth it where much was freed and something else is about to grow."""
+    """Return free heap memory to the system. Takes milliseconds: call it after much was freed."""
     if _libc:
         _libc.malloc_trim(0)
 
 
 def equal_parts(x: torch.Tensor, about: int, dim: int = 0) -> tuple[torch.Tensor, ...]:
-    """Views of x, of about so many positions each, all but perhaps the last of one size.
+    """Views of x along `dim`, each of about `about` positions and all of one size, except perhaps the last.
 
-    For every shape that it multiplies, oneDNN keeps a kernel: for a short rest at the end it would be one more.
+    oneDNN keeps a kernel for every shape it multiplies, so equal parts save memory over full parts and a short rest.
     """
     return x.chunk(max(1, round(x.shape[dim] / about)), dim)

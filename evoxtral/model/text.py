@@ -1,9 +1,9 @@
 """Voxtral's text model (a Llama) for decoding: static shapes, one cache, adapters mixed within a batch.
 
-It computes what `LlamaForCausalLM` computes, from the same weights, taken over layer by layer so that they
-are never in memory twice; layers that read the same input are joined into one product. It is our own because
-a step then has no work on the host but launching its kernels and, on CUDA, shapes that never change: there the
-whole step is captured once and replayed as one graph.
+It computes what `LlamaForCausalLM` computes, from the same weights, which are moved over layer by layer so that they
+are never in memory twice. Linear layers with the same input are joined into one product. It is our own code because a
+step then does nothing on the host but launch kernels, and on CUDA its shapes never change: the whole step is captured
+once and replayed as one graph.
 
 Shapes: B rows of a batch, T positions, D width, H query heads, K key/value heads, L length of the cache.
 """
@@ -57,7 +57,7 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, rotate: Rotate, attend: Attend) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D).
 
-        rotate: heads (B, …, T, d), to where they stand (rotary positions).
+        rotate: applies rotary embeddings to heads (B, …, T, d).
         attend: (q (B, H, T, d), k (B, K, T, d), v (B, K, T, d)) -> (B, H, T, d); it also fills the cache.
         """
         b, t, _ = x.shape
@@ -80,10 +80,10 @@ class Block(nn.Module):
         values: torch.Tensor,
         attend: Callable[[torch.Tensor], torch.Tensor],
     ) -> "Stream":
-        """What `forward` computes, for one position of every row, by the module `kernels`.
+        """The same as `forward`, for one position of every row, with the kernels of the module `kernels`.
 
-        following: weight (D,) of the norm after this layer.  rotate: cosines and sines (L, d), of these the first half
-        negative.  position (1,).  keys, values (B, K, L, d): the layer's cache.
+        following: weight (D,) of the norm after this layer.  rotate: cosines and sines (L, d), the first half of the
+        sines negated.  position (1,).  keys, values (B, K, L, d): the layer's cache.
         attend: queries (B, H, d) -> (B, H, d).
         """
         y = self.qkv.product(stream.weighted)
@@ -95,7 +95,7 @@ class Block(nn.Module):
 
 
 def _kernels(config: LlamaConfig) -> ModuleType | None:
-    """The module `kernels`, ready, where Triton is there and they take such a model."""
+    """The module `kernels`, if Triton is installed and its kernels support this model."""
     if importlib.util.find_spec("triton") is None:
         return None
     from evoxtral.model import kernels
@@ -116,7 +116,7 @@ class TextModel(nn.Module):
         mix: Mix,
         device: torch.device,
     ):
-        """Takes the layers out of `model`, which cannot write afterwards, and to a device one by one."""
+        """Moves the layers out of `model`, one by one, to `device`. `model` cannot generate text afterwards."""
         super().__init__()
         language_model = model.model.language_model
         self.config, self.mix = language_model.config, mix
@@ -134,9 +134,9 @@ class TextModel(nn.Module):
         self.to(device)
 
     def embedded(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens (…) -> (…, D)."""
+        """Embeddings of token ids (…) -> (…, D)."""
         return self.embed(tokens).to(self.norm.dtype)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Next-token logits (B, vocabulary) after the last of x (B, T, D)."""
+        """Next-token logits (B, vocabulary) of the last position of x (B, T, D)."""
         return self.head(rms_norm(x[:, -1], x.shape[-1:], self.norm, self.config.rms_norm_eps))
