@@ -10,7 +10,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +21,7 @@ from gradio_client.exceptions import AppError
 from launched import ROOT, app_url, free_port
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from waiting import PATIENCE, wait_until
 
 from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
@@ -35,7 +35,7 @@ EXAMPLES = compare.Example.read(ROOT / "examples")
 
 @pytest.fixture(scope="module")
 def client() -> Client:
-    return Client(app_url(), verbose=False, httpx_kwargs={"timeout": 120})  # a busy machine answers late
+    return Client(app_url(), verbose=False, httpx_kwargs={"timeout": PATIENCE})
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,8 @@ def test_speak_gives_a_recording_and_the_tags_it_left_out_and_a_sentence_for_wha
 
 
 def curl(*arguments: str) -> str:
-    return subprocess.run(["curl", "-sSN", *arguments], capture_output=True, text=True, check=True, timeout=120).stdout
+    command = ["curl", "-sSN", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
 
 def uploaded(path: str) -> dict:
@@ -255,10 +256,11 @@ def test_the_cache_is_cleaned_of_visitors_files_and_the_examples_stay(tmp_path, 
         visitor.predict("[sighs] Hello.", api_name="/speak")
         with pytest.raises(AppError, match="no variant"):
             visitor.predict(handle_file(clip), "gold", api_name="/transcribe")
-        started = time.monotonic()
-        while files() != examples and time.monotonic() - started < 60:
-            time.sleep(0.2)
-        time.sleep(3)
+        wait_until(lambda: files() == examples, "the end of the visitor's files")
+        for path in examples:  # so old that a later pass would take them, if any did
+            os.utime(path, (0, 0))
+        visitor.predict("[sighs] Hello.", api_name="/speak")
+        wait_until(lambda: files() <= examples, "a later pass")
         assert files() == examples
     finally:
         demo.close()
