@@ -2,6 +2,7 @@ import functools
 import io
 import math
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evoxtral import audio
-from evoxtral.audio import SAMPLE_RATE, Segment, reading
+from evoxtral.audio import SAMPLE_RATE, Segment, containers
 from evoxtral.errors import AudioError
 
 SECONDS = 2.0  # length of the recordings below
@@ -299,22 +300,38 @@ def test_random_bytes_are_not_audio(seed):
         audio.load(np.random.default_rng(seed).bytes(20_000))
 
 
+def read_or_refused(data: bytes) -> audio.Recording | None:
+    """The recording of a torn file, which `strict` refuses; None where nothing of it can be decoded."""
+    with pytest.raises(AudioError, match="incomplete|damaged"):
+        audio.read(data, strict=True)
+    try:
+        return audio.read(data)
+    except AudioError as error:
+        assert "incomplete" in str(error) or "damaged" in str(error)
+    return None
+
+
 @pytest.mark.parametrize("kind", sorted(FILES.keys() - UNSTATED))
-def test_a_file_that_states_more_than_it_holds_is_incomplete(kind):
+def test_of_a_file_that_states_more_than_it_holds_what_there_is_is_read(kind):
     data = file(kind)
     for share in (0.5, 0.8):
-        with pytest.raises(AudioError, match="incomplete"):
-            audio.load(data[: int(share * len(data))])
+        recording = read_or_refused(data[: int(share * len(data))])
+        if recording is None:  # the index is at the end, or the only page is torn
+            assert kind in {"M4A AAC", "M4A ALAC", "a video with sound", "OGG Vorbis"}
+            continue
+        assert re.search(r"of [\d.,]+ (s|bytes)|breaks off", recording.incomplete)
+        assert recording.duration < SECONDS
     with pytest.raises(AudioError):
-        audio.load(data[: len(data) // 20])
+        audio.read(data[: len(data) // 20], strict=True)
 
 
 @pytest.mark.parametrize("kind", sorted(FRAMES))
 def test_a_recording_that_stops_inside_a_frame_is_incomplete(kind):
     data = file(kind)
     for left in (len(data) - 1, len(data) * 4 // 5, len(data) // 2 + 1):
-        with pytest.raises(AudioError, match="incomplete"):
-            audio.load(data[:left])
+        recording = read_or_refused(data[:left])
+        assert re.fullmatch(r"breaks off in the middle( after [\d.]+ s)?", recording.incomplete)
+        assert recording.duration > 0.3 * SECONDS
 
 
 @pytest.mark.parametrize("kind", ["MP3 by ffmpeg", "MP3 by LAME"])
@@ -327,7 +344,7 @@ def test_every_frame_of_a_streamed_mp3_is_as_long_as_it_says(rate):
     data = encode("mp3", "libmp3lame", rate=rate, write_xing="0", id3v2_version="0")
     position, frames = 0, 0
     while position < len(data):
-        position, frames = position + reading._mp3_frame_bytes(data[position : position + 4], rate), frames + 1
+        position, frames = position + containers.mp3_frame_bytes(data[position : position + 4], rate), frames + 1
     assert position == len(data) and frames > 20
 
 
@@ -352,8 +369,8 @@ def test_a_file_with_a_hole_is_damaged(kind):
     data = file(kind)
     third = len(data) // 3
     garbage = np.random.default_rng(0).bytes(third)
-    with pytest.raises(AudioError, match="damaged|incomplete"):
-        audio.load(data[:third] + garbage + data[2 * third :])
+    recording = read_or_refused(data[:third] + garbage + data[2 * third :])
+    assert recording is None or recording.incomplete
 
 
 @settings(deadline=None, max_examples=40)
@@ -420,11 +437,11 @@ def test_samples_that_are_no_numbers_are_named(bad):
         audio.load(write("WAV", "DOUBLE", samples, 48_000))
 
 
-@pytest.mark.parametrize("rate", [0, -1, 1, 7_999, 192_001, 2_000_000_000])
+@pytest.mark.parametrize("rate", [0, -1, 1, 3_999, 768_001, 2_000_000_000])
 def test_a_silly_sample_rate_is_named(rate):
-    with pytest.raises(AudioError, match=f"rate of {rate:,} Hz: convert it to one of 8,000 to 192,000 Hz"):
+    with pytest.raises(AudioError, match=f"rate of {rate:,} Hz: convert it to one of 4,000 to 768,000 Hz"):
         audio.load((rate, np.zeros(100, np.float32)))
-    if rate > 0:
+    if rate > 0 and rate < 2_000_000:
         with pytest.raises(AudioError, match="sample rate"):
             audio.load(write("WAV", None, np.zeros(10), rate))
 

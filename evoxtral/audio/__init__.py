@@ -1,9 +1,13 @@
 """Recordings: any file to a waveform (T,) float32 mono at 16 kHz, and to segments that fit a model's window."""
 
-from evoxtral.audio.reading import MAX_MEGABYTES, MAX_SECONDS, SAMPLE_RATE, Source, duration, load, save, wav_bytes
+from evoxtral.audio.levels import levelled, loudness
+from evoxtral.audio.reading import (
+    MAX_MEGABYTES, MAX_SECONDS, Channels, Choice, Recording, Source, duration, load, read, recordings, save, wav_bytes,
+)  # fmt: skip
 from evoxtral.audio.segmentation import Segment, is_silent, segments
+from evoxtral.audio.tracks import SAMPLE_RATE
 
 __all__ = [
-    "MAX_MEGABYTES", "MAX_SECONDS", "SAMPLE_RATE", "Segment", "Source", "duration", "is_silent", "load", "save",
-    "segments", "wav_bytes",
+    "MAX_MEGABYTES", "MAX_SECONDS", "SAMPLE_RATE", "Channels", "Choice", "Recording", "Segment", "Source", "duration",
+    "is_silent", "levelled", "load", "loudness", "read", "recordings", "save", "segments", "wav_bytes",
 ]  # fmt: skip

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evoxtral.audio.reading import SAMPLE_RATE, duration
+from evoxtral.audio.reading import duration
+from evoxtral.audio.tracks import SAMPLE_RATE
 
 # Times are counted in frames of 1/64 s: exact in binary, so no sum or difference overshoots a window.
 FRAMES_PER_SECOND = 64

@@ -1,0 +1,71 @@
+"""Loudness by ITU-R BS.1770, and the gain that brings a recording to the level the models were trained on.
+
+Whisper's log-mel floors every window 80 dB below its loudest band and audio is rounded to 16 bits, so gain changes
+nothing for a recording near full scale and saves one far below it.
+"""
+
+import numpy as np
+
+from evoxtral.audio.tracks import SAMPLE_RATE
+
+TARGET = -23.0  # LUFS (EBU R 128)
+TOLERANCE = 9.0  # LU around the target within which nothing is changed
+MAX_GAIN = 80.0  # dB
+CEILING = 0.9  # of full scale, for samples: the wave between them is less than 1 dB higher for speech
+BLOCK = round(0.4 * SAMPLE_RATE)  # samples, as in BS.1770
+MAX_BLOCKS = 1_500  # that are measured, spread evenly over a long recording
+MIN_LOUDNESS = -100.0  # LUFS, the absolute gate; BS.1770 has -70, but the speech of a 24-bit file may lie below it
+RELATIVE_GATE = -10.0  # LU
+LIMITER = 40  # samples (2.5 ms) that a limiter looks at together
+
+
+def loudness(waveform: np.ndarray) -> float:
+    """Integrated loudness of a waveform (T,), in LUFS; -inf for silence. Gated as in BS.1770-5, blocks side by side."""
+    if len(waveform) == 0:
+        return -np.inf
+    if len(waveform) < BLOCK:
+        waveform = np.pad(waveform, (0, BLOCK - len(waveform)))
+    blocks = waveform[: len(waveform) // BLOCK * BLOCK].reshape(-1, BLOCK)
+    blocks = blocks[:: max(1, len(blocks) // MAX_BLOCKS)]
+    spectra = np.fft.rfft(blocks - blocks.mean(axis=1, keepdims=True), axis=1)
+    power = 2 * (np.abs(spectra) ** 2 @ _weighting()) / BLOCK**2
+    levels = -0.691 + 10 * np.log10(np.maximum(power, 1e-30))
+    loud = power[levels > MIN_LOUDNESS]
+    if len(loud) == 0:
+        return -np.inf
+    gate = -0.691 + 10 * np.log10(loud.mean()) + RELATIVE_GATE
+    return float(-0.691 + 10 * np.log10(loud[-0.691 + 10 * np.log10(loud) > gate].mean()))
+
+
+def _weighting() -> np.ndarray:
+    """The power response of the K filter for the bins of a block: the two biquads of BS.1770-5, given at 48 kHz."""
+    z = np.exp(-2j * np.pi * np.fft.rfftfreq(BLOCK, 1 / SAMPLE_RATE) / 48_000)
+    shelf = (1.53512485958697 - 2.69169618940638 * z + 1.19839281085285 * z**2) / (
+        1 - 1.69065929318241 * z + 0.73248077421585 * z**2
+    )
+    high_pass = (1 - 2 * z + z**2) / (1 - 1.99004745483398 * z + 0.99007225036621 * z**2)
+    return np.abs(shelf * high_pass) ** 2
+
+
+def levelled(waveform: np.ndarray) -> np.ndarray:
+    """A waveform (T,) at the level models are given: as it is within 9 LU of -23 LUFS, else brought there.
+
+    A peak that the gain lifts above full scale, as of a knock, is turned down by itself, 5 ms around it.
+    """
+    level = loudness(waveform)
+    if not np.isfinite(level) or abs(level - TARGET) <= TOLERANCE:
+        return waveform
+    return limited(waveform * np.float32(10 ** (min(TARGET - level, MAX_GAIN) / 20)))
+
+
+def limited(waveform: np.ndarray) -> np.ndarray:
+    """A waveform (T,) with no sample above 0.9 of full scale, turned down smoothly where one would be."""
+    if len(waveform) == 0 or max(waveform.max(), -waveform.min()) <= CEILING:
+        return waveform
+    padded = np.pad(np.abs(waveform), (0, -len(waveform) % LIMITER)).reshape(-1, LIMITER)
+    gains = np.minimum(1, CEILING / np.maximum(padded.max(axis=1), 1e-9))
+    around = np.pad(gains, 1, constant_values=1)
+    gains = np.minimum(np.minimum(around[:-2], around[1:-1]), around[2:])
+    middles = (np.arange(len(gains)) + 0.5) * LIMITER
+    gain = np.interp(np.arange(len(waveform)), middles, gains)
+    return np.clip(waveform * gain.astype(np.float32), -CEILING, CEILING)
