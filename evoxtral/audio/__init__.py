@@ -2,8 +2,19 @@
 
 from evoxtral.audio.levels import levelled, loudness
 from evoxtral.audio.reading import (
-    MAX_MEGABYTES, MAX_SECONDS, Channels, Choice, Recording, Source, duration, load, read, recordings, save, wav_bytes,
-)  # fmt: skip
+    MAX_MEGABYTES,
+    MAX_SECONDS,
+    Channels,
+    Choice,
+    Recording,
+    Source,
+    duration,
+    load,
+    read,
+    recordings,
+    save,
+    wav_bytes,
+)
 from evoxtral.audio.segmentation import Segment, is_silent, segments
 from evoxtral.audio.tracks import SAMPLE_RATE
 

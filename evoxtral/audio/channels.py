@@ -6,6 +6,7 @@ acoustics", 1973, found speech to peak at 4 Hz), and channels with less than hal
 """
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -25,7 +26,8 @@ def measured(track: Track) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What each of a track's channels is: speech scores (C,), correlations with the best (C,), offsets (C,)."""
     channels = max(piece.shape[1] for piece in track.pieces)
     step = max(1, track.samples // (MAX_MEASURED * SAMPLE_RATE))
-    pieces = [widened(piece, channels) for piece in track.pieces[::step]]
+    seconds = (piece[i : i + SAMPLE_RATE] for piece in track.pieces for i in range(0, len(piece), SAMPLE_RATE))
+    pieces = [widened(second, channels) for second in islice(seconds, 0, None, step)]
     mean, power = moments(pieces)
     deviation = np.sqrt(np.maximum(power - mean**2, 0))
     offsets = np.where(np.abs(mean) > OFFSET * deviation, mean, 0)

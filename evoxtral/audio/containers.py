@@ -153,8 +153,6 @@ def stated_end(container: "InputContainer", stream: "AudioStream", start: float)
 
     start: see `zero`. ffmpeg guesses where nothing is stated, from the bit rate or the last packet.
     """
-    import av
-
     kind = container.format.name
     # An MP3 states its length next to the encoder's delay, which ffmpeg gives as the start.
     if kind in ("aac", "amr", "ac3", "eac3", *STREAMED[:2]) or (kind == "mp3" and not stream.start_time):

@@ -27,14 +27,19 @@ def loudness(waveform: np.ndarray) -> float:
         waveform = np.pad(waveform, (0, BLOCK - len(waveform)))
     blocks = waveform[: len(waveform) // BLOCK * BLOCK].reshape(-1, BLOCK)
     blocks = blocks[:: max(1, len(blocks) // MAX_BLOCKS)]
-    spectra = np.fft.rfft(blocks - blocks.mean(axis=1, keepdims=True), axis=1)
-    power = 2 * (np.abs(spectra) ** 2 @ _weighting()) / BLOCK**2
+    weighting = _weighting()
+    power = np.concatenate([_powers(blocks[i : i + 100], weighting) for i in range(0, len(blocks), 100)])
     levels = -0.691 + 10 * np.log10(np.maximum(power, 1e-30))
     loud = power[levels > MIN_LOUDNESS]
     if len(loud) == 0:
         return -np.inf
     gate = -0.691 + 10 * np.log10(loud.mean()) + RELATIVE_GATE
     return float(-0.691 + 10 * np.log10(loud[-0.691 + 10 * np.log10(loud) > gate].mean()))
+
+
+def _powers(blocks: np.ndarray, weighting: np.ndarray) -> np.ndarray:
+    spectra = np.fft.rfft(blocks - blocks.mean(axis=1, keepdims=True), axis=1)
+    return 2 * (np.abs(spectra) ** 2 @ weighting) / BLOCK**2
 
 
 def _weighting() -> np.ndarray:
@@ -62,10 +67,16 @@ def limited(waveform: np.ndarray) -> np.ndarray:
     """A waveform (T,) with no sample above 0.9 of full scale, turned down smoothly where one would be."""
     if len(waveform) == 0 or max(waveform.max(), -waveform.min()) <= CEILING:
         return waveform
-    padded = np.pad(np.abs(waveform), (0, -len(waveform) % LIMITER)).reshape(-1, LIMITER)
-    gains = np.minimum(1, CEILING / np.maximum(padded.max(axis=1), 1e-9))
+    peaks = np.maximum.reduceat(np.abs(waveform), np.arange(0, len(waveform), LIMITER))
+    gains = np.minimum(1, CEILING / np.maximum(peaks, 1e-9)).astype(np.float32)
     around = np.pad(gains, 1, constant_values=1)
     gains = np.minimum(np.minimum(around[:-2], around[1:-1]), around[2:])
-    middles = (np.arange(len(gains)) + 0.5) * LIMITER
-    gain = np.interp(np.arange(len(waveform)), middles, gains)
-    return np.clip(waveform * gain.astype(np.float32), -CEILING, CEILING)
+    loud = waveform.copy()
+    for i in np.flatnonzero(gains < 1):
+        before, after = gains[max(i - 1, 0)], gains[min(i + 1, len(gains) - 1)]
+        part = loud[i * LIMITER : (i + 1) * LIMITER]
+        ramp = np.interp(
+            np.arange(len(part)), [0, LIMITER / 2, LIMITER], [(before + gains[i]) / 2, gains[i], (gains[i] + after) / 2]
+        )
+        part *= ramp.astype(np.float32)
+    return np.clip(loud, -CEILING, CEILING, out=loud)

@@ -25,6 +25,7 @@ MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
 MAX_CHANNELS = 64  # of an array; more is an array that lies on its side
 MAX_HELD = 16  # channels of the longest recording accepted, over all tracks: bounds memory
+PIECE = 60 * SAMPLE_RATE  # samples that are kept together
 JITTER = 0.1  # s that timestamps may be off: containers round them, capture clocks drift
 BACKWARDS = 1.0  # s that timestamps step back where another recording is joined on
 BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets that are passed over, as tags behind an MP3, before it is said
@@ -62,6 +63,7 @@ class Line:
         self._rate, self._channels = 0.0, 1
         self._block: list[np.ndarray] = []
         self._held = 0  # samples in the block
+        self._blocks: list[np.ndarray] = []  # at 16 kHz
         self._resampler = None
 
     def silence(self, seconds: float) -> None:
@@ -104,9 +106,17 @@ class Line:
             block = self._resampler.resample_chunk(block, last=last)
         if last:
             self._resampler = None
-        if len(block):
-            self.track.pieces.append(block)
+        self._keep(block, last)
         check_length(self.seconds, self.name, self.max_seconds, known="at least ")
+
+    def _keep(self, block: np.ndarray, last: bool) -> None:
+        """Join blocks (T, C) to pieces of a minute: memory of that size goes back to the system when it is freed."""
+        self._blocks.append(block)
+        if last or sum(map(len, self._blocks)) >= PIECE:
+            piece = np.concatenate(self._blocks)
+            self._blocks = []
+            if len(piece):
+                self.track.pieces.append(piece)
 
 
 class Decoder:
@@ -191,7 +201,8 @@ class Decoder:
         elif not self.whole:
             self.track.incomplete = f"breaks off in the middle after {seconds:.1f} s"
         elif self._silenced > MISSING_SECONDS:
-            self.track.incomplete = f"does not decode for {self._silenced:.1f} of {seconds:.1f} s, which are silent here"
+            lost = f"{self._silenced:.1f} of {seconds:.1f} s"
+            self.track.incomplete = f"does not decode for {lost}, which are silent here"
         elif damaged > max(BAD_PACKETS, BAD_SHARE * self._packets):
             self.track.incomplete = f"does not decode in {damaged} of {self._packets} packets, which are silent here"
 
