@@ -98,13 +98,14 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE|FOLDER", help="instead of stdout; in a folder each recording has its own file"
     )
+    _add_parts(parser)
     _add_request(parser)
     parser.set_defaults(command=_transcribe)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
     """Every file is tried: one that cannot be read is named on stderr and in the JSON, and costs the others nothing."""
-    from evoxtral.inference import bulk
+    from evoxtral.inference import bulk, parts
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
 
@@ -118,17 +119,23 @@ def _transcribe(args: argparse.Namespace) -> int:
         for number, file in enumerate(args.files, 1):
             log.info("%s (%d/%d)", file, number, len(args.files))
             try:
-                transcripts = engine.compare(bulk.source(file), variants, language, max_seconds=_max_seconds(args))
+                chosen = _number_or(args.track, "track", "each"), _number_or(args.channels, "channels", "mix", "each")
+                source, longest = bulk.source(file), _max_seconds(args)
+                found = [*parts.transcribe(engine, source, variants, language, longest, *chosen, args.strict)]
             except EvoxtralError as error:
                 print(f"{file}: {error}", file=sys.stderr)
                 output.failed(file, error)
                 code = FAILED
                 continue
-            output.add(file, checkpoint.name, transcripts)
-            cut = [variant for variant, transcript in transcripts.items() if transcript.truncated]
-            if cut and output.form != "json":
-                print(f"{file}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
-            _warn(file, transcripts)
+            for transcripts in found:
+                track = next(iter(transcripts.values())).track
+                named = f"{file} · track {track}" if track and output.form != "json" else file
+                output.add(named, checkpoint.name, transcripts)
+                cut = [variant for variant, transcript in transcripts.items() if transcript.truncated]
+                if cut and output.form != "json":
+                    print(f"{named}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
+                _warn(named, transcripts)
+            _say_what_is_missing(file, next(iter(found[0].values())))
     return code
 
 
@@ -153,6 +160,32 @@ def _warn(file: str, transcripts: Mapping[str, "Transcript"]) -> None:
             f"{file}: {told} ({', '.join(doubtful)}). Tags below {hidden:.0%} are in the JSON only.",
             file=sys.stderr,
         )
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    """Which tracks and channels of a recording, and whether a torn one is taken."""
+    parser.add_argument("--track", metavar="N|each", help="one track, or each by itself (default: all mixed)")
+    parser.add_argument(
+        "--channels", default="mix", metavar="mix|each|N", help="each: a transcript with the channels' names"
+    )
+    parser.add_argument("--strict", action="store_true", help="refuse a recording that is incomplete")
+
+
+def _number_or(text: str | None, option: str, *words: str) -> int | str | None:
+    """The value of --track or --channels: one of the words, or a number from 1."""
+    if text is None or text in words:
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--{option} is {' or '.join(words)} or a number from 1, not {text!r}.")
+    return int(text)
+
+
+def _say_what_is_missing(file: str, transcript: "Transcript") -> None:
+    """On stderr, of a recording that is incomplete or was not transcribed as a whole."""
+    if transcript.incomplete:
+        print(f"{file}: incomplete: {transcript.incomplete}.", file=sys.stderr)
+    for note in transcript.notes:
+        print(f"{file}: {note}.", file=sys.stderr)
 
 
 # --- bulk -------------------------------------------------------------------------------------------------

@@ -14,9 +14,17 @@ class FileResult:
     duration: float
     model: str
     variants: dict[str, VariantResult]
+    incomplete: str | None = None
+    """what is missing of the recording, as `ends after 12.4 of 30.0 s`; null where nothing is"""
+    notes: tuple[str, ...] = ()
+    """which tracks and channels were left out, and why"""
+    track: str | None = None
+    """number, name and language of the track, where each was asked for"""
+    channel: str | None = None
+    """names of the channels, where they were asked for"""
 
     @classmethod
     def of(cls, file: str, model: str, transcripts: Mapping[str, Transcript]) -> "FileResult":
         variants = {name: VariantResult.of(transcript) for name, transcript in transcripts.items()}
-        duration = next(iter(transcripts.values())).duration
-        return cls(file, duration, model, variants)
+        first = next(iter(transcripts.values()))
+        return cls(file, first.duration, model, variants, first.incomplete, first.notes, first.track, first.channel)

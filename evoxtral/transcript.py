@@ -58,6 +58,11 @@ class Cue:
     def text(self) -> str:
         return "".join(token.text for token in self.tokens).strip()
 
+    @property
+    def heard(self) -> tuple[float, float]:
+        """Start and end of what sounds in it, without the silence around."""
+        return (self.sounds[0][0], self.sounds[-1][1]) if self.sounds else (self.start, self.end)
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -67,6 +72,8 @@ class Transcript:
     done: False while more text is still being decoded.  edited: whether a person changed the text since.
     confidence: expected share of right words; None where it is not known.  hide_below: the probability that a tag must
     have to be shown, unless a reader asks for all of them; above 0 where the text is doubtful. See `confidence.py`.
+    incomplete: what is missing of the recording, as "ends after 12.4 of 30.0 s".  notes: what of it was left out.
+    track, channel: which it is, where it was asked for.
     """
 
     cues: tuple[Cue, ...]
@@ -76,6 +83,10 @@ class Transcript:
     edited: bool = False
     confidence: float | None = None
     hide_below: float = 0.0
+    incomplete: str | None = None
+    notes: tuple[str, ...] = ()
+    track: str | None = None
+    channel: str | None = None
 
     @property
     def text(self) -> str:
@@ -247,7 +258,7 @@ class VariantResult:
 
     @classmethod
     def of(cls, transcript: Transcript) -> "VariantResult":
-        cues = tuple(CueResult(cue.start, cue.end, cue.text) for cue in transcript.spoken_cues())
+        cues = tuple(CueResult(*cue.heard, cue.text) for cue in transcript.spoken_cues())
         written = transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated
         return cls(*written, transcript.confidence, transcript.doubtful, cues)
 

@@ -55,6 +55,12 @@ def test_a_recording_gives_the_object_of_the_command_line(client, engine):
         assert (entry["text"], entry["plain"]) == (expected.text, expected.plain)
 
 
+def test_what_a_recording_lacks_and_which_channel_was_asked_for_is_said(client):
+    result = upload(client, CLIP[: len(CLIP) // 2], channels="1").json()
+    assert result["incomplete"].startswith("has ") and result["channel"] == "channel 1"
+    assert upload(client, channels="all").status_code == 422
+
+
 def test_the_last_adapter_answers_unless_another_variant_is_asked_for(client):
     assert list(upload(client).json()["variants"]) == ["rl"]
     assert list(upload(client, variant="sft").json()["variants"]) == ["sft"]
@@ -67,11 +73,11 @@ def test_the_last_adapter_answers_unless_another_variant_is_asked_for(client):
         (CLIP, {"language": "klingon"}, 400, "klingon"),
         (b"", {}, 422, "empty"),
         (b"no recording", {}, 422, "recording"),
-        (CLIP[:1000], {}, 422, "incomplete"),
+        (CLIP, {"track": "2"}, 422, "no track 2"),
         (audio.wav_bytes(tone(6.0)), {}, 422, "limit is 5 s"),
         (bytes(210_000), {}, 413, "0.2 MB"),
     ],
-    ids=["variant", "language", "empty", "noise", "truncated", "long", "large"],
+    ids=["variant", "language", "empty", "noise", "track", "long", "large"],
 )
 def test_a_mistake_is_a_4xx_with_one_sentence(client, data, fields, status, mentioned):
     answer = upload(client, data, **fields)

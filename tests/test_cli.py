@@ -8,13 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from conftest import save_adapter, tone
 
 from evoxtral import audio, cli
-from evoxtral.inference.engine import Engine
+from evoxtral.inference import parts
 from evoxtral.inference.sampling import Decoding
 from evoxtral.metrics import METRICS
+from evoxtral.results import FileResult
 
 ROOT = Path(__file__).parents[1]
 SENTENCE = "[sighs] I left my keys in the car."
@@ -235,7 +238,7 @@ def test_json_is_a_list_with_one_object_for_every_file(run, model, clip, engine,
     assert code == 0
     first, second = json.loads(out)
     assert (first["file"], second["file"]) == (str(clip), "clip.wav")
-    assert set(first) == {"file", "duration", "model", "variants"}
+    assert set(first) == {*FileResult.__dataclass_fields__}
     assert first["duration"] == pytest.approx(1.5)
     assert first["model"] == str(model)
     assert list(first["variants"]) == given
@@ -306,14 +309,14 @@ def test_a_file_that_fails_is_named_and_the_others_are_kept(run, model, clip, br
 
 
 def test_ctrl_c_costs_none_of_the_json_that_was_ready(run, model, clip, monkeypatch):
-    compare = Engine.compare
+    transcribe = parts.transcribe
 
     def interrupted(engine, file, *rest, **options):
         if file.name == "second.wav":
             raise KeyboardInterrupt
-        return compare(engine, file, *rest, **options)
+        return transcribe(engine, file, *rest, **options)
 
-    monkeypatch.setattr(Engine, "compare", interrupted)
+    monkeypatch.setattr(parts, "transcribe", interrupted)
     code, out, _ = run("transcribe", clip, "second.wav", "--model", model, "--format", "json")
     assert code == 130
     assert [entry["file"] for entry in json.loads(out)] == [str(clip)]
@@ -383,6 +386,41 @@ def test_an_unknown_model_or_variant_is_one_sentence_before_anything_is_loaded(r
     assert_one_sentence(*run("-q", "transcribe", clip, "--model", "no-such-model"), "no-such-model")
     asked = run("-q", "transcribe", clip, "--model", model, "--variant", "best")
     assert_one_sentence(*asked, "best", "base, sft, rl")
+
+
+@pytest.fixture
+def call(tmp_path) -> str:
+    """A stereo recording with a speaker on each side, whose header says that it is longer."""
+    path = tmp_path / "call.wav"
+    left, right = np.zeros(40_000, np.float32), np.zeros(40_000, np.float32)
+    left[:16_000], right[20_000:36_000] = tone(1.0), tone(1.0, seed=1)
+    soundfile.write(path, np.stack([left, right], axis=1), 16_000)
+    path.write_bytes(path.read_bytes()[:-6_000])
+    return str(path)
+
+
+def test_what_is_there_of_a_torn_recording_is_written_with_a_warning_unless_strict(run, model, call):
+    code, out, err = run("-q", "transcribe", call, "--model", model, "--format", "json")
+    (result,) = json.loads(out)
+    assert code == 0 and "incomplete" in err
+    assert result["incomplete"] == "has 154,000 of 160,000 bytes of sound"
+    assert_one_sentence(*run("-q", "transcribe", call, "--model", model, "--strict"), "incomplete")
+
+
+def test_the_channels_of_a_call_are_written_by_name_in_the_order_of_time(run, model, call):
+    code, out, _ = run("-q", "transcribe", call, "--model", model, "--channels", "each", "--format", "json")
+    (result,) = json.loads(out)
+    assert code == 0 and result["channel"] == "left, right"
+    (entry,) = result["variants"].values()
+    assert [cue["text"].split()[0] for cue in entry["cues"]] == ["Left:", "Right:"]
+    assert [cue["start"] for cue in entry["cues"]] == pytest.approx([0, 1.25], abs=0.3)
+    one = json.loads(run("-q", "transcribe", call, "--model", model, "--channels", "2", "--format", "json")[1])
+    assert one[0]["channel"] == "right"
+
+
+@pytest.mark.parametrize("asked", [("--track", "0"), ("--track", "x"), ("--channels", "all"), ("--channels", "3")])
+def test_a_track_or_channel_that_is_not_there_is_one_sentence(run, model, call, asked):
+    assert_one_sentence(*run("-q", "transcribe", call, "--model", model, *asked), asked[0].strip("-").rstrip("s"))
 
 
 # --- info and merge ---------------------------------------------------------------------------------------

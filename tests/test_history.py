@@ -180,7 +180,7 @@ def test_an_edit_is_undone_to_what_the_model_wrote():
 
 def test_the_list_is_the_one_that_the_command_line_writes_and_names_what_was_edited():
     (entry,) = json.loads(history.to_json([result(base=transcript("It is over."), rl=transcript("[sad] It is over."))]))
-    assert list(entry) == ["file", "duration", "model", "variants"]
+    assert list(entry) == ["file", "duration", "model", "variants", "incomplete", "notes", "track", "channel"]
     names = ["text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "cues"]
     assert list(entry["variants"]["rl"]) == names
     assert entry["variants"]["rl"]["tags"] == [{"name": "sad", "category": "emotion", "offset": 0, "probability": 0.5}]

@@ -155,6 +155,8 @@ def _mixed(found: Sequence[Track], notes: Sequence[str], incomplete: str | None)
         waveforms.append(waveform)
         prefix = f"track {track.label}: " if len(found) > 1 else ""
         notes += [prefix + sentence for sentence in left]
+    if len(waveforms) > 1:
+        notes.append(f"{len(waveforms)} tracks are mixed; each can be had by itself")
     if len(waveforms) == 1:
         return Recording(_scaled(waveforms[0]), incomplete, tuple(notes))
     total = np.zeros(max(map(len, waveforms)), np.float32)

@@ -17,8 +17,9 @@ ABOVE_NOISE = 6.0  # dB from the recording's noise floor to sound; steady noise 
 MIN_SOUND = round(0.06 * FRAMES_PER_SECOND)  # frames; less is a click, as of the mouse that stops it
 WORD_GAP = round(0.15 * FRAMES_PER_SECOND)  # frames; shorter silences are the t, p and k inside words
 PAUSE = round(0.85 * FRAMES_PER_SECOND)  # frames; a longer silence is a [pause], which means something
-MAX_PAUSE = 5 * FRAMES_PER_SECOND  # frames; a longer silence stands between utterances
-MARGIN = round(1.5 * FRAMES_PER_SECOND)  # frames of silence kept around sound: a [pause] there is still heard
+MAX_PAUSE = 3.0  # s; a longer silence stands between utterances
+MARGIN = round(1.5 * FRAMES_PER_SECOND)  # frames of a short silence kept around sound: a [pause] there is heard
+SHORT_MARGIN = round(0.3 * FRAMES_PER_SECOND)  # frames kept of a silence between utterances: no [pause] is heard
 LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next sound: onsets are soft
 
 
@@ -43,11 +44,12 @@ def is_silent(waveform: np.ndarray) -> bool:
     return len(_sounds(_power(waveform))) == 0
 
 
-def segments(waveform: np.ndarray, window_seconds: float) -> list[Segment]:
+def segments(waveform: np.ndarray, window_seconds: float, max_pause: float = MAX_PAUSE) -> list[Segment]:
     """Stretches of a waveform (T,) with all of its sound: ordered, apart, each at most `window_seconds` long.
 
-    - What fits one window is one segment, pauses included. Silence of more than 5 s always divides.
-    - Silence at an edge is trimmed to 1.5 s, or less where the window has no room. Only silence gives [].
+    - What fits one window is one segment, pauses included. Silence of more than `max_pause` s always divides.
+    - Silence at an edge is trimmed to 1.5 s, or less where the window has no room; to 0.3 s where it is longer than
+      `max_pause`, so that a cut is not heard as a [pause]. Only silence gives [].
     - What does not fit is cut in the second half of the window: in the widest gap between words; else at an
       end of a [pause] (silence over 0.85 s), which so stays whole in the segment before or after; else,
       where nothing is silent, at the quietest point.
@@ -61,8 +63,18 @@ def segments(waveform: np.ndarray, window_seconds: float) -> list[Segment]:
     sounds = _sounds(power)
     if len(sounds) == 0:
         return []
-    divides = np.flatnonzero(sounds[1:, 0] - sounds[:-1, 1] > MAX_PAUSE) + 1
-    spans = [span for stretch in np.split(sounds, divides) for span in _spans(stretch, power, window)]
+    divides = np.flatnonzero(sounds[1:, 0] - sounds[:-1, 1] > max_pause * FRAMES_PER_SECOND) + 1
+    stretches = np.split(sounds, divides)
+    begins = [0, *(int(stretch[-1, 1]) for stretch in stretches[:-1])]  # of the silence before each
+    ends = [*(int(stretch[0, 0]) for stretch in stretches[1:]), len(power)]  # of that after it
+    spans = []
+    for stretch, begin, end in zip(stretches, begins, ends, strict=True):
+        first, last = int(stretch[0, 0]), int(stretch[-1, 1])
+        if first - begin > max_pause * FRAMES_PER_SECOND:
+            begin = first - SHORT_MARGIN
+        if end - last > max_pause * FRAMES_PER_SECOND:
+            end = last + SHORT_MARGIN
+        spans += _spans(stretch, power, window, begin, end)
     seconds = duration(waveform)  # the last frame may be only a part of one
     return [
         Segment(start / FRAMES_PER_SECOND, min(end / FRAMES_PER_SECOND, seconds), _within(sounds, start, end))
@@ -77,10 +89,10 @@ def _within(sounds: np.ndarray, start: int, end: int) -> tuple[tuple[float, floa
     return tuple(map(tuple, (inside.clip(start, end) / FRAMES_PER_SECOND).tolist()))
 
 
-def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple[int, int]]:
-    """Divide one stretch of sounds (N, 2) into spans [start, end) of at most `window` frames with margins."""
+def _spans(sounds: np.ndarray, power: np.ndarray, window: int, earliest: int, latest: int) -> Iterator[tuple[int, int]]:
+    """Divide one stretch of sounds (N, 2) into spans [start, end) of at most `window` frames with margins, which lie
+    in [earliest, latest). None reaches back across a cut."""
     margin = min(MARGIN, window // 4)
-    earliest = 0  # no margin reaches back across a cut
     first, last = int(sounds[0, 0]), int(sounds[-1, 1])
     while last - first > window:
         cut = _cut(sounds, power, first + window // 2, first + window - LEAD)
@@ -90,7 +102,7 @@ def _spans(sounds: np.ndarray, power: np.ndarray, window: int) -> Iterator[tuple
         first, earliest = max(after - margin, cut), cut
         if last - after <= window:  # a margin is no reason to cut once more
             first = max(first, last - window)
-    yield _with_margin(first, last, earliest, len(power), window, margin)
+    yield _with_margin(first, last, earliest, latest, window, margin)
 
 
 def _with_margin(first: int, last: int, earliest: int, latest: int, window: int, margin: int) -> tuple[int, int]:

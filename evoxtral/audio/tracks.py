@@ -29,7 +29,7 @@ PIECE = 60 * SAMPLE_RATE  # samples that are kept together
 JITTER = 0.1  # s that timestamps may be off: containers round them, capture clocks drift
 BACKWARDS = 1.0  # s that timestamps step back where another recording is joined on
 BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets that are passed over, as tags behind an MP3, before it is said
-NAMES = {"FL": "left", "FR": "right"}  # of channels; others are numbered
+NAMES = ("left", "right")  # of the channels of a pair; those of more are numbered
 
 
 @dataclass
@@ -168,7 +168,7 @@ class Decoder:
         channels = frame.layout.nb_channels
         samples = samples.T if frame.format.is_planar else samples.reshape(-1, channels)
         if not self.track.channel_names:
-            self.track.channel_names = channel_names([channel.name for channel in frame.layout.channels])
+            self.track.channel_names = channel_names(channels)
         late = self._late(frame)
         if late > 0:
             self.line.silence(late)
@@ -300,18 +300,18 @@ def of_array(source: tuple, name: str, max_seconds: float) -> Track:
         raise AudioError(f"{name} has {channels:,} channels: give samples of shape (time, channels).")
     check_rate(rate, name)
     check_length(len(samples) / rate, name, max_seconds)
-    track = Track(1, channel_names=channel_names(["FL", "FR"] if channels == 2 else [""] * channels))
+    track = Track(1, channel_names=channel_names(channels))
     line = Line(track, name, max_seconds)
     line.write(float(rate), to_float(samples, name))
     line.close()
     return track
 
 
-def channel_names(names: Sequence[str]) -> tuple[str, ...]:
+def channel_names(channels: int) -> tuple[str, ...]:
     """`left` and `right` for a pair, else `channel 1`, `channel 2`, …"""
-    if list(names) == ["FL", "FR"]:
-        return tuple(NAMES[name] for name in names)
-    return tuple(f"channel {i}" for i in range(1, len(names) + 1))
+    if channels == 2:
+        return NAMES
+    return tuple(f"channel {i}" for i in range(1, channels + 1))
 
 
 def to_float(samples: np.ndarray, name: str) -> np.ndarray:

@@ -115,6 +115,8 @@ class _Recording:
     segments: Sequence[audio.Segment] = ()
     waveforms: Sequence[np.ndarray] = ()
     error: AudioError | None = None
+    incomplete: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def _pools(files: Iterable[str], window: float, segments: float, max_seconds: float) -> Iterator[list[_Recording]]:
@@ -148,12 +150,14 @@ def _read_ahead(files: Iterable[str], window: float, max_seconds: float) -> Iter
 
 def _read(file: str, window: float, max_seconds: float) -> _Recording:
     try:
-        waveform = audio.load(source(file), max_seconds)
+        read = audio.read(source(file), max_seconds)
     except AudioError as error:
         return _Recording(file, error=error)
+    waveform = audio.levelled(read.waveform)
     segments = audio.segments(waveform, window)
     # Copies: a view would keep all of a long recording for the little that is said in it.
-    return _Recording(file, audio.duration(waveform), segments, [segment.of(waveform).copy() for segment in segments])
+    waveforms = [segment.of(waveform).copy() for segment in segments]
+    return _Recording(file, audio.duration(waveform), segments, waveforms, incomplete=read.incomplete, notes=read.notes)
 
 
 def _decoded(
@@ -187,7 +191,8 @@ def _result(
             for cue in part.cues
         ]
         transcript = Transcript(tuple(cues), recording.duration, sum(part.elapsed for part in own))
-        whole[name] = engine.calibration.judged(transcript)
+        judged = engine.calibration.judged(transcript)
+        whole[name] = replace(judged, incomplete=recording.incomplete, notes=recording.notes)
     return whole
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -45,6 +46,7 @@ MAX_ROWS = 96  # more of them only make a batch wait longer for its slowest row
 # Bytes of weight files: up to SMALL a CPU has them in float32, where little is gained otherwise and every machine
 # writes the same; above it in what it is fastest with, from LARGE on of 16 bits, which need half the memory.
 SMALL, LARGE = 1e8, 2e9
+TURN = 1.0  # s of silence that end a turn of a speaker who has a channel of their own
 KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
 
 
@@ -108,7 +110,7 @@ class Engine:
 
     def stream(
         self,
-        source: audio.Source,
+        source: audio.Source | audio.Recording,
         variants: Sequence[str] | None = None,
         language: str | None = "en",
         decoding: Decoding | None = None,
@@ -116,15 +118,17 @@ class Engine:
     ) -> Iterator[dict[str, Transcript]]:
         """Transcribe a clip, giving growing transcripts of every variant; the last ones have done=True.
 
-        source: path, bytes, or (rate in Hz, array).  variants: None for all.
+        source: path, bytes, (rate in Hz, array), or a recording that was read.  variants: None for all.
         language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.
         Raises AudioError, and EvoxtralError for an unknown variant or language.
         """
         names = self.ordered(variants)
         self.prompt.transcription_ids(language)  # a wrong language is said before any work is done
         decoding = decoding or Decoding()
-        waveform = audio.load(source, max_seconds)
-        segments = audio.segments(waveform, self.window_seconds)
+        recording = source if isinstance(source, audio.Recording) else audio.read(source, max_seconds)
+        waveform = audio.levelled(recording.waveform)
+        pause = TURN if recording.channel else audio.MAX_PAUSE
+        segments = audio.segments(waveform, self.window_seconds, pause)
         columns = {name: Column(audio.duration(waveform)) for name in names}
         clock = Clock()
         for part, first in self._parts(segments, len(names)):
@@ -140,7 +144,8 @@ class Engine:
             for column in columns.values():
                 column.finish(self.prompt)
         last = {name: c.transcript(self.prompt, done=True) for name, c in columns.items()}
-        yield {name: self.calibration.judged(transcript) for name, transcript in last.items()}
+        about = {name: getattr(recording, name) for name in ("incomplete", "notes", "track", "channel")}
+        yield {name: replace(self.calibration.judged(transcript), **about) for name, transcript in last.items()}
 
     def _parts(self, segments: Sequence[audio.Segment], variants: int) -> Iterator[tuple[Sequence[audio.Segment], int]]:
         """Segments that are decoded together, and the number of the first of them.
@@ -158,7 +163,7 @@ class Engine:
 
     def compare(
         self,
-        source: audio.Source,
+        source: audio.Source | audio.Recording,
         variants: Sequence[str] | None = None,
         language: str | None = "en",
         decoding: Decoding | None = None,
@@ -170,7 +175,7 @@ class Engine:
 
     def transcribe(
         self,
-        source: audio.Source,
+        source: audio.Source | audio.Recording,
         variant: str | None = None,
         language: str | None = "en",
         decoding: Decoding | None = None,

@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from evoxtral import __version__
 from evoxtral.errors import AudioError, DeviceFullError, EvoxtralError
 from evoxtral.exports import content
+from evoxtral.inference import parts
 from evoxtral.inference.engine import Engine
 from evoxtral.results import FileResult
 from evoxtral.serve.limits import RETRY_AFTER, BodyLimit, CrowdLimit, Limits, Turns
@@ -70,18 +71,23 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
         variant: Annotated[Variant, Form(description="One variant, or all of them.")] = default,
         language: Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")] = "en",
         format: Annotated[Format, Form(description="Anything but `json` is the text of one variant.")] = Format.json,
+        track: Annotated[int | None, Form(ge=1, description="One track of several; left out: the mix of all.")] = None,
+        channels: Annotated[
+            str, Form(pattern="^(mix|each|[1-9][0-9]?)$", description="mix, each, or a number.")
+        ] = "mix",
     ) -> FileResult | list[FileResult]:
         """Transcribe one recording, or several, whose results are a list."""
         names = engine.variants if variant == "all" else (variant.value,)
         asked = None if language == "auto" else language
         if format != "json" and (len(file) > 1 or len(names) > 1):
             raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
+        chosen = (track, int(channels) if channels.isdecimal() else channels)
         results = []
         for upload in file:
             data = await upload.read()
             try:
                 transcripts = await turns.last(
-                    request, lambda data=data: engine.stream(data, names, language=asked, max_seconds=limits.seconds)
+                    request, lambda data=data: parts.stream(engine, data, names, asked, limits.seconds, *chosen)
                 )
             except AudioError as error:
                 raise error if len(file) == 1 else AudioError(f"{upload.filename}: {error}") from error

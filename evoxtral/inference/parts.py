@@ -1,0 +1,73 @@
+"""Transcripts of a recording's tracks and channels, one by one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from evoxtral import audio
+from evoxtral.inference.engine import Engine
+from evoxtral.transcript import Cue, Token, Transcript
+
+
+def stream(
+    engine: Engine,
+    source: audio.Source,
+    variants: Sequence[str] | None = None,
+    language: str | None = "en",
+    max_seconds: float = audio.MAX_SECONDS,
+    track: int | None = None,
+    channels: audio.Channels = "mix",
+) -> Iterator[dict[str, Transcript]]:
+    """Growing transcripts of a recording, or of one track or channel of it; of each channel, only the last ones."""
+    if channels == "each":
+        yield from transcribe(engine, source, variants, language, max_seconds, track, channels)
+        return
+    (recording,) = audio.recordings(source, max_seconds, track, channels)
+    yield from engine.stream(recording, variants, language)
+
+
+def transcribe(
+    engine: Engine,
+    source: audio.Source,
+    variants: Sequence[str] | None = None,
+    language: str | None = "en",
+    max_seconds: float = audio.MAX_SECONDS,
+    track: audio.Choice = None,
+    channels: audio.Channels = "mix",
+    strict: bool = False,
+) -> Iterator[dict[str, Transcript]]:
+    """The transcripts of a recording; of each track where `track` is "each". See `audio.recordings`.
+
+    Where `channels` is "each", the cues of all channels of a track are in one transcript, in the order of their
+    times, and each begins with the name of its channel.
+    """
+    read = audio.recordings(source, max_seconds, track, channels, strict)
+    for _, group in groupby(read, key=lambda recording: recording.track):
+        parts = [(one.channel, engine.compare(one, variants, language)) for one in group]
+        if channels != "each":
+            yield from (transcripts for _, transcripts in parts)
+            continue
+        named = {channel: transcripts for channel, transcripts in parts if channel}
+        yield {
+            name: interleaved({channel: transcripts[name] for channel, transcripts in named.items()})
+            for name in parts[0][1]
+        }
+
+
+def interleaved(by_channel: Mapping[str, Transcript]) -> Transcript:
+    """One transcript of several that were spoken at the same time: cues by time, each after its channel's name."""
+    cues = [_named(cue, channel) for channel, transcript in by_channel.items() for cue in transcript.cues if cue.text]
+    first = next(iter(by_channel.values()))
+    known = [one.confidence for one in by_channel.values() if one.confidence is not None]
+    return replace(
+        first,
+        cues=tuple(sorted(cues, key=lambda cue: cue.heard)),
+        elapsed=sum(one.elapsed for one in by_channel.values()),
+        confidence=min(known, default=None),
+        channel=", ".join(by_channel),
+        hide_below=max(one.hide_below for one in by_channel.values()),
+    )
+
+
+def _named(cue: Cue, channel: str) -> Cue:
+    return replace(cue, tokens=(Token(f"{channel.capitalize()}: ", None), *cue.tokens))
