@@ -30,6 +30,13 @@ ELEMENTS = {"p", "span", "em", "mark", "del"}
 ATTRIBUTES = {"class", "tabindex", "role", "aria-label", "style", "data-tip"}
 
 
+def test_what_a_recording_lacks_stands_below_its_text():
+    written = Transcript((Cue(0.0, 1.0, (Token("So.", 1.0),)),), 1.0, 0.1, incomplete="ends after 1.0 of 3.0 s")
+    html = str(view._about_recording(replace(written, notes=("track 2 is left out: it is silent",))))
+    assert "incomplete: it ends after 1.0 of 3.0 s. Track 2 is left out: it is silent." in html
+    assert not view._about_recording(replace(written, done=False))
+
+
 class Page(HTMLParser):
     """The elements, attributes and text of some HTML, as a browser would read them."""
 

@@ -34,6 +34,19 @@ EBML, SEGMENT, CLUSTER = b"\x1aE\xdf\xa3", b"\x18S\x80g", b"\x1fC\xb6u"  # Matro
 MAX_ELEMENTS = 1_000_000  # that are looked at; half an hour has 90,000 blocks of 20 ms
 
 
+def without_tag(file: BinaryIO) -> BinaryIO:
+    """A WAV file without the ID3 tag that some programs put before it; any other file as it is."""
+    head = file.read(10)
+    file.seek(0)
+    if not head.startswith(b"ID3") or len(head) < 10:
+        return file
+    size = sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(head[6:])))
+    file.seek(10 + size)
+    behind = file.read(4)
+    file.seek(10 + size if behind == b"RIFF" else 0)
+    return io.BytesIO(file.read()) if behind == b"RIFF" else file
+
+
 def cut_off(file: BinaryIO) -> str | None:
     """What the bytes of a file show to be missing or left over: half a sentence, or None. The file is rewound.
 

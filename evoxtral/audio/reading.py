@@ -100,6 +100,7 @@ def recordings(
             raise AudioError(f"{name} has no track {track}: it has 1.")
     else:
         with _opened(source) as (file, name):
+            file = containers.without_tag(file)
             cut = containers.cut_off(file)
             found, notes = tracks.of_file(file, name, max_seconds, track if isinstance(track, int) else None)
     if sum(one.samples for one in found) == 0:

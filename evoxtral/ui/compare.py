@@ -244,12 +244,14 @@ class Decoder:
         """clip: path of a file.  language: one of LANGUAGES.  variants: None for all. Raises EvoxtralError."""
         if clip is None:
             raise AudioError(NO_CLIP)
-        waveform = self.read(clip, variants)
+        recording = self.read(clip, variants)
+        waveform, about = recording.waveform, {"incomplete": recording.incomplete, "notes": recording.notes}
         # Silence is not the model's to hear: no GPU is asked for.
         decode = self._on_host if audio.is_silent(waveform) else self._on_gpu
         for step in decode(waveform, None if language == DETECT else language, variants):
             if isinstance(step, EvoxtralError):
                 raise step
+            step = {name: replace(transcript, **about) for name, transcript in step.items()}
             yield step
         self.pace.learn(step)
 
@@ -258,17 +260,17 @@ class Decoder:
         *_, transcripts = self.stream(clip, language, variants)
         return transcripts
 
-    def read(self, clip: str, variants: Sequence[str] | None = None) -> np.ndarray:
-        """The waveform of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
+    def read(self, clip: str, variants: Sequence[str] | None = None) -> audio.Recording:
+        """The recording of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
         anything. Raises EvoxtralError for an unknown variant, AudioError for the clip."""
         if not Path(clip).is_file():
             raise AudioError(CLEANED)
         if variants:
             self.model.engine().ordered(variants)
-        waveform = audio.load(clip)
+        recording = audio.read(clip)
         if ZERO_GPU:
-            self.pace.check(audio.duration(waveform), self._count(variants))
-        return waveform
+            self.pace.check(recording.duration, self._count(variants))
+        return recording
 
     def gpu_seconds(self, waveform: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
         """How long one clip may hold a ZeroGPU device; takes what `decode` takes."""
@@ -302,7 +304,7 @@ def about_clip(clip: str | None, decoder: Decoder) -> str:
     if clip is None:
         return view.status(LIMITS)
     try:
-        waveform = decoder.read(clip)
+        waveform = decoder.read(clip).waveform
     except EvoxtralError as error:
         return view.alarm(str(error))
     if audio.is_silent(waveform):

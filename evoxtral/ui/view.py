@@ -269,7 +269,16 @@ def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
         cut = Markup('<p class="ev-note ev-cut">{}</p>').format(
             "Cut short: the text reached its length limit, repeated itself or was broken off before the audio ended."
         )
-    return _cues(visible, marks) + cut
+    return _cues(visible, marks) + cut + _about_recording(transcript)
+
+
+def _about_recording(transcript: Transcript) -> Markup:
+    """What is missing of the recording, and what of it was left out; once it is transcribed."""
+    missing = (f"The recording is incomplete: it {transcript.incomplete}.",) if transcript.incomplete else ()
+    notes = (*missing, *(f"{note[0].upper()}{note[1:]}." for note in transcript.notes))
+    if not transcript.done or not notes:
+        return Markup("")
+    return Markup('<p class="ev-note">{}</p>').format(" ".join(notes))
 
 
 def _editor(title: str, transcript: Transcript) -> Markup:

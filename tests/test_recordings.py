@@ -1,0 +1,245 @@
+"""Recordings as people have them: the time line, tracks, channels, levels and containers, in small files made here."""
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from test_audio import chirp, encode, lag_and_likeness, write
+
+from evoxtral import audio
+from evoxtral.audio import SAMPLE_RATE, channels, containers, tracks
+from evoxtral.errors import AudioError
+from evoxtral.speech import speak
+
+
+@pytest.fixture(scope="module")
+def keys() -> np.ndarray:
+    return speak("I left my keys in the car.").waveform
+
+
+@pytest.fixture(scope="module")
+def sister() -> np.ndarray:
+    return speak("Please do not tell my sister.").waveform
+
+
+def container(kind: str, *streams: list[tuple[float, np.ndarray]], codec: str = "aac", **metadata: str) -> bytes:
+    """A file of several tracks, each of waveforms (T,) at 16 kHz that begin at some second."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as output:
+        made = [output.add_stream(codec, rate=SAMPLE_RATE, layout="mono") for _ in streams]
+        for stream in made:
+            stream.metadata.update(metadata)
+        for stream, pieces in zip(made, streams, strict=True):
+            for begin, waveform in pieces:
+                size = stream.codec_context.frame_size or 320
+                for i in range(0, len(waveform) - size, size):
+                    planar = np.ascontiguousarray(waveform[None, i : i + size])
+                    frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout="mono")
+                    frame.rate, frame.pts = SAMPLE_RATE, round(begin * SAMPLE_RATE) + i
+                    for piece in av.AudioResampler(stream.format.name, "mono", SAMPLE_RATE).resample(frame):
+                        piece.pts = frame.pts
+                        output.mux(stream.encode(piece))
+            output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def begins(waveform: np.ndarray) -> list[float]:
+    """Where stretches of sound begin, apart by a second or more."""
+    return [segment.sounds[0][0] for segment in audio.segments(waveform, 30, max_pause=1.0)]
+
+
+# ---- the time line -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec"), [("mp4", "aac"), ("matroska", "aac"), ("webm", "libopus"), ("ogg", "libopus")]
+)
+def test_sound_that_begins_late_begins_late_in_the_wave(kind, codec, keys):
+    late = audio.read(container(kind, [(5.0, keys)], codec=codec))
+    assert late.incomplete is None
+    assert begins(late.waveform)[0] - begins(keys)[0] == pytest.approx(5.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("mp4", "aac"), ("matroska", "aac")])
+def test_a_gap_between_packets_is_silence(kind, codec, keys, sister):
+    gap = audio.read(container(kind, [(0.0, keys), (6.0, sister)], codec=codec))
+    assert gap.incomplete is None
+    assert begins(gap.waveform) == pytest.approx([begins(keys)[0], 6.0 + begins(sister)[0]], abs=0.1)
+
+
+def test_a_piece_of_a_stream_begins_at_its_own_first_packet(keys):
+    piece = audio.read(container("mpegts", [(700.0, keys)]))
+    assert piece.incomplete is None and piece.duration == pytest.approx(audio.duration(keys), abs=0.2)
+
+
+def test_packets_that_do_not_decode_are_silence_and_shift_nothing():
+    data = bytearray(encode("matroska", "flac", rate=SAMPLE_RATE))
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    recording = audio.read(bytes(data))
+    assert lag_and_likeness(recording.waveform, chirp(SAMPLE_RATE))[0] == pytest.approx(0, abs=0.01)
+
+
+# ---- tracks ------------------------------------------------------------------------------------------------
+
+
+def test_tracks_are_mixed_unless_one_or_each_is_asked_for(keys, sister):
+    data = container("matroska", [(0.0, keys)], [(0.0, sister)], language="fre")
+    both = audio.read(data)
+    assert lag_and_likeness(both.waveform, keys)[1] > 0.5 and lag_and_likeness(both.waveform, sister)[1] > 0.5
+    assert both.notes == ("2 tracks are mixed; each can be had by itself",)
+    first, second = audio.recordings(data, track="each")
+    assert (first.track, second.track) == ("1 (fre)", "2 (fre)")
+    assert lag_and_likeness(first.waveform, keys)[1] > 0.95 and lag_and_likeness(second.waveform, sister)[1] > 0.95
+    (chosen,) = audio.recordings(data, track=2)
+    assert np.array_equal(chosen.waveform, second.waveform)
+    with pytest.raises(AudioError, match="no track 3: it has 2"):
+        audio.recordings(data, track=3)
+
+
+def test_a_silent_track_costs_the_other_nothing_and_is_named(keys):
+    recording = audio.read(container("matroska", [(0.0, np.zeros_like(keys))], [(0.0, keys)]))
+    assert lag_and_likeness(recording.waveform, keys)[1] > 0.95
+    assert recording.notes == ("track 1 is left out: it is silent",)
+
+
+# ---- channels ----------------------------------------------------------------------------------------------
+
+
+def others(samples: int) -> dict[str, np.ndarray]:
+    """What stands on a channel beside the speech."""
+    t = np.arange(samples) / SAMPLE_RATE
+    return {
+        "noise": 0.3 * np.random.default_rng(0).standard_normal(samples),
+        "hum": 0.5 * np.sin(2 * np.pi * 50 * t) + 0.2 * np.sin(2 * np.pi * 150 * t),
+        "time code": 0.4
+        * np.sign(np.sin(2 * np.pi * np.cumsum(np.where(np.floor(t * 2400) % 3, 1200, 2400)) / 16_000)),
+        "nothing": np.zeros(samples),
+    }
+
+
+@pytest.mark.parametrize("kind", ["noise", "hum", "time code", "nothing"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_channel_without_speech_is_left_out(kind, side, keys):
+    pair = [keys, others(len(keys))[kind]]
+    recording = audio.read((SAMPLE_RATE, np.stack(pair[:: 1 - 2 * side], axis=1).astype(np.float32)))
+    assert lag_and_likeness(recording.waveform, keys)[1] > 0.99
+    assert recording.notes == (f"the {('right', 'left')[side]} channel is left out: it carries no speech",)
+
+
+def test_a_channel_that_is_turned_over_does_not_cancel_the_other(keys):
+    recording = audio.read((SAMPLE_RATE, np.stack([keys, -0.8 * keys], axis=1)))
+    assert lag_and_likeness(recording.waveform, keys)[1] > 0.99
+    assert np.abs(recording.waveform).max() > 0.8 * np.abs(keys).max()
+
+
+def test_each_channel_can_be_had_by_itself(keys):
+    samples = np.stack([keys, 0.5 * keys[::-1]], axis=1)
+    left, right = audio.recordings((SAMPLE_RATE, samples), channels="each")
+    assert (left.channel, right.channel) == ("left", "right")
+    assert np.array_equal(left.waveform, samples[:, 0]) and np.array_equal(right.waveform, samples[:, 1])
+    with pytest.raises(AudioError, match="no channel 3: it has 2"):
+        audio.recordings((SAMPLE_RATE, samples), channels=3)
+
+
+def test_speech_moves_as_syllables_do_and_nothing_else_here_does(keys):
+    scores = channels.speech_scores([np.stack([keys, *others(len(keys)).values()], axis=1)])
+    assert scores[0] > 2 * channels.MIN_SPEECH and (scores[1:] < channels.MIN_SPEECH).all()
+
+
+# ---- levels ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quieter", [20, 40, 60])
+def test_a_recording_far_down_is_given_to_the_model_at_the_usual_level(quieter, keys):
+    quiet = audio.read(write("WAV", "PCM_24", keys * 10 ** (-quieter / 20)))
+    levelled = audio.levelled(quiet.waveform)
+    assert audio.loudness(levelled) == pytest.approx(-23 if quieter > 9 else audio.loudness(keys), abs=0.5)
+    assert lag_and_likeness(levelled, keys)[1] > 0.999
+
+
+def test_loudness_is_that_of_the_recommendation():
+    """EBU Tech 3341, test 1: a sine of 1 kHz at -23 dBFS on both channels is -23 LUFS; on one, 3 LU less."""
+    t = np.arange(20 * SAMPLE_RATE) / SAMPLE_RATE
+    sine = 10 ** (-23 / 20) * np.sin(2 * np.pi * 1000 * t)
+    assert audio.loudness(sine) == pytest.approx(-23 - 3.01, abs=0.1)
+    assert audio.loudness(np.append(sine, np.zeros(60 * SAMPLE_RATE))) == pytest.approx(-26.01, abs=0.1)
+    assert audio.loudness(np.zeros(SAMPLE_RATE)) == -np.inf and audio.loudness(np.zeros(0)) == -np.inf
+
+
+def test_a_usual_level_is_left_alone_to_the_bit(keys):
+    assert audio.levelled(keys) is keys
+
+
+def test_a_knock_does_not_push_the_speech_down(keys):
+    knocked = 0.001 * keys
+    knocked[8_000:8_010] = 1.0
+    levelled = audio.levelled(audio.read((SAMPLE_RATE, knocked)).waveform)
+    assert np.abs(levelled).max() <= 0.9
+    assert audio.loudness(levelled[9_000:]) > -35 > audio.loudness(knocked[9_000:]) + 30
+
+
+def test_a_constant_offset_is_taken_away(keys):
+    recording = audio.read((SAMPLE_RATE, 0.5 * keys + np.float32(0.3)))
+    assert abs(recording.waveform.mean()) < 1e-3 and lag_and_likeness(recording.waveform, keys)[1] > 0.999
+
+
+# ---- containers --------------------------------------------------------------------------------------------
+
+CONTAINERS = {
+    "MPEG-TS": ("mpegts", "aac"),
+    "MPEG-PS": ("mpeg", "mp2"),
+    "FLV": ("flv", "aac"),
+    "AC-3": ("ac3", "ac3"),
+    "E-AC-3": ("eac3", "eac3"),
+    "WavPack": ("wv", "wavpack"),
+    "AVI": ("avi", "pcm_s16le"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_more_containers_give_the_same_wave(kind):
+    recording = audio.read(encode(*CONTAINERS[kind]))
+    lag, likeness = lag_and_likeness(recording.waveform, chirp(SAMPLE_RATE))
+    assert abs(lag) < 0.06 and likeness > 0.95 and recording.incomplete is None
+
+
+@pytest.mark.parametrize("rate", [4_000, 6_000, 384_000, 768_000])
+def test_the_lowest_and_the_highest_rates_are_read(rate):
+    recording = audio.read(write("WAV", "FLOAT", chirp(rate), rate))
+    assert lag_and_likeness(recording.waveform, chirp(SAMPLE_RATE))[1] > 0.99
+
+
+def test_a_wav_behind_a_tag_is_read_and_bytes_behind_one_are_told():
+    wav = write("WAV", None, chirp(16_000))
+    id3 = b"ID3\x03\x00\x00\x00\x00\x00\x0a" + bytes(10)
+    assert lag_and_likeness(audio.load(id3 + wav), chirp(SAMPLE_RATE))[1] > 0.99
+    joined = audio.read(wav + wav)
+    assert joined.incomplete == f"has {len(wav):,} bytes behind its end that were not read"
+
+
+def test_a_riff_size_that_is_wrong_is_no_missing_sound():
+    wav = write("WAV", None, chirp(16_000))
+    recording = audio.read(wav[:4] + (10 * len(wav)).to_bytes(4, "little") + wav[8:])
+    assert recording.incomplete is None and recording.duration == 2.0
+
+
+def test_more_channels_than_memory_are_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(tracks, "MAX_HELD", 0.5)
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((1_200 * 4_000, 2), np.int16), 4_000, format="FLAC")
+    with pytest.raises(AudioError, match="too many channels"):
+        audio.read(file.getvalue(), max_seconds=1_200)
+
+
+def test_the_readme_names_the_limits_that_hold():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## What can I give it") : readme.index("## Limits")]
+    assert f"{tracks.MIN_RATE:,} to {tracks.MAX_RATE:,} Hz" in table
+    assert f"{audio.MAX_SECONDS / 60:.0f} minutes" in table and f"{audio.MAX_MEGABYTES:.0f} MB" in table
+    called = {"wv": "WavPack", "aac": "AAC", "ac3": "AC-3", "eac3": "AC-3", "ogg": "Ogg", "mov": "MP4", "asf": "WMA"}
+    called |= {"matroska": "WebM", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS", "w64": "WAV"}
+    assert all(called.get(kind, kind.upper()) in table for kind in containers.FORMATS)
