@@ -120,6 +120,7 @@ def test_every_endpoint_parameter_and_result_is_described_and_typed(client):
     assert parameters == {
         "/compare": ["audio", "language"],
         "/transcribe": ["audio", "variant", "language"],
+        "/export": ["audio", "variant", "language", "format"],
         "/score": ["prediction", "reference"],
         "/speak": ["script", "voice", "seed"],
     }
@@ -140,6 +141,7 @@ def test_what_a_call_needs_is_required_and_comes_with_an_example(client):
     assert needed.keys() == {
         "/compare Your clip",
         "/transcribe Your clip",
+        "/export Your clip",
         "/score Prediction",
         "/score Reference",
         "/speak Script",
@@ -170,6 +172,17 @@ def test_transcribe_gives_what_compare_gives_for_that_variant(client, clip):
     assert alone["text"] == together["text"]
     with pytest.raises(AppError, match="no variant 'gold'"):
         client.predict(handle_file(clip), "gold", api_name="/transcribe")
+
+
+def test_export_gives_the_content_of_a_file(client, clip):
+    said = client.predict(handle_file(clip), "sft", api_name="/transcribe")["text"]
+    given = {
+        form: client.predict(handle_file(clip), "sft", "en", form, api_name="/export") for form in ("prompt", "vtt")
+    }
+    assert said and given["prompt"] == " ".join(said.split())
+    assert given["vtt"].startswith("WEBVTT\n\n00:00:")
+    with pytest.raises(AppError, match="'docx' is no format: choose one of txt, json, srt"):
+        client.predict(handle_file(clip), "sft", "en", "docx", api_name="/export")
 
 
 def test_score_gives_the_seven_scores(client):
@@ -287,7 +300,7 @@ def test_the_same_endpoints_are_mcp_tools(clip):
             return tools, scores, compared, transcribed, spoken, theirs
 
     tools, scores, compared, transcribed, spoken, theirs = asyncio.run(ask())
-    assert tools.keys() == {"compare", "transcribe", "score", "speak"}
+    assert tools.keys() == {"compare", "transcribe", "export", "score", "speak"}
     for tool in tools.values():
         assert tool.description
         assert all(parameter["description"] for parameter in tool.inputSchema["properties"].values())

@@ -14,7 +14,8 @@ import spaces
 
 from evoxtral import audio, metrics, tags
 from evoxtral.errors import AudioError, EvoxtralError
-from evoxtral.transcript import Transcript, VariantResult
+from evoxtral.exports import content
+from evoxtral.transcript import FORMATS, Transcript, VariantResult
 from evoxtral.ui import history, theme, view
 from evoxtral.ui.endpoints import endpoint, text_input, typed
 from evoxtral.ui.gpu import Pace
@@ -437,6 +438,8 @@ class CompareTab:
         meanings = {metric.name: metric.definition for metric in metrics.METRICS}
         endpoint(self.compare, [self.clip, self.language], typed(dict[str, VariantResult]), **QUEUEING)
         endpoint(self.transcribe, [self.clip, variant, self.language], typed(VariantResult), **QUEUEING)
+        form, text = text_input("Format", "srt", "srt"), text_input("Content", "")
+        endpoint(self.export, [self.clip, variant, self.language, form], text, **QUEUEING)
         endpoint(score, [prediction, reference], typed(metrics.Scores, n="pairs that were scored: 1", **meanings))
 
     def decode_after(self, trigger: Callable) -> None:
@@ -508,6 +511,23 @@ class CompareTab:
         """
         variant = variant or self.model.engine().variants[-1]
         return asdict(VariantResult.of(self.decoder.last(audio, language, (variant,))[variant]))
+
+    def export(self, audio: str, variant: str = "", language: str = "en", format: str = "srt") -> str:
+        """Transcribe a clip with one variant of the model, into a file's content.
+
+        Args:
+            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
+            language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
+            format: srt or vtt for subtitles, txt, json, or prompt for the tagged text in parts for ElevenLabs v3.
+
+        Returns:
+            The content of a file of that format.
+        """
+        if format not in FORMATS:
+            raise EvoxtralError(f"{format!r} is no format: choose one of {', '.join(FORMATS)}.")
+        variant = variant or self.model.engine().variants[-1]
+        return content(self.decoder.last(audio, language, (variant,))[variant], format)
 
 
 def score(prediction: str, reference: str) -> dict:
