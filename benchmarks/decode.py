@@ -1,4 +1,4 @@
-"""Evoxtral's engine against the reference way, on random weights of any shape.
+"""Evoxtral's engine against the baseline (PEFT and `generate()`), on random weights of any shape.
 
     python benchmarks/decode.py --shape tiny                           seconds: do the measurements run?
     python benchmarks/decode.py --shape 250m                           two CPU cores, about twenty minutes
@@ -6,10 +6,10 @@
     python benchmarks/decode.py --shape 3b --device cpu --parts start  the published sizes in 24 GB of memory
     python benchmarks/decode.py --docs                                 the tables of docs/speed.md from the results
 
-The reference way is what the published snippet leads to for three columns: PeftModel with the adapters loaded, and one
-`apply_transcription_request` and one `generate()` after the other for base, sft and rl. Both ways write a fixed number
-of tokens. Seconds are medians over repeats after one run to warm up, both ways in turns. Each part is measured in a
-fresh process and takes its place in the results file by itself: parts of one machine can be measured one by one.
+The baseline follows the published snippet: a PeftModel with the adapters loaded, and for base, sft and rl in turn one
+`apply_transcription_request` and one `generate()`. Both write a fixed number of tokens. Durations are medians over
+repeats after one warm-up run, engine and baseline in turns. Each part is measured in a fresh process and replaces its
+own record in the results file: the parts of one machine can be measured one by one.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Setting:
 # ------------------------------------------------------------------------------------------------------- ways
 
 
-class Reference:
+class Baseline:
     """PeftModel with all adapters, one generate() per variant."""
 
     def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype):
@@ -106,7 +106,7 @@ class Reference:
 
 
 class Ours:
-    """The engine, through its public door."""
+    """The engine, through its public methods."""
 
     def __init__(self, checkpoint: Checkpoint, device: str, dtype: torch.dtype | None):
         self.engine = Engine(checkpoint, device=device, dtype=dtype)
@@ -116,7 +116,7 @@ class Ours:
         return self.engine.batch(waveforms, variants, decoding=Decoding(max_tokens=tokens, stop_loops=False))
 
     def write_ids(self, waveform: np.ndarray, tokens: int) -> dict[str, list[int]]:
-        """The numbers of the tokens, which no transcript keeps: two of them may have the same text, or none."""
+        """Token ids. A transcript has only texts, and two tokens may have the same text, or none."""
         decoding = Decoding(max_tokens=tokens, stop_loops=False)
         *_, rows = self.engine._decode([waveform], VARIANTS, "en", decoding, keys=[0])
         return {variant: row.ids for variant, row in zip(VARIANTS, rows, strict=True)}
@@ -130,7 +130,7 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def median_seconds_in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Of each; one after the other, again and again, so that whatever else the machine does slows all of them."""
+    """Median duration (s) of each. The runs take turns, so that other load on the machine slows all of them alike."""
     for run in runs:
         run()
     turns = [[seconds(run) for run in runs] for _ in range(repeats)]
@@ -156,7 +156,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most that this process has had in memory since it began."""
+    """Peak memory of this process since it started."""
     return _status("VmHWM")
 
 
@@ -165,7 +165,7 @@ def _status(entry: str) -> int:
 
 
 def read_seconds(count: int, device: str) -> float:
-    """How long it takes to read so many bytes from memory, once."""
+    """Duration (s) of reading `count` bytes from memory once."""
     block = torch.ones(min(count, 1 << 30) // 4, device=device)
     return median_seconds(lambda: block.sum(), repeats=5) * count / block.nbytes
 
@@ -174,10 +174,10 @@ def read_seconds(count: int, device: str) -> float:
 
 
 def clip(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """Three variants of one clip of a full window, end to end, both ways; and one decoding step."""
+    """Three variants of one clip of a full window, end to end, engine and baseline; and one decoding step."""
     waveform = some_speech(WINDOW)
     ours = Ours(checkpoint, setting.device, _dtype(setting))
-    reference = Reference(checkpoint, setting.device, ours.engine.activations)
+    reference = Baseline(checkpoint, setting.device, ours.engine.activations)
     runs = (
         lambda: ours.write([waveform], setting.tokens),
         lambda: ours.write([waveform], FEW),
@@ -203,9 +203,9 @@ def batch(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 
 def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """Per variant, the share of the reference's tokens up to the first that differs; float32, greedy.
+    """Per variant, the share of the baseline's tokens before the first that differs; float32, greedy.
 
-    The engine gets the last adapter in the names of transformers 4, the reference way in those of today.
+    The engine gets the last adapter in the names of transformers 4, the baseline in those of today.
     """
     waveform = some_speech(WINDOW)
     *_, last = checkpoint.adapters
@@ -213,7 +213,7 @@ def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
     both = Checkpoint(checkpoint.name, checkpoint.base, {**checkpoint.adapters, last: str(older)})
     written = Ours(both, setting.device, torch.float32).write_ids(waveform, setting.tokens)
     gc.collect()
-    reference = Reference(checkpoint, setting.device, torch.float32)
+    reference = Baseline(checkpoint, setting.device, torch.float32)
     shares = {}
     for variant, ids in reference.write(waveform, setting.tokens).items():
         pairs = enumerate(zip(written[variant], ids, strict=True))
@@ -230,17 +230,17 @@ def memory_ours(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 
 def memory_reference(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """The same for the reference way, in the precision the engine would compute in."""
+    """The same for the baseline, in the precision that the engine would use."""
     dtype = _dtype(setting) or Engine(checkpoint, device=setting.device).dtype
     dtype = activations(dtype, torch.device(setting.device))
     gc.collect()
     waveform = some_speech(WINDOW)
-    Reference(checkpoint, setting.device, dtype).write(waveform, setting.tokens)
+    Baseline(checkpoint, setting.device, dtype).write(waveform, setting.tokens)
     return {"dtype": _name(dtype)}
 
 
 def start(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """From nothing to the transcripts of one short clip: what a person waits for on a machine that just fits."""
+    """From the start of the process to the transcripts of one short clip, on a machine with just enough memory."""
     begun = time.perf_counter()
     ours = Ours(checkpoint, setting.device, _dtype(setting))
     load_s = time.perf_counter() - begun
@@ -254,7 +254,7 @@ def start(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 
 def long(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """The longest clip that is taken, by three variants, as it streams: when the first text is there, and the last."""
+    """A long clip by three variants, streamed: durations until the first text and until the last."""
     ours = Ours(checkpoint, setting.device, _dtype(setting))
     waveform = some_speech(setting.long_clip)
     decoding = Decoding(max_tokens=setting.tokens, stop_loops=False)
@@ -299,7 +299,7 @@ def _name(dtype: torch.dtype) -> str:
 def with_peak(measure: Callable, checkpoint: Checkpoint, setting: Setting, warm: Checkpoint) -> dict:
     """A part, and the most memory it took beyond the base's own weights, in this (fresh) process.
 
-    The same is done first with a model of no size worth mentioning: what libraries take does not count.
+    The same is done first with a tiny model, so that what libraries allocate on first use does not count.
     """
     small = Setting("tiny", setting.device, setting.dtype, FEW, 1, 1)
     measure(warm, small)
@@ -316,7 +316,7 @@ def with_peak(measure: Callable, checkpoint: Checkpoint, setting: Setting, warm:
 
 
 def memory(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """Peak memory of both ways, each in a process of its own."""
+    """Peak memory of engine and baseline, each in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         warm = fresh(build, SHAPES["tiny"], Path(folder), len(checkpoint.adapters))
         ours = fresh(with_peak, memory_ours, checkpoint, setting, warm)
@@ -330,7 +330,7 @@ PARTS = {part.__name__: part for part in (clip, batch, memory, tokens, start, lo
 
 
 def fresh(function: Callable, *args: object) -> object:
-    """The result of a call in a process that has imported what is measured, and done nothing else."""
+    """The result of a call in a fresh process, in which everything that is measured is imported already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers", "peft", "benchmarks.models", "evoxtral.inference.engine"])
     with ProcessPoolExecutor(1, context, initializer=end_with_parent) as process:

@@ -135,7 +135,7 @@ def randomise(model: torch.nn.Module, only: str = "", scale: float = 1.0, seed: 
 
 
 def some_speech(seconds: float, seed: int = 0) -> np.ndarray:
-    """Noise in syllables (T,): not silent, and the same for both ways."""
+    """Noise in syllables (T,): not silent, and the same in every run."""
     t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     noise = np.random.default_rng(seed).normal(size=len(t))
     return (0.05 * noise * (1 + np.sin(2 * np.pi * 4 * t))).astype(np.float32)

@@ -3,8 +3,8 @@
     python benchmarks/train.py --shape tiny   seconds: does the measurement run?
     python benchmarks/train.py --shape 3b     a CUDA device
 
-Clips fill a window and texts have a fixed number of tokens, so that every step is the dearest there is. Results go
-where those of benchmarks/decode.py go, and its --docs writes them into docs/speed.md.
+Clips fill a window and texts have a fixed number of tokens: every step is the most expensive one possible. Results go
+to the file of benchmarks/decode.py, whose --docs writes them into docs/speed.md.
 """
 
 import argparse

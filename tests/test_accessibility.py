@@ -23,20 +23,38 @@ NOTE = "() => document.addEventListener('focusin', event => event.target.setAttr
 UNREACHED = f"() => ({CONTROLS})().filter(e => !e.hasAttribute('data-reached')).map(e => e.outerHTML.slice(0, 160))"
 
 
+INNER = {"Metrics": "Results"}  # tabs inside a tab, by one of them
+# Gradio lays a tab out when it is first opened: until nothing has changed for ten frames.
+QUIET = """() => new Promise(done => {
+    let frames = 0;
+    const watch = new MutationObserver(() => { frames = 0; });
+    watch.observe(document.body, {subtree: true, childList: true, attributes: true});
+    const count = () => ++frames > 10 ? (watch.disconnect(), done()) : requestAnimationFrame(count);
+    count();
+})"""
+
+
 def open_tabs(page):
     """Opens every tab, and the tabs inside it, one after the other, and gives its name."""
 
+    def opened(name: str) -> None:
+        tab = page.get_by_role("tab", name=name, exact=True)
+        tab.click()
+        expect(tab).to_have_attribute("aria-selected", "true")
+        if name in INNER:
+            expect(page.get_by_role("tab", name=INNER[name], exact=True)).to_be_visible()
+        expect(page.locator('[role="tabpanel"]:visible').last).not_to_be_empty()
+        page.evaluate(QUIET)
+
     def shown() -> list[str]:
-        page.wait_for_timeout(500)  # what a tab draws when it is first opened
         return page.get_by_role("tab").all_inner_texts()
 
     outer = shown()
     for name in outer:
-        page.get_by_role("tab", name=name, exact=True).click()
+        opened(name)
         inner = [other for other in shown() if other not in outer]
         for part in inner:
-            page.get_by_role("tab", name=part, exact=True).click()
-            page.wait_for_timeout(500)
+            opened(part)
             yield f"{name} > {part}"
         if not inner:
             yield name

@@ -88,7 +88,7 @@ def test_a_cpu_has_small_models_in_float32_and_large_ones_in_16_bits(
 ):
     monkeypatch.setattr(engine_module, "SMALL", small)
     monkeypatch.setattr(engine_module, "LARGE", large)
-    monkeypatch.setattr(engine_module, "_product_seconds", lambda dtype: dtype is not fastest)
+    monkeypatch.setattr(engine_module, "_product_duration", lambda dtype: dtype is not fastest)
     monkeypatch.setattr(backends, "fbgemm_supports", lambda weights, _: weights is fastest is torch.float16)
     assert engine_module._default_dtype(torch.device("cpu"), Path(checkpoint.base)) is taken
 

@@ -1,8 +1,8 @@
 """The one way from audio to transcripts: app, command line, API, benchmark and RAFT all call it.
 
 All asked variants and all segments of a clip are decoded as one batch, rows variant-major: (variants,
-segments, samples). Variants share the mel features always, and the encoder's output where their adapters
-leave the encoder alone.
+segments, samples). All variants share the log-mels. Variants whose adapters do not change the encoder also share its
+output.
 """
 
 import logging
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 FULL = "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
 TOO_LARGE = "{} does not fit the memory that is free on {}: choose a larger device, or the model tiny."
 ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
-FREE = 0.4  # of what a CUDA device has left beside the weights, at most: serve decodes two requests at once
-FIRST_SEGMENTS = 4  # of a clip that a CPU decodes together before it goes on with more
-MAX_ROWS = 96  # more of them only make a batch wait longer for its slowest row
-# Bytes of weight files: up to SMALL a CPU has them in float32, where little is gained otherwise and every machine
-# writes the same; above it in what it is fastest with, from LARGE on of 16 bits, which need half the memory.
+FREE = 0.4  # at most this share of a CUDA device's free memory: `serve` decodes two requests at once
+FIRST_SEGMENTS = 4  # segments in the first batch of a clip on a CPU; later batches are larger
+MAX_ROWS = 96  # with more rows, a batch waits longer for its slowest row
+# Bytes of weight files. Up to SMALL, a CPU uses float32: 16 bits would gain little, and every machine gives the same
+# text. Above SMALL it uses the fastest dtype, and from LARGE on the fastest of 16 bits, which need half the memory.
 SMALL, LARGE = 1e8, 2e9
 TURN = 1.0  # s of silence that end a turn of a speaker who has a channel of their own
-KEPT = 1e9  # bytes of cache up to which a session, and the CUDA graph in it, waits for the next request
+KEPT = 1e9  # bytes: a cache up to this size is kept, with its CUDA graph, for the next request
 
 
 class Engine:
@@ -84,13 +84,13 @@ class Engine:
         self.window_seconds = self.prompt.window_seconds
         with freed_memory_returned(), _memory_or(CheckpointError(TOO_LARGE.format(checkpoint.name, self.device.type))):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
-        self._lock = threading.Lock()  # held while the model runs and while a session changes hands
+        self._lock = threading.Lock()  # held while the model runs and while a cache is taken or given back
         self._idle: tuple[tuple, Cache] | None = None
         log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
 
     @cached_property
     def rows(self) -> int:
-        """The most rows decoded together. Known when it is first asked for: on ZeroGPU no device is there before."""
+        """The most rows decoded together. Computed on first use: on ZeroGPU there is no device before."""
         if self._rows:
             return self._rows
         room = ROOM[self.device.type]
@@ -99,12 +99,12 @@ class Engine:
         return _rows_that_fit(room, self._config, self.prompt, self.activations)
 
     def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
-        """Weights from the files to where the model runs, layer by layer: the base is in memory once."""
+        """Load the weights onto the device layer by layer, so that the base is never in memory twice."""
         model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
         adapters = [lora.read(folder, model, name, self.activations) for name, folder in adapter_folders.items()]
         self._mix = Mix(adapters)
         self.variants = self._mix.variants
-        # The text model first: it is most of the adapters, which are there beside what is laid out from them.
+        # The text model first: it takes most of the adapters' matrices, which bounds peak memory.
         self._text = TextModel(model, adapters, self._mix, self.device)
         self._encoder = Encoder(model, adapters, self._mix, self.device)
 
@@ -123,7 +123,7 @@ class Engine:
         Raises AudioError, and EvoxtralError for an unknown variant or language.
         """
         names = self.ordered(variants)
-        self.prompt.transcription_ids(language)  # a wrong language is said before any work is done
+        self.prompt.transcription_ids(language)  # raises for an unknown language before any work is done
         decoding = decoding or Decoding()
         recording = source if isinstance(source, audio.Recording) else audio.read(source, max_seconds)
         waveform = audio.levelled(recording.waveform)
@@ -148,10 +148,10 @@ class Engine:
         yield {name: replace(self.calibration.judged(transcript), **about) for name, transcript in last.items()}
 
     def _parts(self, segments: Sequence[audio.Segment], variants: int) -> Iterator[tuple[Sequence[audio.Segment], int]]:
-        """Segments that are decoded together, and the number of the first of them.
+        """Segments to decode in one batch, and the index of the first of them.
 
-        As many as fit the rows; on a CPU, where every segment is encoded by itself before the first token comes, few
-        at first and each time twice as many: whoever looks on at a long clip does not wait for all of it.
+        On CUDA as many as fit. On a CPU each segment is encoded by itself before the first token appears: the first
+        batch is small and each next one twice as large, so that text appears early.
         """
         most = max(1, self.rows // variants)
         size = min(most, FIRST_SEGMENTS) if self.device.type == "cpu" else most
@@ -214,7 +214,7 @@ class Engine:
         """What `batch` gives, with the number of its waveform, as soon as it is there and in any order."""
         names = self.ordered(variants)
         decoding = decoding or Decoding()
-        # Like lengths together: a batch computes until its longest row has ended.
+        # Sorted by length: a batch runs until its longest row has ended.
         spoken = [i for i, waveform in enumerate(waveforms) if not audio.is_silent(waveform)]
         spoken.sort(key=lambda i: len(waveforms[i]), reverse=True)
         for i in {*range(len(waveforms))} - {*spoken}:
@@ -269,36 +269,36 @@ class Engine:
         with _memory_or(DeviceFullError(FULL)):
             log_mel = self.prompt.log_mel(waveforms, self.device)
             with self._lock, torch.inference_mode():
-                return_freed_memory()  # what the log-log_mel were made of, before the encoder begins
+                return_freed_memory()  # of the log-mel computation, before the encoder allocates
                 prompts = self._prompts(ids, log_mel, names)
                 del log_mel
-                return_freed_memory()  # the encoder's, before the cache is made
-                session = self._session((names, len(budgets), length))
+                return_freed_memory()  # of the encoder, before the cache is allocated
+                cache = self._cache((names, len(budgets), length))
                 with self._mix.using(names):
-                    batch = Batch(session, prompts, budgets, self.prompt.eos_id, decoding, chance)
+                    batch = Batch(cache, prompts, budgets, self.prompt.eos_id, decoding, chance)
                 del prompts
-                return_freed_memory()  # theirs, before the first step
+                return_freed_memory()  # of the prompts, before the first step
         while not batch.done:
             with _memory_or(DeviceFullError(FULL)), self._lock, self._mix.using(names):
                 batch.advance()
             yield batch.rows
         with self._lock:
-            if self.device.type == "cuda" and session.bytes <= KEPT:
-                self._idle = (names, len(budgets), length), session
+            if self.device.type == "cuda" and cache.bytes <= KEPT:
+                self._idle = (names, len(budgets), length), cache
 
-    def _session(self, key: tuple[tuple[str, ...], int, int]) -> Cache:
-        """The idle session if it fits; none is idle afterwards, for a session serves one batch at a time."""
+    def _cache(self, key: tuple[tuple[str, ...], int, int]) -> Cache:
+        """The idle cache if its shape is right, else a new one. None is idle afterwards: a cache serves one batch."""
         idle, self._idle = self._idle, None
         if idle and idle[0] == key:
             return idle[1]
         return Cache(self._text, rows=key[1], length=key[2])
 
     def _prompts(self, ids: Sequence[int], log_mel: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Embedded prompts (names x S, L, D): ids (L,) with what is heard in log_mel (S, bands, frames)."""
+        """Prompt embeddings (names x S, L, D) of ids (L,) and the audio_embeds of log_mel (S, bands, frames)."""
         tokens = torch.tensor(ids, device=self.device)
-        features = self._encoder(log_mel.to(self.activations), names)
-        prompts = self._text.embedded(tokens).repeat(len(features), 1, 1)
-        prompts[:, tokens == self.prompt.audio_id] = features
+        audio_embeds = self._encoder(log_mel.to(self.activations), names)
+        prompts = self._text.embedded(tokens).repeat(len(audio_embeds), 1, 1)
+        prompts[:, tokens == self.prompt.audio_id] = audio_embeds
         return prompts
 
 
@@ -324,7 +324,7 @@ def _empty(waveform: np.ndarray) -> Transcript:
 
 
 def _blocks(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
-    """Rows in `count` neighbouring blocks of the same size."""
+    """Rows divided into `count` consecutive blocks of equal size."""
     size = len(rows) // count
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
@@ -340,7 +340,7 @@ def _rows_that_fit(room: float, config: VoxtralConfig, prompt: Prompt, dtype: to
 
 @contextmanager
 def _memory_or(mistake: EvoxtralError) -> Iterator[None]:
-    """A device that is full is the visitor's to know of."""
+    """Raise `mistake` instead of PyTorch's error when the device is out of memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -356,14 +356,14 @@ def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
     widened = torch.float16 if backends.fbgemm_supports(torch.float16, device) else torch.float32
     if size >= LARGE and widened is torch.float32:
         return torch.bfloat16
-    return min((widened, torch.bfloat16), key=_product_seconds)
+    return min((widened, torch.bfloat16), key=_product_duration)
 
 
-def _product_seconds(dtype: torch.dtype) -> float:
-    """How long a layer of the engine's takes for some rows, on a CPU.
+def _product_duration(dtype: torch.dtype) -> float:
+    """Duration (s) of one linear layer for some rows, on a CPU.
 
-    Measured, in 50 ms, or 700 where bfloat16 is slow: of two CPUs with instructions for it, one can be five times
-    faster with it and one slower.
+    Measured, because a CPU's flags do not tell: of two CPUs with bfloat16 instructions, one can be five times faster
+    with them and one slower. Takes 50 ms, or 700 ms where bfloat16 is slow.
     """
     device = torch.device("cpu")
     layer = MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], Mix([]), device).prepack()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
 LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of like length share a session and its graph
 
 

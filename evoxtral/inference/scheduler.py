@@ -9,8 +9,8 @@ import torch
 from evoxtral.inference.sampling import Decoding, Row, choose
 from evoxtral.model.cache import Cache
 
-LOOK_EVERY = 4  # steps between two looks at the tokens: each look waits for the device
-LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of like length share a session and its graph
+SYNC_EVERY = 4  # steps between two reads of the tokens: each read waits for the device
+LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of similar length share a cache and its graph
 
 
 class Batch:
@@ -19,20 +19,20 @@ class Batch:
     @torch.inference_mode()
     def __init__(
         self,
-        session: Cache,
+        cache: Cache,
         prompts: torch.Tensor,
         budgets: Sequence[int],
         eos_id: int,
         decoding: Decoding,
         chance: np.ndarray | None = None,
     ):
-        """Read the prompts.
+        """Prefill the prompts.
 
         prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.
         chance: (rows, steps), see `chances`; None where the choice is greedy.
         """
         self.rows = [Row(budget) for budget in budgets]
-        self.session, self.eos_id, self.decoding = session, eos_id, decoding
+        self.cache, self.eos_id, self.decoding = cache, eos_id, decoding
         steps = max(budgets)
         device = prompts.device
         self._chance = torch.zeros(len(budgets), steps) if chance is None else torch.from_numpy(chance)
@@ -40,7 +40,7 @@ class Batch:
         self._tokens = torch.zeros(len(budgets), steps, dtype=torch.long, device=device)
         self._log_probabilities = torch.zeros(len(budgets), steps, device=device)
         self._steps = 0
-        self._logits = session.prefill(prompts)
+        self._logits = cache.prefill(prompts)
 
     @property
     def done(self) -> bool:
@@ -48,12 +48,12 @@ class Batch:
 
     @torch.inference_mode()
     def advance(self) -> None:
-        """Decode up to LOOK_EVERY more tokens of every row."""
-        start, end = self._steps, min(self._steps + LOOK_EVERY, self._tokens.shape[1])
+        """Decode up to SYNC_EVERY more tokens of every row."""
+        start, end = self._steps, min(self._steps + SYNC_EVERY, self._tokens.shape[1])
         for i in range(start, end):
             token, log_probability = choose(self._logits, self.decoding, self._chance[:, i])
             self._tokens[:, i], self._log_probabilities[:, i] = token, log_probability
-            self._logits = self.session.step(token)
+            self._logits = self.cache.step(token)
         self._steps = end
         tokens = self._tokens[:, start:end].tolist()
         probabilities = self._log_probabilities[:, start:end].exp().tolist()

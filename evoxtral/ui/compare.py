@@ -42,7 +42,7 @@ ZERO_GPU = spaces.config.Config.zero_gpu
 # at a time is fastest for all; on ZeroGPU every visitor gets a device.
 QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if ZERO_GPU else 1}
 
-# For events that only draw: no queue, no spinner over what is being read, no endpoint.
+# For events that only redraw: no queue, no spinner, no endpoint.
 QUIETLY = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 # What a visitor does in the columns, as events: "say" with the text to be spoken; "pen" with the button of a column
@@ -69,7 +69,7 @@ element.addEventListener("change", () => trigger("write", draft()));
 watch("value", () => { follow?.(); follow = null; });
 """
 
-# A new clip is not what the last one said: of the reference, only what the visitor has typed stays.
+# A new clip clears the reference of the last one, unless the visitor has typed it.
 ANEW = "reference => reference === typed.reference ? reference : ''"
 
 # The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the first input; and where the columns are
@@ -98,7 +98,7 @@ NO_CLIP = "Record or upload a clip, or pick an example."
 CLEANED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
 WAITING = "Your clip waits for its turn…"
 DECODING = "Decoding…"
-# A mistake in the server, a GPU that is not to be had: Gradio says which in a note of its own, that goes away.
+# A server error, or no GPU available: Gradio says which in a note of its own, which disappears after a while.
 NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
 BROKEN_OFF = "This broke off, and what was written is kept. Your clip is still here: press Compare again in a moment."
 FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
@@ -165,7 +165,7 @@ class Shown:
         return self.replaced(there.as_written(variant) if texts is None else there.edited(variant, texts))
 
     def broken_off(self) -> "Shown | None":
-        """As far as a decoder came that is not going on, if it came to any text."""
+        """The partial transcripts of a decoder that was stopped, if there is any text."""
         (result,) = self.results
         written = {name: transcript.broken_off() for name, transcript in result.written.items()}
         return self.replaced(replace(result, written=written)) if any(t.text for t in written.values()) else None
@@ -247,7 +247,7 @@ class Decoder:
             raise AudioError(NO_CLIP)
         recording = self.read(clip, variants)
         waveform, about = recording.waveform, {"incomplete": recording.incomplete, "notes": recording.notes}
-        # Silence is not the model's to hear: no GPU is asked for.
+        # Silence is not decoded: no GPU is requested.
         decode = self._on_host if audio.is_silent(waveform) else self._on_gpu
         for step in decode(waveform, None if language == DETECT else language, variants):
             if isinstance(step, EvoxtralError):
@@ -274,7 +274,7 @@ class Decoder:
         return recording
 
     def gpu_seconds(self, waveform: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
-        """How long one clip may hold a ZeroGPU device; takes what `decode` takes."""
+        """Seconds that one clip may hold a ZeroGPU device. Same arguments as `decode`."""
         return self.pace.seconds(audio.duration(waveform), self._count(variants))
 
     def _count(self, variants: Sequence[str] | None) -> int:
@@ -425,7 +425,7 @@ class CompareTab:
         set_anew = [part.change for part in (self.tags_on, self.categories, self.confidence, self.reference)]
         gr.on(set_anew, trigger_mode="always_last", **self._redraw)
         keep_after(self.reference.blur(**self._refer), self.changes)
-        # Each of these counts: by default, one that comes while another is on its way is dropped.
+        # None of these events may be lost: by default Gradio drops one that comes while another is pending.
         often = {"trigger_mode": "multiple", **QUIETLY}
         keep_after(self.columns.pen(use_pen, [self.on_screen, *controls], [*known, *drawn], **often), self.changes)
         keep_after(self.columns.write(write, self.on_screen, known, **often), self.changes)

@@ -33,13 +33,13 @@ class Item:
 
     @property
     def tells_how(self) -> bool:
-        """Whether it says how something was said, and not only what."""
+        """Whether it marks expression (a tag or a stressed word), not only words."""
         return self.is_tag or self.stressed
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What to point out in a text.
+    """What to highlight in a text.
 
     differs: starts of its items that others lack.  missing: items of a reference that it lacks, by the start
     of the item that they should have stood before (the text's length: at its end).
@@ -80,12 +80,12 @@ def _matched(mine: tuple[Item, ...], other: tuple[Item, ...]) -> frozenset[int]:
 
 
 def _align(a: tuple[Item, ...], b: tuple[Item, ...]) -> list[MatchingBlock]:
-    """What is the same in both, in order; the last block is empty and lies at the ends."""
+    """Matching blocks of both, in order; the last one is empty, at the ends (as in difflib)."""
     return LCSseq.opcodes([item.key for item in a], [item.key for item in b]).as_matching_blocks()
 
 
 def stayed(before: str, after: str) -> dict[int, int]:
-    """Where the words and tags of an edited text stood before: start in `after` → start in `before`."""
+    """Offsets of the words and tags that an edit kept: start in `after` → start in `before`."""
     old, new = items(before), items(after)
     return {new[same.b + i].start: old[same.a + i].start for same in _align(old, new) for i in range(same.size)}
 

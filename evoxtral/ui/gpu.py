@@ -1,4 +1,4 @@
-"""How long a request may hold a ZeroGPU device: what its clip needs, and never more than a visitor has.
+"""How long a request may hold a ZeroGPU device: what its clip needs, and never more than a visitor's quota.
 
 A visitor without an account has 120 s a day, and the platform counts one and a half times what is asked for.
 """
@@ -12,10 +12,10 @@ from evoxtral.transcript import Transcript
 
 FLOOR, CEILING = 15.0, 80.0  # s
 START = 10.0  # s: the weights move to the device, a step is captured there, and after a boot its kernels are compiled
-SPARE = 1.5  # a clip may be slower than those before it
+SPARE = 1.5  # margin: a clip may be slower than those before it
 WINDOW = 30.0  # s; a shorter clip costs as much, so it says nothing of longer ones
-# What a device is expected to need until it was measured: twice what an H100 took (docs/speed.md), for what
-# ZeroGPU lends may be slower. A window by a variant is a row.
+# Expected durations before anything was measured: twice those of an H100 (docs/speed.md), as the devices of ZeroGPU may
+# be slower. One window by one variant is a row.
 TOGETHER = 64  # rows decoded at once: a step reads the weights once for all of them
 STEPS = 130 * 0.01  # s for the tokens of a window: 4.5 ms each there
 ROW = 0.04  # s to encode a window and read its prompt: 20 ms there
@@ -23,14 +23,14 @@ WEIGHT = 0.3  # of the newest measurement
 
 
 class Pace:
-    """What the device needs, learned from the requests so far. Threads may share it."""
+    """How long the device needs, learned from earlier requests. Thread-safe."""
 
     def __init__(self) -> None:
-        self.slowness = 1.0  # seconds that it took, for each that was expected
+        self.slowness = 1.0  # measured over expected duration
         self._lock = threading.Lock()
 
     def seconds(self, clip: float, variants: int) -> float:
-        """To ask for, for a clip (seconds) by so many variants."""
+        """Seconds to request for a clip (seconds) and this number of variants."""
         return min(CEILING, max(FLOOR, self._needed(clip, variants)))
 
     def longest(self, variants: int) -> float:
@@ -41,7 +41,7 @@ class Pace:
         return windows * WINDOW
 
     def check(self, clip: float, variants: int) -> None:
-        """Before a device is asked for. Raises AudioError for a clip that is too long for one visit."""
+        """Raises AudioError for a clip that is too long for one request, before a device is requested."""
         longest = self.longest(variants)
         if clip > longest:
             raise AudioError(
@@ -51,7 +51,7 @@ class Pace:
             )
 
     def learn(self, transcripts: Mapping[str, Transcript]) -> None:
-        """A clip was decoded. What was silent in it cost nothing and counts for nothing."""
+        """Update the estimate from the transcripts of a decoded clip. Silence costs nothing and is not counted."""
         heard = max(sum(cue.end - cue.start for cue in transcript.cues) for transcript in transcripts.values())
         seconds = max(transcript.elapsed for transcript in transcripts.values())
         if heard >= WINDOW:

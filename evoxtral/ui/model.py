@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Title and what it understands. A model of one's own gets its name alone.
+# Title, and what the model understands. Any other model is shown by its name alone.
 KNOWN = {
     "tiny": (
         "the scale model",
@@ -41,7 +41,7 @@ class Model:
 
     def engine(self) -> "Engine":
         """Finds and loads the weights on the first call; others wait for it. Raises CheckpointError."""
-        # Looked at outside the lock too: a ZeroGPU worker is a fork, in which nobody is left to release it.
+        # Checked before taking the lock, too: a ZeroGPU worker is a fork, in which no thread would release it.
         if self._engine is None:
             with self._loading:
                 if self._engine is None:

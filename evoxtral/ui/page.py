@@ -16,10 +16,10 @@ from evoxtral.ui.metrics_tab import metrics_tab
 from evoxtral.ui.model import Model, description
 from evoxtral.ui.speak_tab import SpeakTab
 
-# Files of a visitor are deleted an hour after they came; looked at every ten minutes (seconds).
+# Seconds: visitors' files are deleted an hour after upload; the check runs every ten minutes.
 CLEAN_EVERY, CLEAN_AFTER = 600, 3600
-LOOK_EVERY = 2.0  # s, at how far the model is
-# Visitors who may wait; the next one is told that the house is full.
+POLL_EVERY = 2.0  # s between two checks of how far the model has loaded
+# How many visitors may wait in the queue; the next one is told that it is full.
 QUEUE = 24
 
 SCRIPT = Path(__file__).with_name("page.js")
@@ -31,7 +31,7 @@ HEAD = Markup(
 
 
 def script() -> str:
-    """What the page does in the browser by itself."""
+    """The script that runs in the browser."""
     limits = f"const MAX_RESULTS = {history.MAX_RESULTS}, MAX_CHARACTERS = {history.MAX_CHARACTERS};"
     return f"<script>{limits}\n{SCRIPT.read_text(encoding='utf-8')}</script>"
 
@@ -60,7 +60,7 @@ def build(model: Model, examples: Path) -> gr.Blocks:
                 HistoryTab(compare, tabs, tab, notice)
             with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
-        timer = gr.Timer(LOOK_EVERY)
+        timer = gr.Timer(POLL_EVERY)
         gr.on([page.load, timer.tick], lambda: head(model), outputs=[top, timer], **QUIETLY)
     return page.queue(max_size=QUEUE)
 
@@ -68,7 +68,7 @@ def build(model: Model, examples: Path) -> gr.Blocks:
 def serve(page: gr.Blocks, model: Model) -> None:
     """Serve the page until interrupted; host and port come from Gradio's own environment variables."""
     if spaces.config.Config.zero_gpu:
-        _load(model)  # ZeroGPU takes over the weights that are there when the page is launched
+        _load(model)  # ZeroGPU packs the weights that are loaded when the page is launched
     page.launch(
         theme=theme.theme(),
         css=theme.css(),
@@ -81,12 +81,12 @@ def serve(page: gr.Blocks, model: Model) -> None:
         prevent_thread_lock=True,
     )
     answer_in_json(page.mcp_server_obj)
-    _load(model)  # everywhere else the page is served first, and the weights follow
+    _load(model)  # elsewhere the page is served first, and the weights are loaded meanwhile
     page.block_thread()
 
 
 def _load(model: Model) -> None:
-    """Without its model the page is of no use: end with one sentence, not with a traceback."""
+    """Load the model, or end the process with one sentence instead of a traceback."""
     try:
         model.engine()
     except CheckpointError as error:
