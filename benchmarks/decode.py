@@ -1,4 +1,4 @@
-"""Evoxtral's engine against the reference way, on random weights of any shape.
+"""Evoxtral's engine against the baseline, on random weights of any shape.
 
     python benchmarks/decode.py --shape tiny                           seconds: do the measurements run?
     python benchmarks/decode.py --shape 250m                           two CPU cores, about twenty minutes
@@ -6,7 +6,7 @@
     python benchmarks/decode.py --shape 3b --device cpu --parts start  the published sizes in 24 GB of memory
     python benchmarks/decode.py --docs                                 the tables of docs/speed.md from the results
 
-The reference way is what the published snippet leads to for three columns: PeftModel with the adapters loaded, and one
+The baseline is what the published snippet leads to for three columns: PeftModel with the adapters loaded, and one
 `apply_transcription_request` and one `generate()` after the other for base, sft and rl. Both ways write a fixed number
 of tokens. Seconds are medians over repeats after one run to warm up, both ways in turns. Each part is measured in a
 fresh process and takes its place in the results file by itself: parts of one machine can be measured one by one.
@@ -205,7 +205,7 @@ def batch(checkpoint: Checkpoint, setting: Setting) -> dict:
 def tokens(checkpoint: Checkpoint, setting: Setting) -> dict:
     """Per variant, the share of the reference's tokens up to the first that differs; float32, greedy.
 
-    The engine gets the last adapter in the names of transformers 4, the reference way in those of today.
+    The engine gets the last adapter in the names of transformers 4, the baseline in those of today.
     """
     waveform = some_speech(WINDOW)
     *_, last = checkpoint.adapters
@@ -230,7 +230,7 @@ def memory_ours(checkpoint: Checkpoint, setting: Setting) -> dict:
 
 
 def memory_reference(checkpoint: Checkpoint, setting: Setting) -> dict:
-    """The same for the reference way, in the precision the engine would compute in."""
+    """The same for the baseline, in the precision the engine would compute in."""
     dtype = _dtype(setting) or Engine(checkpoint, device=setting.device).dtype
     dtype = activations(dtype, torch.device(setting.device))
     gc.collect()
@@ -451,7 +451,7 @@ def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
             return [(what, value, ("≤ 3 GB", "≤ 15 %", "")[goal])]
         case "tokens":
             same = ", ".join(f"{name} {share:.0%}" for name, share in entry["same"].items())
-            return [("same tokens as the reference way (float32, greedy)", same, ("all", "all", "")[goal])]
+            return [("same tokens as the baseline (float32, greedy)", same, ("all", "all", "")[goal])]
         case "start":
             what = f"from nothing to three transcripts of {entry['clip_s']:g} s, {entry['tokens']} tokens each"
             first = f"{entry['load_s']:.1f} s to load, then {entry['first_s']:.1f} s ({entry['again_s']:.1f} s again)"
@@ -469,7 +469,7 @@ def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
 def _reference(entry: Mapping) -> str:
     """It computes in what we do, and has its weights in that too."""
     dtype = entry.get("reference_dtype", entry["dtype"])
-    return "the reference way" + f" in {dtype}" * (dtype != entry["dtype"])
+    return "the baseline" + f" in {dtype}" * (dtype != entry["dtype"])
 
 
 def _over_base(entry: Mapping, whose: str = "") -> str:
