@@ -451,7 +451,7 @@ def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
             return [(what, value, ("≤ 3 GB", "≤ 15 %", "")[goal])]
         case "tokens":
             same = ", ".join(f"{name} {share:.0%}" for name, share in entry["same"].items())
-            return [("same tokens as the reference way (float32, greedy)", same, ("all", "all", "")[goal])]
+            return [("same tokens as the baseline (float32, greedy)", same, ("all", "all", "")[goal])]
         case "start":
             what = f"from nothing to three transcripts of {entry['clip_s']:g} s, {entry['tokens']} tokens each"
             first = f"{entry['load_s']:.1f} s to load, then {entry['first_s']:.1f} s ({entry['again_s']:.1f} s again)"
@@ -469,7 +469,7 @@ def _rows(part: str, entry: Mapping) -> list[tuple[str, str, str]]:
 def _reference(entry: Mapping) -> str:
     """It computes in what we do, and has its weights in that too."""
     dtype = entry.get("reference_dtype", entry["dtype"])
-    return "the reference way" + f" in {dtype}" * (dtype != entry["dtype"])
+    return "the baseline" + f" in {dtype}" * (dtype != entry["dtype"])
 
 
 def _over_base(entry: Mapping, whose: str = "") -> str:

@@ -23,7 +23,7 @@ STEPS = (
 )
 STYLE = """
   text { font: 600 15px system-ui, sans-serif; fill: #1f2933; text-anchor: middle }
-  text.note { font: 400 11px system-ui, sans-serif; fill: #52606d }
+  text.note { font: 400 13.5px system-ui, sans-serif; fill: #52606d }
   rect { fill: #eef2ff; stroke: #4f46e5; stroke-width: 1.5 }
   rect.end { fill: #fdf2f8; stroke: #db2777 }
   path { stroke: #52606d; stroke-width: 1.8; fill: none }

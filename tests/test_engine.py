@@ -1,4 +1,4 @@
-"""The engine against the reference way: generate() of transformers, one variant at a time, adapters applied
+"""The engine against the baseline: generate() of transformers, one variant at a time, adapters applied
 by PEFT.
 """
 

@@ -114,6 +114,25 @@ def test_what_folders_may_import_has_no_cycle():
     assert len([*TopologicalSorter(BELOW).static_order()]) == len(BELOW)
 
 
+def test_the_graph_in_the_docs_is_the_one_tested():
+    """Each arrow is an import that is allowed, and each that is allowed follows from arrows."""
+    text = (PACKAGE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    arrows: dict[str, set[str]] = {}
+    for line in text.split("```mermaid\ngraph TD\n")[1].split("```")[0].strip().splitlines():
+        steps = [step.strip().split(" & ") for step in line.split("-->")]
+        for above, below in zip(steps[:-1], steps[1:], strict=True):
+            arrows.setdefault(above[0], set()).update(below)
+    assert {folder: wrong for folder in arrows if (wrong := arrows[folder] - BELOW[folder])} == {}
+    reached: dict[str, set[str]] = {}
+    for folder in TopologicalSorter(arrows).static_order():  # what stands lowest first
+        below = arrows.get(folder, set())
+        reached[folder] = below.union(*(reached[other] for other in below))
+    drawn = BELOW.keys() - {"errors", "__init__", "__main__"}
+    assert {folder: BELOW[folder] - reached.get(folder, set()) - {"errors"} for folder in drawn} == {
+        folder: set() for folder in drawn
+    }
+
+
 def test_no_two_files_import_each_other():
     files = {}
     for file in PACKAGE.rglob("*.py"):
