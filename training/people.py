@@ -185,17 +185,14 @@ def row_of(name: str, rows: list[dict], variants: list[str]) -> dict:
 def table(found: dict) -> str:
     """The figures as a Markdown table, in percent."""
     names = list(next(iter(found["sets"].values()))["wer"])
-    heads = [
-        *(f"WER {name}" for name in names),
-        "RL Tag F1",
-        "invented by RL",
-        "RL and Whisper tiny.en on the same clips",
-    ]
+    heads = [*(f"WER {name}" for name in names), "RL Tag F1", "invented by RL"]
+    beside = any("beside_whisper" in row for row in found["sets"].values())
+    heads += ["RL and Whisper tiny.en on the same clips"] * beside
     lines = ["| held out | n | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
     for name, row in found["sets"].items():
         cells = [f"{100 * row['wer'][v]:.1f}" if row["wer"].get(v) is not None else "–" for v in names]
         f1 = f"{100 * row['tag_f1']['rl']:.1f}" if "tag_f1" in row else "–"
-        cells += [f1, _invented(row), _beside(row)]
+        cells += [f1, _invented(row), *[_beside(row)] * beside]
         lines.append(f"| {SETS[name]} | {row['n']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
