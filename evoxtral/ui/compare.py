@@ -305,15 +305,15 @@ def about_clip(clip: str | None, decoder: Decoder) -> str:
     if clip is None:
         return view.status(LIMITS)
     try:
-        waveform = decoder.read(clip).waveform
+        recording = decoder.read(clip)
     except EvoxtralError as error:
         return view.alarm(str(error))
+    waveform = recording.waveform
     if audio.is_silent(waveform):
         return view.alarm("This clip is silent: there is nothing to transcribe.")
     segments = audio.segments(waveform, decoder.model.engine().window_seconds) if decoder.model.ready else []
-    return view.status(
-        view.clip_length(audio.duration(waveform), [segment.end - segment.start for segment in segments])
-    )
+    length = view.clip_length(recording.duration, [segment.end - segment.start for segment in segments])
+    return view.status(f"{length} {view.incomplete(recording.incomplete)}" if recording.incomplete else length)
 
 
 class CompareTab:

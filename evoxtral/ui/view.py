@@ -274,7 +274,7 @@ def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
 
 def _about_recording(transcript: Transcript) -> Markup:
     """What is missing of the recording, and what of it was left out; once it is transcribed."""
-    missing = (f"The recording is incomplete: it {transcript.incomplete}.",) if transcript.incomplete else ()
+    missing = (incomplete(transcript.incomplete),) if transcript.incomplete else ()
     notes = (*missing, *(f"{note[0].upper()}{note[1:]}." for note in transcript.notes))
     if not transcript.done or not notes:
         return Markup("")
@@ -476,6 +476,11 @@ def verdict(sentence: str, scored: bool) -> Markup:
 def alarm(sentence: str) -> Markup:
     """What went wrong and what to do, for a person to read in place."""
     return Markup('<p class="ev-status ev-alarm" role="alert">{}</p>').format(sentence)
+
+
+def incomplete(how: str) -> str:
+    """The sentence about a recording that is not whole.  how: such as "ends after 12.4 of 30.0 s"."""
+    return f"The recording is incomplete: it {how}."
 
 
 def clip_length(seconds: float, heard: Sequence[float] = ()) -> str:
