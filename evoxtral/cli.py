@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from evoxtral import __version__
+from evoxtral import __version__, dialects
 from evoxtral.errors import EvoxtralError
 from evoxtral.exports import STDIN, Folder, Output, is_folder
 from evoxtral.transcript import FORMATS
@@ -295,6 +295,10 @@ def _speak(args: argparse.Namespace) -> int:
 def _add_score(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("score", help="Evoxtral-Bench over predictions and references")
     parser.add_argument("file", metavar="FILE.jsonl", help='lines of {"prediction": "…", "reference": "…"}')
+    known = {"choices": dialects.FORMATS, "default": "evoxtral"}
+    marks = "[laughs] (evoxtral, the default), (laughter), <|LAUGHTER|>, <whispering>…</whispering>, none; SRT as well"
+    parser.add_argument("--format", **known, help=f"how predictions are written: {marks}")
+    parser.add_argument("--reference-format", **known, help="and references")
     _add_json(parser)
     parser.set_defaults(command=_score)
 
@@ -306,7 +310,9 @@ def _score(args: argparse.Namespace) -> int:
         content = Path(args.file).read_bytes()
     except OSError as error:
         raise UsageError(f"{args.file} cannot be read: {error.strerror}.") from error
-    report = metrics.score(metrics.parse_pairs(content, args.file))
+    pairs = metrics.parse_pairs(content, args.file)
+    pairs = [dialects.pair(*pair, args.format, args.reference_format) for pair in pairs]
+    report = metrics.score(pairs, normalised=True)
     if args.json:
         print_json(metrics.summary(report))
     else:
@@ -315,12 +321,18 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _table(report: "Report") -> Iterator[str]:
+    from evoxtral.metrics import intervals
+
     for name, value in asdict(report.scores).items():
-        yield f"{name:18} {value:8d}" if name == "n" else f"{name:18} {_percent(value):>8}"
+        yield f"{name:21} {value:8d}" if name == "n" else f"{name:21} {_percent(value):>8}"
+    yield f"\n{'':21} {'':8} 95 % interval"
+    for name, interval in intervals(report).items():
+        if interval and name not in asdict(report.scores):
+            yield f"{name:21} {_percent(interval.value):>8} {_percent(interval.low)} – {_percent(interval.high)}"
     if report.per_tag:
-        yield f"\n{'tag':18} precision   recall       f1  support"
+        yield f"\n{'tag':21} precision   recall       f1  support"
     for name, tag in report.per_tag.items():
-        yield f"{name:18} {tag.precision:9.3f}{tag.recall:9.3f}{tag.f1:9.3f}{tag.support:9d}"
+        yield f"{name:21} {tag.precision:9.3f}{tag.recall:9.3f}{tag.f1:9.3f}{tag.support:9d}"
 
 
 def _percent(fraction: float | None) -> str:

@@ -22,6 +22,7 @@ from types import MappingProxyType
 CATEGORIES = ("emotion", "non-verbal", "delivery", "pause", "other")
 
 EMPHASIS = re.compile(r"\b[A-Z]{2,}\b")
+_SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"')\]]*$")  # an ellipsis trails off, it does not end the sentence
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def unstressed(text: str) -> str:
 def plain(text: str) -> str:
     """What was said, not how: tags and the white space after them removed, emphasis lower-cased, trimmed."""
     return unstressed(without_tags(text)).strip()
+
+
+def ends_sentence(word: str) -> bool:
+    """Whether a word, as written, is the last of its sentence: there a delivery (`[sad]`, `[whispers]`) ends."""
+    return _SENTENCE_END.search(word) is not None
 
 
 def category(name: str) -> str:

@@ -173,6 +173,14 @@ def test_without_json_the_scores_are_a_table(run, tmp_path):
     assert rows["sighs"].split() == ["1.000", "1.000", "1.000", "1"]
 
 
+def test_score_reads_other_systems_transcripts(run, tmp_path):
+    file = write_lines(tmp_path / "pairs.jsonl", pair("Ha. (giggles)", "Ha. [laughs]"))
+    scores = [json.loads(run("score", file, *asked, "--json")[1])["tag_f1"] for asked in ([], ["--format", "scribe"])]
+    assert scores == [0, 1]
+    assert "tagged_placed_tag_f1     100.0% 100.0% – 100.0%" in run("score", file, "--format", "scribe")[1]
+    assert_one_sentence(*run("score", file, "--format", "braille"), "braille")
+
+
 def test_a_score_that_no_clip_counts_in_is_null_and_not_a_number_that_json_lacks(run, tmp_path):
     file = write_lines(tmp_path / "pairs.jsonl", pair("hello", "[sighs]"))
     _, out, _ = run("score", file, "--json")

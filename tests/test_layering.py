@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "evoxtral"
 BELOW = {
     "errors": set(),
     "tags": set(),
+    "dialects": {"tags"},
     "subtitles": {"tags"},
     "transcript": {"subtitles", "tags", "errors"},
     "results": {"transcript"},
@@ -51,6 +52,7 @@ BELOW = {
         "tags",
         "errors",
         "exports",
+        "dialects",
     },  # fmt: skip
     "__main__": {"cli"},
     "__init__": {"inference", "metrics", "speech", "transcript"},  # its public names, each imported when it is used

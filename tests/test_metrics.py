@@ -252,7 +252,7 @@ def test_intervals_cover_every_term_and_repeat_with_the_seed(monkeypatch):
     report = score(noisy_pairs(40, miss=0.3, seed=1))
     found = metrics.intervals(report)
     assert list(found) == list(report.terms)
-    monkeypatch.setattr(metrics, "RESAMPLE_BLOCK", 100)
+    monkeypatch.setattr(metrics.bootstrap, "RESAMPLE_BLOCK", 100)
     assert metrics.intervals(report) == found
     assert metrics.intervals(report, seed=1) != found
 

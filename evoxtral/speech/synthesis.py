@@ -39,7 +39,6 @@ HEARD = 0.03  # of a word's peak: what rings on after it is lower
 STAMMERS = "stammers"
 NOTHING = "There is nothing to speak: write some words, or a tag such as [laughs]."
 SPOKEN_TAGS = (*effects.SOUNDS, *effects.DELIVERIES, STAMMERS, *PAUSES)
-_SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"')\]]*$")  # an ellipsis trails off, it does not end the sentence
 _LAST_MARK = re.compile(r"([!?])[\"')\]]*$")
 _FIRST_SYLLABLE = re.compile(r"[^\Waeiou]*[aeiou]", re.IGNORECASE)
 
@@ -168,7 +167,7 @@ def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
         else:
             for word in piece.raw.split():
                 words.append(word)
-                if _SENTENCE_END.search(word):
+                if tags.ends_sentence(word):
                     flush(end_of_sentence=True)
     flush()
     for waiting in (*opened, stammer):

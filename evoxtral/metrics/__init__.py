@@ -1,0 +1,31 @@
+"""Evoxtral-Bench: how well a tagged transcript matches its reference.
+
+`scores` counts and scores, `place` says which tags stand where they should, `english` is Whisper's normaliser,
+`bootstrap` gives intervals and differences, `curve` scores over confidence and `pairs` reads files of
+pairs.
+"""
+
+from evoxtral.metrics.bootstrap import RESAMPLES, Difference, Interval, compare, intervals, summary
+from evoxtral.metrics.curve import CurvePoint, pr_curve
+from evoxtral.metrics.pairs import PAIR, Pair, parse_pairs
+from evoxtral.metrics.scores import (
+    FURTHER,
+    METRICS,
+    POOLS,
+    ClipCounts,
+    Edits,
+    Metric,
+    Overlap,
+    Report,
+    Scores,
+    TagScore,
+    count,
+    reward,
+    score,
+)
+
+__all__ = [
+    "FURTHER", "METRICS", "PAIR", "POOLS", "RESAMPLES", "ClipCounts", "CurvePoint", "Difference", "Edits", "Interval",
+    "Metric", "Overlap", "Pair", "Report", "Scores", "TagScore", "compare", "count", "intervals", "parse_pairs",
+    "pr_curve", "reward", "score", "summary",
+]  # fmt: skip

@@ -1,0 +1,143 @@
+"""Which tags of a prediction stand where the reference has them: words are aligned first, then tags are compared.
+
+The alignment has the fewest word errors and, of those alignments, the most equal words. (jiwer's prefers
+substitutions: its hits are not the most that there could be.) Words are compared without case and without the
+punctuation around them; what has no letter and no digit is no word here. Two words that stand opposite each other,
+equal or not, are an aligned pair, and pairs are the measure of place: a word that only one text has moves no tag. So a
+recognition error is no tag error, as in the position-aware protocol of WESR-Bench (arXiv 2601.04508).
+
+- A sound, a pause and a stammer stand at one point, the slot between two aligned pairs. Right is one in the same slot.
+- A delivery and an emotion have an extent, from the tag to the end of the sentence or to the next delivery, whichever
+  comes first; deliveries in a row share theirs. Two that overlap are right by the share that is common to both
+  (intersection over union, in aligned pairs).
+
+Each tag counts once: of three `[laughs]` in a slot where the reference has two, two are right.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import jiwer
+import numpy as np
+
+from evoxtral import tags
+
+SPANS = ("delivery", "emotion")  # categories that colour a stretch of speech
+POINTS = frozenset({"stammers"})  # deliveries that act on one word
+MAX_CELLS = 25_000_000  # of the alignment's table, 25 MB; two longer texts get jiwer's alignment
+Stretch = tuple[int, int]  # [first, last) in words, or in aligned pairs; a point has no length
+
+
+def right_tags(prediction: str, reference: str, tolerances: Sequence[int] = (0,)) -> list[dict[str, float]]:
+    """How many tags of each name are right by place, an overlap as its share; one answer for each tolerance.
+
+    tolerances: aligned words by which a point, or each end of an extent, may be off and still be right.
+    """
+    hypothesis, predicted = _read(prediction)
+    truth, expected = _read(reference)
+    names = predicted.keys() & expected.keys()
+    pairs = align(truth, hypothesis) if names else []
+    in_truth, in_hypothesis = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
+    stretches = {
+        name: (_in_pairs(expected[name], in_truth), _in_pairs(predicted[name], in_hypothesis)) for name in names
+    }
+    return [{name: _matched(*both, tolerance) for name, both in stretches.items()} for tolerance in tolerances]
+
+
+def align(truth: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
+    """Aligned pairs (index in truth, index in hypothesis), both ascending: fewest errors, then most equal words."""
+    n, m = len(truth), len(hypothesis)
+    numbers: dict[str, int] = {}
+    a, b = (np.array([numbers.setdefault(word, len(numbers)) for word in words], int) for words in (truth, hypothesis))
+    if n * m > MAX_CELLS:
+        return _align_long(a, b)
+    error = min(n, m) + 1  # more than all hits together are worth
+    steps = np.arange(m + 1) * error
+    before, moves = steps, np.empty((n, m + 1), np.int8)
+    for i in range(n):
+        opposite = before[:-1] + np.where(b == a[i], -1, error)
+        missed = before + error
+        best = missed.copy()
+        np.minimum(best[1:], opposite, out=best[1:])
+        row = np.minimum.accumulate(best - steps) + steps  # inserted words, however many in a row
+        moves[i] = np.where(row == missed, 1, 2)
+        moves[i, 1:][row[1:] == opposite] = 0
+        before = row
+    pairs = []
+    i, j = n, m
+    while i and j:
+        move = moves[i - 1, j]
+        i, j = i - (move != 2), j - (move != 1)
+        if move == 0:
+            pairs.append((i, j))
+    return pairs[::-1]
+
+
+def _align_long(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
+    chunks = jiwer.process_words(" ".join(map(str, a)), " ".join(map(str, b))).alignments[0]
+    return [
+        (chunk.ref_start_idx + k, chunk.hyp_start_idx + k)
+        for chunk in chunks
+        if chunk.type in ("equal", "substitute")
+        for k in range(chunk.ref_end_idx - chunk.ref_start_idx)
+    ]
+
+
+def _read(text: str) -> tuple[list[str], dict[str, list[Stretch]]]:
+    """The words to align, and where each tag stands, in words."""
+    words: list[str] = []
+    stretches: dict[str, list[Stretch]] = defaultdict(list)
+    open_spans: list[tuple[str, int]] = []
+
+    def close() -> None:
+        for name, start in open_spans:
+            stretches[name].append((start, len(words)))
+        open_spans.clear()
+
+    for piece in tags.parse(text):
+        if isinstance(piece, tags.Tag):
+            if tags.category(piece.name) in SPANS and piece.name not in POINTS:
+                if open_spans and open_spans[-1][1] < len(words):
+                    close()
+                open_spans.append((piece.name, len(words)))
+            else:
+                stretches[piece.name].append((len(words), len(words)))
+            continue
+        for written in piece.raw.split():
+            word = _bare(written)
+            if word:
+                words.append(word)
+            if tags.ends_sentence(written) and open_spans and open_spans[0][1] < len(words):
+                close()
+    close()
+    return words, stretches
+
+
+def _bare(written: str) -> str:
+    """A word without case and without what surrounds its letters and digits; "" if it has none."""
+    kept = [i for i, character in enumerate(written) if character.isalnum()]
+    return written[kept[0] : kept[-1] + 1].casefold() if kept else ""
+
+
+def _in_pairs(stretches: Sequence[Stretch], aligned: np.ndarray) -> list[Stretch]:
+    """Stretches of one text's words as stretches of aligned pairs. aligned: the indices of its words that are."""
+    return [tuple(np.searchsorted(aligned, stretch).tolist()) for stretch in sorted(stretches)]
+
+
+def _matched(expected: list[Stretch], predicted: list[Stretch], tolerance: int) -> float:
+    """The most that one-to-one pairs of stretches in the same order are right, in all."""
+    best = np.zeros(len(predicted) + 1)
+    for one in expected:
+        row = [0.0]
+        for (without, skipped), other in zip(pairwise(best), predicted, strict=True):
+            row.append(max(row[-1], skipped, without + _right(one, other, tolerance)))
+        best = np.array(row)
+    return float(best[-1])
+
+
+def _right(one: Stretch, other: Stretch, tolerance: int) -> float:
+    if abs(one[0] - other[0]) <= tolerance and abs(one[1] - other[1]) <= tolerance:
+        return 1.0
+    common = min(one[1], other[1]) - max(one[0], other[0])
+    return max(0, common) / (max(one[1], other[1]) - min(one[0], other[0]))
