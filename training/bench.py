@@ -106,7 +106,7 @@ def results(
         "seed": seed,
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
-        "definitions": "evoxtral/metrics.py",
+        "definitions": "docs/metrics.md",
         "clips": {
             "untagged": sum(not metrics.count("", clip.text).tags.reference for clip in clips.clips),
             "without_emphasis": sum(not metrics.count("", clip.text).emphasis.reference for clip in clips.clips),
