@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import srt
 import waiting
 from conftest import CHROMIUM
 from launched import ELEVENLABS_PORT, ROOT, app_url
