@@ -1,4 +1,4 @@
-// What the page does in the browser by itself. MOST_RESULTS and MOST_CHARACTERS come before this file.
+// What the page does in the browser by itself. MAX_RESULTS and MAX_CHARACTERS come before this file.
 
 // One listener serves every button of drawn HTML, whenever it is drawn.
 document.addEventListener("click", async event => {
@@ -105,8 +105,8 @@ const kept = (() => {
   };
   const tidy = newest => {
     const results = texts();
-    let room = [...results.values()].reduce((sum, text) => sum - text.length, MOST_CHARACTERS);
-    let spare = MOST_RESULTS - results.size;
+    let room = [...results.values()].reduce((sum, text) => sum - text.length, MAX_CHARACTERS);
+    let spare = MAX_RESULTS - results.size;
     for (const {id} of all()) {
       if (room >= 0 && spare >= 0) return;
       if (id === newest) continue;
