@@ -98,14 +98,14 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE|FOLDER", help="instead of stdout; in a folder each recording has its own file"
     )
-    _add_parts(parser)
+    _add_tracks(parser)
     _add_request(parser)
     parser.set_defaults(command=_transcribe)
 
 
 def _transcribe(args: argparse.Namespace) -> int:
     """Every file is tried: one that cannot be read is named on stderr and in the JSON, and costs the others nothing."""
-    from evoxtral.inference import bulk, parts
+    from evoxtral.inference import bulk, multitrack
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
 
@@ -121,7 +121,7 @@ def _transcribe(args: argparse.Namespace) -> int:
             try:
                 chosen = _number_or(args.track, "track", "each"), _number_or(args.channels, "channels", "mix", "each")
                 source, longest = bulk.source(file), _max_seconds(args)
-                found = [*parts.transcribe(engine, source, variants, language, longest, *chosen, args.strict)]
+                found = [*multitrack.transcribe(engine, source, variants, language, longest, *chosen, args.strict)]
             except EvoxtralError as error:
                 print(f"{file}: {error}", file=sys.stderr)
                 output.failed(file, error)
@@ -162,7 +162,7 @@ def _warn(file: str, transcripts: Mapping[str, "Transcript"]) -> None:
         )
 
 
-def _add_parts(parser: argparse.ArgumentParser) -> None:
+def _add_tracks(parser: argparse.ArgumentParser) -> None:
     """Which tracks and channels of a recording, and whether a torn one is taken."""
     parser.add_argument("--track", metavar="N|each", help="one track, or each by itself (default: all mixed)")
     parser.add_argument(
@@ -216,14 +216,14 @@ def _bulk(args: argparse.Namespace) -> int:
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
 
-    places = bulk.places(args.paths)
+    files = bulk.relative_paths(args.paths)
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
     variants = _variants(args.variant, checkpoint)
     code, seconds = OK, 0.0
-    with _bulk_output(args, places, checkpoint.name, variants) as output:
-        left = [file for file in places if file == STDIN or file not in output.done]
-        log.info("%d files, %d of them done already", len(places), len(places) - len(left))
+    with _bulk_output(args, files, checkpoint.name, variants) as output:
+        left = [file for file in files if file == STDIN or file not in output.done]
+        log.info("%d files, %d of them done already", len(files), len(files) - len(left))
         asked = variants, _language(args), _max_seconds(args)
         done = bulk.transcribe(Engine(checkpoint), left, *asked) if left else ()
         started = time.perf_counter()
@@ -241,15 +241,15 @@ def _bulk(args: argparse.Namespace) -> int:
 
 
 def _bulk_output(
-    args: argparse.Namespace, places: Mapping[str, Path], model: str, variants: tuple[str, ...]
+    args: argparse.Namespace, files: Mapping[str, Path], model: str, variants: tuple[str, ...]
 ) -> AbstractContextManager:
     from evoxtral.inference import bulk
 
     if args.format and not is_folder(args.output):
         raise UsageError(f"--format writes a file for each recording: name a folder with -o, not {args.output}.")
     if args.format:
-        return nullcontext(Folder(args.output, args.format, places, variants))
-    return bulk.Results(Path(args.output), model, variants)
+        return nullcontext(Folder(args.output, args.format, files, variants))
+    return bulk.ResultsFile(Path(args.output), model, variants)
 
 
 # --- speak ------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_axe_finds_nothing_serious_in_any_tab(used, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_in_what_opens_when_it_is_asked_for(used, scheme):
     page = used(scheme)
-    page.locator("[data-pen=open]").last.click()
+    page.locator("[data-edit=open]").last.click()
     expect(page.locator("#columns textarea")).to_be_visible(timeout=PATIENCE)
     photograph(page, f"{scheme}-editor")
     assert not serious(page)

@@ -280,7 +280,7 @@ def test_the_cache_is_cleaned_of_visitors_files_and_the_examples_stay(tmp_path, 
 
 
 def test_a_clip_that_the_clean_up_took_is_said_to_be_gone(tmp_path):
-    gone = compare.about_clip(str(tmp_path / "gone.wav"), compare.Decoder(Model("tiny")))
+    gone = compare.describe_clip(str(tmp_path / "gone.wav"), compare.Decoder(Model("tiny")))
     assert "no longer on the server" in gone and str(tmp_path) not in gone
 
 
@@ -337,7 +337,7 @@ def test_a_clip_too_long_for_one_visit_is_refused_before_a_gpu_is_asked_for(tmp_
     monkeypatch.setattr(compare, "ZERO_GPU", True)
     audio.save(tmp_path / "long.wav", np.tile(tone(10.0), 180))
     decoder = compare.Decoder(Model("tiny"))
-    decoder.pace.slowness = 10.0  # as it was found to be
+    decoder.gpu_time.slowdown = 10.0  # as it was found to be
     monkeypatch.setattr(decoder, "_on_gpu", None)
     with pytest.raises(AudioError, match=r"lasts 30\.0 minutes"):
         decoder.last(str(tmp_path / "long.wav"), "en", ("base", "sft", "rl"))
@@ -407,7 +407,7 @@ def test_an_adapter_that_the_environment_names_is_a_column(checkpoint, clip, mon
     monkeypatch.setenv("EVOXTRAL_ADAPTERS", f"mine={checkpoint.adapters['sft']}")
     decoder = compare.Decoder(Model("auto"))
     transcripts = decoder.last(clip, "en")
-    columns = compare.Shown((Result("1", "clip.wav", "mine", "now", transcripts, ""),)).columns()
+    columns = compare.Comparison((Result("1", "clip.wav", "mine", "now", transcripts, ""),)).columns()
     assert [column.key for column in columns] == ["base", "sft", "rl", "mine"]
     assert columns[3].heading.title == "mine" and columns[3].transcript.text == columns[1].transcript.text
 

@@ -256,8 +256,8 @@ def test_the_reference_of_one_clip_is_not_that_of_the_next_but_what_was_typed_st
     compare(page)
     expect(column(page, "rl").locator(".ev-scores")).to_contain_text("Tag F1", timeout=PATIENCE)
     expect(box).to_have_value(SPOKEN)
-    page.wait_for_function("() => kept.all().length === 2", timeout=PATIENCE)
-    references = set(page.evaluate("kept.all().map(result => result.reference)"))
+    page.wait_for_function("() => resultStore.all().length === 2", timeout=PATIENCE)
+    references = set(page.evaluate("resultStore.all().map(result => result.reference)"))
     assert SPOKEN in references and len(references) == 2
 
 
@@ -580,7 +580,7 @@ def test_a_phone_needs_no_scrolling_across(visit):
     finish(page)
     assert overflow(page)[0] == 0
     photograph(page, "phone")
-    page.locator("[data-pen=open]").last.click()
+    page.locator("[data-edit=open]").last.click()
     expect(page.locator("#columns textarea")).to_be_visible(timeout=PATIENCE)
     assert overflow(page)[0] == 0
     photograph(page, "phone-editor")
@@ -708,7 +708,7 @@ def test_earlier_results_outlive_a_reload_and_are_shown_compared_and_exported_ag
     for number, example in enumerate(page.locator("#examples .gallery-item").all()[:2]):
         example.click()
         expect(page.locator("#reference textarea")).not_to_be_empty(timeout=PATIENCE)
-        page.wait_for_function("count => kept.all().length === count", arg=number + 1, timeout=PATIENCE)
+        page.wait_for_function("count => resultStore.all().length === count", arg=number + 1, timeout=PATIENCE)
         open_history(page, number + 1)
         page.get_by_role("tab", name="Compare").click()
     text = column(page, "rl").locator(".ev-text").inner_text()
@@ -758,7 +758,7 @@ def test_results_can_be_shown_and_deleted_once_they_are_chosen(visit):
     page.get_by_role("tab", name="Compare").click()
     for number in (0, 1):
         page.locator("#examples .gallery-item").nth(number).click()
-        page.wait_for_function("count => kept.all().length === count", arg=number + 1, timeout=PATIENCE)
+        page.wait_for_function("count => resultStore.all().length === count", arg=number + 1, timeout=PATIENCE)
     open_history(page, 2)
     show, delete = page.locator("#show-again"), page.locator("#delete-chosen")
     expect(show).to_be_disabled()
@@ -799,7 +799,7 @@ def test_two_tabs_write_the_same_history_and_what_one_deletes_stays_deleted(visi
     expect(column(other, "rl").locator(".ev-badge")).to_have_count(0, timeout=PATIENCE)
     other.get_by_role("tab", name="History").click()
     expect(other.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
-    assert other.evaluate("kept.all()") == []
+    assert other.evaluate("resultStore.all()") == []
 
 
 BLOCKED = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('', 'SecurityError'); }})"
@@ -813,18 +813,20 @@ def test_what_the_browser_does_not_store_stays_in_the_page_which_says_so(chromiu
     page = context.new_page()
     page.goto(app_url())
     expect(page.locator(".ev-model b")).to_be_visible(timeout=PATIENCE)
-    expect(page.locator("#unkept")).to_be_hidden()
+    expect(page.locator("#not-stored")).to_be_hidden()
     for number in (0, 1):
         page.locator("#examples .gallery-item").nth(number).click()
         finish(page)
-        expect(page.locator("#unkept [role=alert]")).to_contain_text("until it is closed or reloaded", timeout=PATIENCE)
+        expect(page.locator("#not-stored [role=alert]")).to_contain_text(
+            "until it is closed or reloaded", timeout=PATIENCE
+        )
         open_history(page, number + 1)
         page.get_by_role("tab", name="Compare").click()
-    photograph(page, "unkept")
+    photograph(page, "not-stored")
     open_history(page, 2)
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Clear history").click()
-    expect(page.locator("#unkept")).to_be_hidden(timeout=PATIENCE)
+    expect(page.locator("#not-stored")).to_be_hidden(timeout=PATIENCE)
     context.close()
 
 
@@ -832,8 +834,8 @@ def test_the_oldest_results_go_when_there_are_too_many_or_they_are_too_large(vis
     page = visit()
     add = """([first, last, size]) => {
         for (let i = first; i <= last; i++)
-            kept.change([{add: {id: `${i}`, time: `2026-11-22 14:32:${i}`, file: "x".repeat(size)}}]);
-        return kept.all().map(result => Number(result.id));
+            resultStore.apply([{add: {id: `${i}`, time: `2026-11-22 14:32:${i}`, file: "x".repeat(size)}}]);
+        return resultStore.all().map(result => Number(result.id));
     }"""
     assert page.evaluate(add, [10, 62, 10]) == list(range(13, 63))
     assert page.evaluate(add, [63, 64, 400_000]) == [*range(15, 63), 63, 64]

@@ -164,7 +164,7 @@ def test_files_without_speech_are_told_in_groups_too(clips):
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
-    with bulk.Results(tmp_path / "out.jsonl", "tiny", ("rl",)) as results:
+    with bulk.ResultsFile(tmp_path / "out.jsonl", "tiny", ("rl",)) as results:
         full = io.BufferedWriter(Full())
         monkeypatch.setattr(results, "_file", full)
         with pytest.raises(bulk.BulkError, match="out.jsonl cannot be written: No space left"):

@@ -54,7 +54,7 @@ def test_an_unknown_name_says_what_is_known(name):
 
 def test_a_machine_without_cuda_gets_tiny_and_the_reason(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(checkpoints, "_parts", lambda name: ("base", {}))
+    monkeypatch.setattr(checkpoints, "_base_and_adapters", lambda name: ("base", {}))
     chosen = resolve("auto", environ={})
     assert chosen.name == "tiny" and "no CUDA device" in chosen.reason
 
@@ -95,7 +95,7 @@ def gpu(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
-    monkeypatch.setattr(checkpoints, "_parts", lambda name: ("base", {}))
+    monkeypatch.setattr(checkpoints, "_base_and_adapters", lambda name: ("base", {}))
     return Gpu
 
 
@@ -138,7 +138,7 @@ def test_the_environment_chooses_model_and_adapters():
 def test_adapters_of_mini_are_not_put_onto_a_tiny_that_nobody_asked_for(monkeypatch, tmp_path):
     """So that the copy of a Space starts on a CPU. A folder is taken at its owner's word."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(checkpoints, "_parts", lambda name: ("base", {"sft": "its own"}))
+    monkeypatch.setattr(checkpoints, "_base_and_adapters", lambda name: ("base", {"sft": "its own"}))
     environ = {"EVOXTRAL_SFT": "me/my-3b-lora", "EVOXTRAL_ADAPTERS": f"mine=me/other,here={tmp_path},gone=./gone"}
     chosen = resolve("auto", environ)
     assert chosen.adapters == {"sft": "its own", "here": str(tmp_path), "gone": "./gone"}
@@ -192,7 +192,7 @@ def test_a_model_of_hub_ids_is_downloaded_and_runs_and_later_without_the_hub(hub
 
 
 def test_a_download_tells_how_far_it_is(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_TELL_EVERY", 0)
+    monkeypatch.setattr(checkpoints, "_REPORT_EVERY", 0)
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "model.safetensors").write_bytes(bytes(45_000_000))
     hub.repos["me/large"] = tmp_path / "large"

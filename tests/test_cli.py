@@ -14,7 +14,7 @@ import soundfile
 from conftest import save_adapter, tone
 
 from evoxtral import audio, cli
-from evoxtral.inference import parts
+from evoxtral.inference import multitrack
 from evoxtral.inference.sampling import Decoding
 from evoxtral.metrics import METRICS
 from evoxtral.results import FileResult
@@ -318,14 +318,14 @@ def test_a_file_that_fails_is_named_and_the_others_are_kept(run, model, clip, br
 
 
 def test_ctrl_c_costs_none_of_the_json_that_was_ready(run, model, clip, monkeypatch):
-    transcribe = parts.transcribe
+    transcribe = multitrack.transcribe
 
     def interrupted(engine, file, *rest, **options):
         if file.name == "second.wav":
             raise KeyboardInterrupt
         return transcribe(engine, file, *rest, **options)
 
-    monkeypatch.setattr(parts, "transcribe", interrupted)
+    monkeypatch.setattr(multitrack, "transcribe", interrupted)
     code, out, _ = run("transcribe", clip, "second.wav", "--model", model, "--format", "json")
     assert code == 130
     assert [entry["file"] for entry in json.loads(out)] == [str(clip)]

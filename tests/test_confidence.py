@@ -60,10 +60,10 @@ def test_without_a_calibration_it_is_the_mean_over_words():
 def test_only_a_doubtful_transcript_hides_its_less_likely_tags():
     judged = PLAIN.judged(UNSURE)
     assert judged.doubtful and judged.confidence < 0.5 and judged.hide_below == 0.5
-    assert judged.text == UNSURE.text and Filter().of(judged).tags == ()
-    assert Filter(min_probability=0.01).of(judged).tags == UNSURE.tags  # the slider shows them
+    assert judged.text == UNSURE.text and Filter().apply(judged).tags == ()
+    assert Filter(min_probability=0.01).apply(judged).tags == UNSURE.tags  # the slider shows them
     likely = PLAIN.judged(transcript(("So", 0.9), (" [laughs]", 0.3), (" well", 0.9)))
-    assert not likely.doubtful and Filter().of(likely).text == "So [laughs] well"
+    assert not likely.doubtful and Filter().apply(likely).text == "So [laughs] well"
 
 
 def test_the_page_says_so_in_one_sentence_and_an_edit_ends_it():
@@ -72,7 +72,7 @@ def test_the_page_says_so_in_one_sentence_and_an_edit_ends_it():
     assert view.doubt([column], Filter()).startswith(confidence.WARNING)
     assert "At least % sure" in view.doubt([column], Filter())
     assert view.doubt([column], Filter(min_probability=0.2)) == confidence.WARNING
-    edited = history.rewritten(judged, ["He was wrong so"])
+    edited = history.with_texts(judged, ["He was wrong so"])
     assert not edited.doubtful and edited.confidence is None
     assert view.doubt([view.Column("rl", view.heading("rl"), edited, edited)], Filter()) == ""
 

@@ -14,9 +14,9 @@ from evoxtral.inference.sampling import (
     LOOP_UNIT,
     Decoding,
     Row,
-    chances,
     choose,
     repeated_tail,
+    uniform_draws,
 )
 from evoxtral.inference.scheduler import cache_length
 from evoxtral.model import checkpoints
@@ -138,12 +138,12 @@ def test_no_chance_leads_out_of_the_nucleus(uniform, top_p):
 
 
 def test_a_rows_chances_are_its_own():
-    one = chances(5, [(0, 0), (1, 0), (1, 1)], steps=8)
+    one = uniform_draws(5, [(0, 0), (1, 0), (1, 1)], steps=8)
     assert one.shape == (3, 8) and ((one >= 0) & (one < 1)).all()
-    np.testing.assert_array_equal(chances(5, [(1, 0)], steps=8)[0], one[1])
-    np.testing.assert_array_equal(chances(5, [(1, 0)], steps=4)[0], one[1][:4])
-    assert not np.array_equal(chances(6, [(0, 0)], 8), one[:1])
-    assert not np.array_equal(chances(None, [(0, 0)], 8), chances(None, [(0, 0)], 8))
+    np.testing.assert_array_equal(uniform_draws(5, [(1, 0)], steps=8)[0], one[1])
+    np.testing.assert_array_equal(uniform_draws(5, [(1, 0)], steps=4)[0], one[1][:4])
+    assert not np.array_equal(uniform_draws(6, [(0, 0)], 8), one[:1])
+    assert not np.array_equal(uniform_draws(None, [(0, 0)], 8), uniform_draws(None, [(0, 0)], 8))
 
 
 # ---------------------------------------------------------------------------------------------------- session

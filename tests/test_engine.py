@@ -86,8 +86,8 @@ def test_both_attention_implementations_give_the_same_tokens(checkpoint, monkeyp
 def test_a_cpu_has_small_models_in_float32_and_large_ones_in_16_bits(
     checkpoint, monkeypatch, small, large, fastest, taken
 ):
-    monkeypatch.setattr(engine_module, "SMALL", small)
-    monkeypatch.setattr(engine_module, "LARGE", large)
+    monkeypatch.setattr(engine_module, "SMALL_MODEL", small)
+    monkeypatch.setattr(engine_module, "LARGE_MODEL", large)
     monkeypatch.setattr(engine_module, "_product_duration", lambda dtype: dtype is not fastest)
     monkeypatch.setattr(backends, "fbgemm_supports", lambda weights, _: weights is fastest is torch.float16)
     assert engine_module._default_dtype(torch.device("cpu"), Path(checkpoint.base)) is taken
@@ -134,12 +134,12 @@ def test_bounding_the_rows_of_a_batch_changes_nothing_but_memory(engine, checkpo
 
 
 def test_the_rows_of_a_batch_are_bounded_by_memory_not_by_the_clip(engine):
-    from evoxtral.inference.engine import MAX_ROWS, ROOM, _rows_that_fit
+    from evoxtral.inference.engine import BATCH_MEMORY, MAX_ROWS, _rows_that_fit
     from evoxtral.model.checkpoints import published_config
 
     assert engine.rows == MAX_ROWS, "a small model is not held back"
-    on_cpu = _rows_that_fit(ROOM["cpu"], published_config(), engine.prompt, torch.bfloat16)
-    on_cuda = _rows_that_fit(ROOM["cuda"], published_config(), engine.prompt, torch.bfloat16)
+    on_cpu = _rows_that_fit(BATCH_MEMORY["cpu"], published_config(), engine.prompt, torch.bfloat16)
+    on_cuda = _rows_that_fit(BATCH_MEMORY["cuda"], published_config(), engine.prompt, torch.bfloat16)
     assert 3 <= on_cpu < 24 and 64 <= on_cuda <= MAX_ROWS
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from evoxtral.errors import AudioError
 from evoxtral.transcript import Cue, Token, Transcript
-from evoxtral.ui.gpu import CEILING, FLOOR, WINDOW, Pace
+from evoxtral.ui.gpu import MAX_SECONDS, MIN_SECONDS, WINDOW, GpuTime
 
 QUOTA = 120.0  # s a day that a visitor without an account has
 FACTOR = 1.5  # by which the platform multiplies what is asked for
@@ -16,74 +16,74 @@ def decoded(heard: float, seconds: float) -> dict[str, Transcript]:
     return dict.fromkeys(("base", "sft", "rl"), Transcript((cue,), cue.end, seconds))
 
 
-def slow(pace: Pace, seconds: float = 20.0) -> None:
+def slow(gpu_time: GpuTime, seconds: float = 20.0) -> None:
     for _ in range(10):
-        pace.learn(decoded(30.0, seconds))
+        gpu_time.update(decoded(30.0, seconds))
 
 
 def test_no_request_asks_for_more_than_a_visitor_has():
-    assert CEILING * FACTOR <= QUOTA
+    assert MAX_SECONDS * FACTOR <= QUOTA
 
 
 def test_a_short_clip_asks_for_little_and_a_longer_one_for_more():
-    pace = Pace()
-    assert FLOOR <= pace.seconds(1.0, 3) == pace.seconds(WINDOW, 3) < 20
-    assert pace.seconds(WINDOW, 3) < pace.seconds(900.0, 3) < pace.seconds(1800.0, 3) < CEILING
-    assert pace.seconds(900.0, 1) < pace.seconds(900.0, 3)
+    gpu_time = GpuTime()
+    assert MIN_SECONDS <= gpu_time.seconds(1.0, 3) == gpu_time.seconds(WINDOW, 3) < 20
+    assert gpu_time.seconds(WINDOW, 3) < gpu_time.seconds(900.0, 3) < gpu_time.seconds(1800.0, 3) < MAX_SECONDS
+    assert gpu_time.seconds(900.0, 1) < gpu_time.seconds(900.0, 3)
 
 
 @pytest.mark.parametrize("variants", [1, 3])
 def test_half_an_hour_is_accepted_before_anything_was_measured(variants):
-    pace = Pace()
-    pace.check(1800.0, variants)
-    assert pace.longest(variants) >= 1800.0
+    gpu_time = GpuTime()
+    gpu_time.check(1800.0, variants)
+    assert gpu_time.max_clip(variants) >= 1800.0
 
 
 def test_the_longest_clip_just_fits_the_ceiling():
-    pace = Pace()
+    gpu_time = GpuTime()
     for variants in (1, 3, 6):
-        longest = pace.longest(variants)
-        assert pace.seconds(longest, variants) < CEILING == pace.seconds(longest + WINDOW, variants)
+        max_clip = gpu_time.max_clip(variants)
+        assert gpu_time.seconds(max_clip, variants) < MAX_SECONDS == gpu_time.seconds(max_clip + WINDOW, variants)
 
 
 def test_no_request_asks_for_more_than_the_ceiling_even_if_the_device_was_slow_since_it_was_checked():
-    pace = Pace()
-    clip = pace.longest(3)
-    pace.check(clip, 3)
-    pace.learn(decoded(30.0, seconds=9.0))
-    assert pace.seconds(clip, 3) == CEILING
+    gpu_time = GpuTime()
+    clip = gpu_time.max_clip(3)
+    gpu_time.check(clip, 3)
+    gpu_time.update(decoded(30.0, seconds=9.0))
+    assert gpu_time.seconds(clip, 3) == MAX_SECONDS
 
 
 def test_a_clip_beyond_it_is_refused_in_one_sentence_that_says_what_to_do():
-    pace = Pace()
-    slow(pace)
+    gpu_time = GpuTime()
+    slow(gpu_time)
     with pytest.raises(AudioError, match=r"lasts 30\.0 minutes.* 3 variants can hear .* or ask for one variant\.$"):
-        pace.check(1800.0, 3)
-    pace.check(pace.longest(1), 1)
+        gpu_time.check(1800.0, 3)
+    gpu_time.check(gpu_time.max_clip(1), 1)
 
 
 def test_a_window_is_never_too_long():
-    pace = Pace()
-    slow(pace, seconds=600.0)
-    pace.check(WINDOW, 6)
-    assert pace.longest(6) == WINDOW and pace.seconds(WINDOW, 6) == CEILING
+    gpu_time = GpuTime()
+    slow(gpu_time, seconds=600.0)
+    gpu_time.check(WINDOW, 6)
+    assert gpu_time.max_clip(6) == WINDOW and gpu_time.seconds(WINDOW, 6) == MAX_SECONDS
     with pytest.raises(AudioError):
-        pace.check(WINDOW + 0.1, 6)
+        gpu_time.check(WINDOW + 0.1, 6)
 
 
 def test_it_learns_from_whole_windows_how_fast_the_device_is():
-    pace = Pace()
-    pace.learn(decoded(2.0, seconds=0.5))  # a short clip costs what a window costs
-    assert pace.slowness == 1.0
-    before = pace.seconds(1800.0, 6)
+    gpu_time = GpuTime()
+    gpu_time.update(decoded(2.0, seconds=0.5))  # a short clip costs what a window costs
+    assert gpu_time.slowdown == 1.0
+    before = gpu_time.seconds(1800.0, 6)
     for _ in range(10):
-        pace.learn(decoded(30.0, seconds=0.3))
-    assert pace.slowness < 0.3
-    assert pace.seconds(1800.0, 6) < before / 2
+        gpu_time.update(decoded(30.0, seconds=0.3))
+    assert gpu_time.slowdown < 0.3
+    assert gpu_time.seconds(1800.0, 6) < before / 2
 
 
 def test_a_slow_device_is_asked_for_longer():
-    pace = Pace()
-    before = pace.seconds(300.0, 3)
-    pace.learn(decoded(30.0, seconds=9.0))
-    assert pace.seconds(300.0, 3) > before
+    gpu_time = GpuTime()
+    before = gpu_time.seconds(300.0, 3)
+    gpu_time.update(decoded(30.0, seconds=9.0))
+    assert gpu_time.seconds(300.0, 3) > before

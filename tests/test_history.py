@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from evoxtral import tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import history, history_tab
-from evoxtral.ui.compare import Controls, Look, Shown, redraw, refer, use_pen, write
-from evoxtral.ui.history import Result, rewritten
+from evoxtral.ui.compare import Comparison, Controls, ViewState, edit, redraw, save_draft, set_reference
+from evoxtral.ui.history import Result, with_texts
 
 HOSTILE = '<img src=x onerror=alert(1)> ${1} [<b>] "&\n'
 PIECES = st.sampled_from(["[laughs]", "[sad]", "[", "]", " ", "so", "NO", ",", "\n"])
@@ -36,7 +36,7 @@ def result(number: str = "a", file: str = "clip.wav", **written: Transcript) -> 
 
 def browser(*results: Result) -> object:
     """What comes back from the browser for what was sent to it."""
-    return json.loads(json.dumps([change["add"] for change in history.added(*results)]))
+    return json.loads(json.dumps([change["add"] for change in history.additions(*results)]))
 
 
 def written(kept: object, changes: list[dict]) -> tuple[Result, ...]:
@@ -47,7 +47,7 @@ def written(kept: object, changes: list[dict]) -> tuple[Result, ...]:
         entry["edits"].update(change.pop("edits", {}))
         entry["edits"] = {variant: texts for variant, texts in entry["edits"].items() if texts is not None}
         entry.update(change)
-    return history.recall(list(stored.values()))
+    return history.parse_stored(list(stored.values()))
 
 
 # ------------------------------------------------------------------------------------- storage
@@ -57,22 +57,22 @@ def test_a_result_comes_back_from_the_browser_exactly_as_it_was():
     first = result(
         "a", HOSTILE, base=transcript("It is over.", "So."), rl=transcript("[sad] It is OVER.", "[sighs] So.")
     )
-    second = replace(first, id="b", reference=HOSTILE).edited("rl", ["[sad] It is over!", HOSTILE])
-    assert history.recall(browser(first, second)) == (first, second)
+    second = replace(first, id="b", reference=HOSTILE).with_edit("rl", ["[sad] It is over!", HOSTILE])
+    assert history.parse_stored(browser(first, second)) == (first, second)
 
 
 def test_no_more_is_read_than_the_browser_may_keep():
     many = [result(str(number)) for number in range(history.MAX_RESULTS + 3)]
-    assert history.recall(browser(*many)) == tuple(many[3:])
+    assert history.parse_stored(browser(*many)) == tuple(many[3:])
 
 
 def test_only_what_is_new_in_a_result_goes_to_the_browser():
-    before = result(sft=transcript("So."), rl=transcript("So.")).edited("sft", ["Well."])
-    after = replace(before.as_written("sft").edited("rl", ["Oh."]), reference="So.")
-    changes = history.changed([before], [after])
+    before = result(sft=transcript("So."), rl=transcript("So.")).with_edit("sft", ["Well."])
+    after = replace(before.without_edit("sft").with_edit("rl", ["Oh."]), reference="So.")
+    changes = history.updates([before], [after])
     assert changes == [{"id": "a", "reference": "So.", "edits": {"sft": None, "rl": ["Oh."]}}]
     assert written(browser(before), changes) == (after,)
-    assert history.changed([after], [after]) == []
+    assert history.updates([after], [after]) == []
 
 
 def test_a_half_hour_in_three_variants_has_room():
@@ -93,8 +93,8 @@ def test_a_half_hour_in_three_variants_has_room():
     [None, "", "text", 7, {}, {"id": "a"}, [None, 1, "x", [], {}], [{"id": 1}], [[[[]]]], [{"written": {"rl": {}}}]],
 )
 def test_what_is_no_history_is_an_empty_one(stored):
-    assert history.recall(stored) == ()
-    assert "Nothing yet" in history_tab.listed(stored, [], None)[0]
+    assert history.parse_stored(stored) == ()
+    assert "Nothing yet" in history_tab.list_results(stored, [], None)[0]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_damaged_result_is_passed_over_and_the_others_stay(place, value):
     for key in place[:-1]:
         part = part[key]
     part[place[-1]] = value
-    assert [kept.id for kept in history.recall([damaged, sound])] == ["sound"]
+    assert [kept.id for kept in history.parse_stored([damaged, sound])] == ["sound"]
 
 
 @given(
@@ -128,7 +128,7 @@ def test_a_damaged_result_is_passed_over_and_the_others_stay(place, value):
     )
 )
 def test_whatever_is_stored_can_be_read(stored):
-    assert history.recall(stored) == ()
+    assert history.parse_stored(stored) == ()
 
 
 # ------------------------------------------------------------------------------------- edits
@@ -136,16 +136,16 @@ def test_whatever_is_stored_can_be_read(stored):
 
 def test_tags_that_still_stand_in_their_place_keep_their_probability_and_typed_ones_have_none():
     written = transcript("[sad] It is over. [sighs]", probability=0.5)
-    edited = rewritten(written, ["[sad] It is NOT over. [laughs] [sighs]"])
+    edited = with_texts(written, ["[sad] It is NOT over. [laughs] [sighs]"])
     assert edited.edited and edited.text == "[sad] It is NOT over. [laughs] [sighs]"
     assert [(span.name, span.probability) for span in edited.tags] == [("sad", 0.5), ("laughs", None), ("sighs", 0.5)]
-    moved = rewritten(written, ["It is over. [sad]"])
+    moved = with_texts(written, ["It is over. [sad]"])
     assert [(span.name, span.probability) for span in moved.tags] == [("sad", None)]
 
 
 def test_each_segment_is_edited_by_itself_and_keeps_its_times():
     written = transcript("[sad] One.", "Two.", "[sighs] Three.")
-    edited = rewritten(written, ["[sad] One.", "", "[sighs] Three, at last."])
+    edited = with_texts(written, ["[sad] One.", "", "[sighs] Three, at last."])
     assert edited.cues[0] == written.cues[0]
     assert [(cue.start, cue.text) for cue in edited.cues] == [
         (0.0, "[sad] One."),
@@ -160,19 +160,19 @@ def test_each_segment_is_edited_by_itself_and_keeps_its_times():
 def test_any_edit_is_exported_as_it_was_typed(before, data):
     typed = data.draw(st.lists(TEXTS, min_size=len(before), max_size=len(before)))
     written = transcript(*before)
-    edited = rewritten(written, typed)
+    edited = with_texts(written, typed)
     assert edited.text == " ".join(text for text in typed if text)
     assert all(span.probability in (None, 0.5) or span.probability < 0.5 for span in edited.tags)
-    same = rewritten(written, [cue.text for cue in written.cues])
+    same = with_texts(written, [cue.text for cue in written.cues])
     assert (same.text, same.tags) == (written.text, written.tags)
 
 
 def test_an_edit_is_undone_to_what_the_model_wrote():
     before = result()
-    after = before.edited("rl", ["[laughs] It is OVER!"])
+    after = before.with_edit("rl", ["[laughs] It is OVER!"])
     assert after.transcripts["rl"].text == "[laughs] It is OVER!" and after.written == before.written
-    assert after.as_written("rl") == before
-    assert before.edited("rl", ["  [sad] It is over. "]) == before  # nothing has changed: not an edit
+    assert after.without_edit("rl") == before
+    assert before.with_edit("rl", ["  [sad] It is over. "]) == before  # nothing has changed: not an edit
 
 
 # ------------------------------------------------------------------------------------- exports
@@ -184,7 +184,7 @@ def test_the_list_is_the_one_that_the_command_line_writes_and_names_what_was_edi
     names = ["text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "cues"]
     assert list(entry["variants"]["rl"]) == names
     assert entry["variants"]["rl"]["tags"] == [{"name": "sad", "category": "emotion", "offset": 0, "probability": 0.5}]
-    (changed,) = json.loads(history.to_json([result().edited("rl", ["[laughs] It is over."])]))
+    (changed,) = json.loads(history.to_json([result().with_edit("rl", ["[laughs] It is over."])]))
     assert changed["variants"]["rl"]["edited"] and changed["variants"]["rl"]["text"] == "[laughs] It is over."
 
 
@@ -202,67 +202,67 @@ def test_the_archive_has_every_text_in_every_format_under_harmless_names():
 
 # ------------------------------------------------------------------------------------- on the page
 
-EVERYTHING = Controls(Look(), True, list(tags.CATEGORIES), 0, "", None)
+EVERYTHING = Controls(ViewState(), True, list(tags.CATEGORIES), 0, "", None)
 
 
-def pen(what: str, on_screen: Shown, column: str, *texts: str) -> gr.EventData:
+def button(action: str, comparison: Comparison, column: str, *texts: str) -> gr.EventData:
     """A button of a column's editor, and the texts in it where it is open."""
-    place = {"column": column, "result": on_screen.places()[column][0].id}
-    return gr.EventData(None, {"what": what, **place, "draft": {**place, "texts": list(texts)} if texts else None})
+    place = {"column": column, "result": comparison.cells()[column][0].id}
+    return gr.EventData(None, {"action": action, **place, "draft": {**place, "texts": list(texts)} if texts else None})
 
 
-def left(on_screen: Shown, column: str, *texts: str) -> gr.EventData:
+def left_editor(comparison: Comparison, column: str, *texts: str) -> gr.EventData:
     """The editor of a column, left for another place of the page."""
-    return gr.EventData(None, pen("", on_screen, column, *texts).draft)
+    return gr.EventData(None, button("", comparison, column, *texts).draft)
 
 
 def test_an_edit_is_drawn_marked_and_kept_and_can_be_undone():
-    on_screen, kept = Shown((result(),)), browser(result("other"), result())
-    on_screen, changes, _, drawn = use_pen(pen("open", on_screen, "rl"), on_screen, *EVERYTHING)
+    comparison, kept = Comparison((result(),)), browser(result("other"), result())
+    comparison, changes, _, drawn = edit(button("open", comparison, "rl"), comparison, *EVERYTHING)
     assert changes == []
     assert "<textarea" in drawn
-    done = pen("done", on_screen, "rl", "[sad] <b>No.</b>")
-    on_screen, changes, _, drawn = use_pen(done, on_screen, *EVERYTHING)
+    done = button("done", comparison, "rl", "[sad] <b>No.</b>")
+    comparison, changes, _, drawn = edit(done, comparison, *EVERYTHING)
     assert "edited</span>" in drawn and "&lt;b&gt;No.&lt;/b&gt;" in drawn and "<textarea" not in drawn
     assert written(kept, changes)[1].transcripts["rl"].text == "[sad] <b>No.</b>"
-    on_screen, undone, _, drawn = use_pen(pen("undo", on_screen, "rl"), on_screen, *EVERYTHING)
+    comparison, undone, _, drawn = edit(button("undo", comparison, "rl"), comparison, *EVERYTHING)
     assert written(kept, changes + undone) == (result("other"), result()) and "edited</span>" not in drawn
 
 
 def test_what_stands_in_an_editor_that_was_left_is_kept():
-    on_screen, kept = Shown((result(),)), browser(result())
-    on_screen, changes = write(left(on_screen, "rl", HOSTILE), on_screen)
+    comparison, kept = Comparison((result(),)), browser(result())
+    comparison, changes = save_draft(left_editor(comparison, "rl", HOSTILE), comparison)
     assert written(kept, changes)[0].edits == {"rl": (HOSTILE.strip(),)}
-    on_screen, more = write(left(on_screen, "rl", "[sad] It is over."), on_screen)
+    comparison, more = save_draft(left_editor(comparison, "rl", "[sad] It is over."), comparison)
     assert written(kept, changes + more)[0].edits == {}, "what is put right by hand is the model's again"
-    assert write(left(on_screen, "rl", "[sad] It is over."), on_screen) == (on_screen, [])
+    assert save_draft(left_editor(comparison, "rl", "[sad] It is over."), comparison) == (comparison, [])
 
 
 def test_opening_another_editor_keeps_what_stands_in_the_first():
-    on_screen = Shown((result(sft=transcript("So."), rl=transcript("So.")),), editing="sft")
-    opening = pen("open", on_screen, "rl")
-    opening._data["draft"] = left(on_screen, "sft", "Well.")._data
-    on_screen, *_ = use_pen(opening, on_screen, *EVERYTHING)
-    assert (on_screen.editing, on_screen.results[0].edits) == ("rl", {"sft": ("Well.",)})
+    comparison = Comparison((result(sft=transcript("So."), rl=transcript("So.")),), editing="sft")
+    opening = button("open", comparison, "rl")
+    opening._data["draft"] = left_editor(comparison, "sft", "Well.")._data
+    comparison, *_ = edit(opening, comparison, *EVERYTHING)
+    assert (comparison.editing, comparison.results[0].edits) == ("rl", {"sft": ("Well.",)})
 
 
 def test_a_pen_on_columns_that_have_been_filled_anew_changes_nothing():
-    late = Shown((result("a"),))
-    now = Shown((result("b"),))
-    assert use_pen(pen("done", late, "rl", "of the clip before"), now, *EVERYTHING)[:2] == (now, [])
-    assert write(left(late, "rl", "of the clip before"), now) == (now, [])
+    late = Comparison((result("a"),))
+    now = Comparison((result("b"),))
+    assert edit(button("done", late, "rl", "of the clip before"), now, *EVERYTHING)[:2] == (now, [])
+    assert save_draft(left_editor(late, "rl", "of the clip before"), now) == (now, [])
 
 
 def test_a_reference_given_later_is_kept_with_its_result():
-    on_screen, changes = refer(Shown((result(),), clip="clip.wav"), "[sad] Over.", "clip.wav")
-    assert written(browser(result()), changes) == on_screen.results
-    assert on_screen.results[0].reference == "[sad] Over."
+    comparison, changes = set_reference(Comparison((result(),), clip="clip.wav"), "[sad] Over.", "clip.wav")
+    assert written(browser(result()), changes) == comparison.results
+    assert comparison.results[0].reference == "[sad] Over."
 
 
 @pytest.mark.parametrize("recorder", ["another.wav", None])
 def test_a_reference_for_the_next_clip_is_not_that_of_the_last(recorder):
-    shown = Shown((replace(result(), reference="[sad] It is over."),), clip="clip.wav")
-    assert refer(shown, "Of the next clip.", recorder) == (gr.skip(), [])
+    shown = Comparison((replace(result(), reference="[sad] It is over."),), clip="clip.wav")
+    assert set_reference(shown, "Of the next clip.", recorder) == (gr.skip(), [])
     _, of_this = redraw(shown, *EVERYTHING[:-2], "Of the next clip.", "clip.wav")
     _, drawn = redraw(shown, *EVERYTHING[:-2], "Of the next clip.", recorder)
     assert "ev-missing" in of_this and "ev-missing" not in drawn and "ev-scores" in drawn
@@ -270,29 +270,33 @@ def test_a_reference_for_the_next_clip_is_not_that_of_the_last(recorder):
 
 def test_one_result_is_shown_again_as_it_was_with_its_reference():
     old = replace(result("a"), reference="[sad] Over.")
-    on_screen, reference, _ = history_tab.chosen_results(browser(old, result("b")), ["a"], "rl", None)
-    assert on_screen.results == (old,) and reference == "[sad] Over."
-    assert [column.key for column in on_screen.columns()] == ["rl"]
+    comparison, reference, _ = history_tab.chosen_results(browser(old, result("b")), ["a"], "rl", None)
+    assert comparison.results == (old,) and reference == "[sad] Over."
+    assert [column.key for column in comparison.columns()] == ["rl"]
 
 
 def test_while_a_clip_lies_in_the_recorder_the_box_for_the_reference_stays_that_ones():
     old = replace(result("a"), reference="[sad] Over.")
-    on_screen, reference, _ = history_tab.chosen_results(browser(old), ["a"], "rl", "clip.wav")
+    comparison, reference, _ = history_tab.chosen_results(browser(old), ["a"], "rl", "clip.wav")
     assert reference == gr.skip()
-    (column,) = on_screen.columns()
+    (column,) = comparison.columns()
     assert column.reference == "[sad] Over."
-    assert refer(on_screen, "of the clip in the recorder", "clip.wav") == refer(on_screen, "", None) == (gr.skip(), [])
-    status, columns = redraw(on_screen, *EVERYTHING._replace(reference="of another", clip="clip.wav"))
-    assert columns == redraw(on_screen, *EVERYTHING)[1] and "ev-scores" in columns
+    assert (
+        set_reference(comparison, "of the clip in the recorder", "clip.wav")
+        == set_reference(comparison, "", None)
+        == (gr.skip(), [])
+    )
+    status, columns = redraw(comparison, *EVERYTHING._replace(reference="of another", clip="clip.wav"))
+    assert columns == redraw(comparison, *EVERYTHING)[1] and "ev-scores" in columns
 
 
 def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
     three = result("a", "one.wav"), result("b", "two.wav", base=transcript("So.")), result("c", "three.wav")
-    on_screen, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl", None)
-    assert [column.heading.title for column in on_screen.columns()] == ["1. one.wav", "3. three.wav"]
+    comparison, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl", None)
+    assert [column.heading.title for column in comparison.columns()] == ["1. one.wav", "3. three.wav"]
     assert reference == ""
-    on_screen, *_ = use_pen(pen("done", on_screen, "3.rl", "[laughs] So."), on_screen, *EVERYTHING)
-    assert [column.transcript.text for column in on_screen.columns()] == ["[sad] It is over.", "[laughs] So."]
+    comparison, *_ = edit(button("done", comparison, "3.rl", "[laughs] So."), comparison, *EVERYTHING)
+    assert [column.transcript.text for column in comparison.columns()] == ["[sad] It is over.", "[laughs] So."]
 
 
 def test_what_another_tab_has_just_deleted_leaves_everything_as_it_is():
@@ -301,8 +305,8 @@ def test_what_another_tab_has_just_deleted_leaves_everything_as_it_is():
 
 def test_where_no_result_has_the_variant_that_was_asked_for_one_that_is_there_is_shown():
     two = result("a"), result("b")
-    on_screen, *_ = history_tab.chosen_results(browser(*two), ["a", "b"], "of a model before", None)
-    assert [column.key for column in on_screen.columns()] == ["1.rl", "2.rl"]
+    comparison, *_ = history_tab.chosen_results(browser(*two), ["a", "b"], "of a model before", None)
+    assert [column.key for column in comparison.columns()] == ["1.rl", "2.rl"]
 
 
 def test_downloads_are_of_what_is_chosen_or_of_everything():
@@ -314,7 +318,7 @@ def test_downloads_are_of_what_is_chosen_or_of_everything():
 
 def test_a_tick_is_taken_away_only_with_its_result():
     kept = browser(result("a"), result("b"))
-    _, _, same, variant = history_tab.listed(kept, ["a"], "rl")
+    _, _, same, variant = history_tab.list_results(kept, ["a"], "rl")
     assert "value" not in same.constructor_args and "value" not in variant.constructor_args
-    _, _, fewer, variant = history_tab.listed(kept, ["a", "gone"], "sft")
+    _, _, fewer, variant = history_tab.list_results(kept, ["a", "gone"], "sft")
     assert fewer.value == ["a"] and variant.value == "rl"

@@ -183,7 +183,7 @@ def test_each_metric_has_a_bar_for_each_variant_and_a_whisker_where_its_interval
 
 def test_an_error_rate_above_one_fills_its_bar_and_says_its_figure():
     drawn = charts.bar(1.95, Series("Score", 2), "195.0", (0.5, 5.85))
-    assert "--ev-value:1.0000;--ev-reach:1.0000" in drawn and "--ev-from:0.5000;--ev-to:1.0000" in drawn
+    assert "--ev-value:1.0000;--ev-extent:1.0000" in drawn and "--ev-from:0.5000;--ev-to:1.0000" in drawn
     assert "195.0" in drawn
 
 
@@ -198,14 +198,16 @@ def test_the_tag_chart_has_a_bar_for_each_variant_that_writes_the_tag_and_its_su
 def test_the_change_of_a_tag_has_its_interval_and_is_filled_only_where_zero_is_left_out(detailed):
     shown = report.change_chart(detailed)
     sad, laughs = shown.split('title="laughs"')
-    assert "ev-clear" in laughs and "<b>+5.3</b><small>+1.0 to +10.0</small>" in laughs and "<td>31</td>" in laughs
-    assert "ev-unsure" in sad and "−2.0<small>−10.0 to +6.0</small>" in sad
+    assert (
+        "ev-significant" in laughs and "<b>+5.3</b><small>+1.0 to +10.0</small>" in laughs and "<td>31</td>" in laughs
+    )
+    assert "ev-not-significant" in sad and "−2.0<small>−10.0 to +6.0</small>" in sad
     assert "as for 1 of 2 tags" in shown
 
 
 def test_a_change_without_interval_is_hollow_and_says_so(published):
     shown = report.change_chart(published)
-    assert "ev-clear" not in shown and "Without intervals" in shown
+    assert "ev-significant" not in shown and "Without intervals" in shown
     assert "+20.0" in shown  # [calm], from 20 to 40
 
 
@@ -229,17 +231,17 @@ def test_without_a_measurement_the_tab_says_so_in_words(published, tmp_path):
 
 def test_axes_end_at_round_numbers_and_hold_every_value():
     for values in ([0.3, 0.346], [3, 97], [0, 2960], [0.42], [7.0, 0.06], [0.0, 0.0], [88.2, 100.0]):
-        axis = Axis.around("", values)
+        axis = Axis.fitting("", values)
         assert all(axis.low <= value <= axis.high for value in values)
-        assert [axis.at(axis.low), axis.at(axis.high)] == [0, 1]
+        assert [axis.fraction(axis.low), axis.fraction(axis.high)] == [0, 1]
         assert 2 <= len(axis.ticks) <= 12
         assert all(len(name) <= 5 for _, name in axis.ticks)
-    assert Axis.around("", [7.0, 0.06], ratio=20).log and not Axis.around("", [1.4, 0.2], ratio=20).log
+    assert Axis.fitting("", [7.0, 0.06], ratio=20).log and not Axis.fitting("", [1.4, 0.2], ratio=20).log
 
 
 def test_a_picture_says_in_words_what_it_shows():
     axis = Axis("x", 0, 1, [(0, "0"), (1, "1")])
-    drawn = charts.plot(HOSTILE, axis, axis, [(Series(HOSTILE, 1), [(0, 0.5), (1, 1)])])
+    drawn = charts.line_chart(HOSTILE, axis, axis, [(Series(HOSTILE, 1), [(0, 0.5), (1, 1)])])
     assert 'role="img" aria-label="&lt;img' in drawn and "<img" not in drawn
     assert 'points="0.00,50.00 100.00,0.00"' in drawn
 
@@ -359,7 +361,7 @@ def test_the_report_to_download_is_the_one_on_the_page_and_needs_nothing_else(tm
     (page,) = (content for name, content in downloads(shown).items() if name.endswith(".scores.html"))
     assert page.startswith("<!doctype html>") and "<title>Scores of &lt;img" in page and "<img" not in page
     assert shown.partition('<div class="ev-report">')[2] in page
-    assert theme.css() in page and theme.variables("dark") in page.partition("prefers-color-scheme: dark")[2]
+    assert theme.css() in page and theme.css_variables("dark") in page.partition("prefers-color-scheme: dark")[2]
     assert not re.search(r"<script|<link|@import|url\(\"?(?!\"?data:)", page)
 
 

@@ -23,7 +23,7 @@ def test_every_tag_that_the_voice_can_make_is_one_click_away():
 
 def test_what_is_spoken_is_shown_with_the_time_of_each_tag_and_kept_as_the_reference():
     script = "[sighs] We waited. [laughs]"
-    status, (rate, waveform), timeline, spoken = speak_tab.perform(script, speech.DEFAULT_VOICE, 0)
+    status, (rate, waveform), timeline, spoken = speak_tab.speak_embedded(script, speech.DEFAULT_VOICE, 0)
     assert (rate, waveform.dtype, spoken) == (16_000, np.int16, script)
     assert timeline.count('class="ev-tag') == 2 and "2 words, 2 tags" in timeline
     assert "Spoken" in status
@@ -70,32 +70,32 @@ def test_without_tags_there_is_a_sentence_and_no_axis():
 
 
 def test_a_tag_without_a_sound_is_named_as_text():
-    status, *_ = speak_tab.perform("[<b>levitates</b>] hello", speech.DEFAULT_VOICE, 0)
+    status, *_ = speak_tab.speak_embedded("[<b>levitates</b>] hello", speech.DEFAULT_VOICE, 0)
     assert "[&lt;b&gt;levitates&lt;/b&gt;]" in status
 
 
 def test_a_script_of_nothing_but_tags_without_a_sound_is_refused_with_their_names():
     with pytest.raises(SpeechError, match=r"nothing to speak: .* no sound for \[burps\], \[zorp\]\."):
-        speak_tab.say("[burps] [Zorp] [burps]", speech.DEFAULT_VOICE, 0)
-    assert speak_tab.say("[burps] [laughs]", speech.DEFAULT_VOICE, 0).skipped == ("[burps]",)
+        speak_tab.synthesize("[burps] [Zorp] [burps]", speech.DEFAULT_VOICE, 0)
+    assert speak_tab.synthesize("[burps] [laughs]", speech.DEFAULT_VOICE, 0).skipped == ("[burps]",)
 
 
 @pytest.mark.parametrize("seed", [None, -1, 1.0])
 def test_whatever_stands_in_the_box_for_the_variation_can_be_spoken(seed):
-    assert "Spoken" in speak_tab.perform("So.", speech.DEFAULT_VOICE, seed)[0]
+    assert "Spoken" in speak_tab.speak_embedded("So.", speech.DEFAULT_VOICE, seed)[0]
 
 
 def test_a_script_that_is_empty_or_too_long_is_refused_in_one_sentence():
     for script in ("", "word " * 1000):
         with pytest.raises(SpeechError):
-            speak_tab.say(script, speech.DEFAULT_VOICE, 0)
-        assert 'role="alert"' in speak_tab.perform(script, speech.DEFAULT_VOICE, 0)[0]
+            speak_tab.synthesize(script, speech.DEFAULT_VOICE, 0)
+        assert 'role="alert"' in speak_tab.speak_embedded(script, speech.DEFAULT_VOICE, 0)[0]
 
 
 def test_every_script_on_offer_can_be_spoken_whole():
-    for script in speak_tab.surprises():
+    for script in speak_tab.example_scripts():
         assert all(speech.spoken_as(name) for name in tags.names(script)), script
-        assert speak_tab.another(script)[0] != script
+        assert speak_tab.random_script(script)[0] != script
 
 
 def test_every_voice_has_a_name_of_its_own_and_stands_with_its_like():
@@ -109,7 +109,7 @@ def test_every_voice_has_a_name_of_its_own_and_stands_with_its_like():
 def test_what_elevenlabs_speaks_is_a_clip_like_any_other_and_the_key_is_nowhere_in_it(server):  # noqa: F811
     server.body = audio.wav_bytes(tone(1.0))
     script = "[sighs] We waited."
-    steps = speak_tab.perform_there(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
+    steps = speak_tab.speak_with_elevenlabs(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
     asking, *nothing = next(steps)
     assert "ElevenLabs" in asking and nothing == [gr.skip()] * 3
     status, clip, told, spoken = next(steps)
@@ -121,22 +121,22 @@ def test_what_elevenlabs_speaks_is_a_clip_like_any_other_and_the_key_is_nowhere_
 @pytest.mark.parametrize("script", ["[sighs] We waited.", "word " * 1000, ""])
 def test_what_elevenlabs_refuses_is_said_and_what_was_there_stays(server, script):  # noqa: F811
     server.answer(401, "invalid_api_key")
-    _, (status, *nothing) = speak_tab.perform_there(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
+    _, (status, *nothing) = speak_tab.speak_with_elevenlabs(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
     assert 'role="alert"' in status and KEY not in status and nothing == [gr.skip()] * 3
 
 
 def test_of_a_text_that_is_too_long_to_be_spoken_at_once_whole_sentences_are_taken_and_it_is_said():
     short, long, endless = "[sighs] So.", "[sighs] It is late. " * 200, "so " * 1000
-    assert [speak_tab.beginning(text) for text in (short, short * 0)] == [short, ""]
+    assert [speak_tab.truncated_script(text) for text in (short, short * 0)] == [short, ""]
     for text, end in ((long, "late."), (endless, "so")):
-        taken = speak_tab.beginning(text)
+        taken = speak_tab.truncated_script(text)
         assert text.startswith(taken) and taken.endswith(end)
         assert speak_tab.MAX_CHARACTERS - 25 < len(taken) <= speak_tab.MAX_CHARACTERS
-    assert len(speak_tab.beginning("x" * 5000)) == speak_tab.MAX_CHARACTERS
-    _, told, script, *_ = speak_tab.take_over(gr.EventData(None, {"text": long}), "")
-    assert script == speak_tab.beginning(long) and f"{len(script):,}" in told
+    assert len(speak_tab.truncated_script("x" * 5000)) == speak_tab.MAX_CHARACTERS
+    _, told, script, *_ = speak_tab.load_script(gr.EventData(None, {"text": long}), "")
+    assert script == speak_tab.truncated_script(long) and f"{len(script):,}" in told
 
 
 def test_a_script_that_gives_way_is_put_away_and_brought_back():
-    new, before, back = speak_tab.another("[sighs] Mine.")
-    assert new in {*speak_tab.surprises()} and before == "[sighs] Mine." and back.visible
+    new, before, back = speak_tab.random_script("[sighs] Mine.")
+    assert new in {*speak_tab.example_scripts()} and before == "[sighs] Mine." and back.visible

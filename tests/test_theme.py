@@ -8,7 +8,7 @@ import pytest
 
 from evoxtral import tags
 from evoxtral.ui import theme
-from evoxtral.ui.theme import Ink
+from evoxtral.ui.theme import ColourPair
 
 # What linear sRGB becomes to eyes without one kind of cone: Machado, Oliveira and Fernandes, "A physiologically-based
 # model for simulation of color vision deficiency", 2009, severity 1.0.
@@ -47,35 +47,35 @@ def contrast(one: str, other: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def inks(mode: str) -> dict[str, Ink]:
+def pairs_of(mode: str) -> dict[str, ColourPair]:
     page = {
-        name: inks[mode]
-        for name, inks in {
-            "paper": theme.PAPER,
-            "page": theme.PAGE,
+        name: pairs_of[mode]
+        for name, pairs_of in {
+            "surface": theme.SURFACE,
+            "background": theme.BACKGROUND,
             "accent": theme.ACCENT,
-            "alarm": theme.ALARM,
+            "error": theme.ERROR,
             "difference": theme.DIFFERENCE,
         }.items()
     }
-    muted = {f"muted on {g}": Ink(theme.MUTED[mode].text, i[mode].ground) for g, i in
-             {"page": theme.PAGE, "paper": theme.PAPER}.items()}  # fmt: skip
-    links = {f"link on {g}": Ink(theme.ACCENT[mode].ground, i[mode].ground) for g, i in
-             {"page": theme.PAGE, "paper": theme.PAPER}.items()}  # fmt: skip
-    looks = {name: {"light": look.light, "dark": look.dark}[mode] for name, look in theme.CATEGORY_LOOKS.items()}
-    return page | muted | links | looks
+    muted = {f"muted on {g}": ColourPair(theme.MUTED[mode].text, i[mode].ground) for g, i in
+             {"background": theme.BACKGROUND, "surface": theme.SURFACE}.items()}  # fmt: skip
+    links = {f"link on {g}": ColourPair(theme.ACCENT[mode].ground, i[mode].ground) for g, i in
+             {"background": theme.BACKGROUND, "surface": theme.SURFACE}.items()}  # fmt: skip
+    styles = {name: {"light": style.light, "dark": style.dark}[mode] for name, style in theme.CATEGORY_STYLES.items()}
+    return page | muted | links | styles
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_every_text_is_readable_on_its_ground(mode):
-    for name, ink in inks(mode).items():
-        assert contrast(ink.text, ink.ground) >= AA_TEXT, name
+    for name, pair in pairs_of(mode).items():
+        assert contrast(pair.text, pair.ground) >= AA_TEXT, name
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_bars_stand_out_from_the_paper_and_from_each_other(mode):
     for colour in theme.SERIES[mode]:
-        assert contrast(colour, theme.PAPER[mode].ground) >= AA_GRAPHICS
+        assert contrast(colour, theme.SURFACE[mode].ground) >= AA_GRAPHICS
     for one, other in itertools.pairwise(theme.SERIES[mode][1:]):
         assert contrast(one, other) >= 1.5
 
@@ -89,16 +89,16 @@ def test_a_ticked_box_shows_its_tick():
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_categories_are_told_apart_by_colour_with_any_cones(mode, sight):
     seen = {
-        name: lab(np.clip(SIGHT[sight] @ linear(getattr(look, mode).text), 0, 1))
-        for name, look in theme.CATEGORY_LOOKS.items()
+        name: lab(np.clip(SIGHT[sight] @ linear(getattr(style, mode).text), 0, 1))
+        for name, style in theme.CATEGORY_STYLES.items()
     }
     for one, other in itertools.combinations(seen, 2):
         assert np.linalg.norm(seen[one] - seen[other]) >= TOLD_APART, (one, other)
 
 
 def test_every_category_has_a_look_of_its_own_beyond_colour():
-    assert tuple(theme.CATEGORY_LOOKS) == tags.CATEGORIES
-    assert len({look.icon for look in theme.CATEGORY_LOOKS.values()}) == len(tags.CATEGORIES)
+    assert tuple(theme.CATEGORY_STYLES) == tags.CATEGORIES
+    assert len({style.icon for style in theme.CATEGORY_STYLES.values()}) == len(tags.CATEGORIES)
 
 
 def test_the_stylesheet_names_no_colour_of_its_own():
@@ -108,8 +108,8 @@ def test_the_stylesheet_names_no_colour_of_its_own():
 
 def test_every_colour_that_the_stylesheet_uses_is_in_the_palette():
     used = set(re.findall(r"var\(--ev-([\w-]+)", theme.STYLESHEET.read_text(encoding="utf-8")))
-    given = set(re.findall(r"--ev-([\w-]+):", theme.variables("light") + theme.css()))
-    set_on_elements = {"sure", "value", "from", "to", "across", "up", "reach", "colour"}
+    given = set(re.findall(r"--ev-([\w-]+):", theme.css_variables("light") + theme.css()))
+    set_on_elements = {"sure", "value", "from", "to", "across", "up", "extent", "colour"}
     assert used <= given | set_on_elements
 
 

@@ -407,11 +407,11 @@ def test_a_file_that_was_cut_short_is_read_up_to_its_last_whole_chunk(tmp_path, 
 
 
 def test_a_folder_that_exists_is_whole(tmp_path):
-    with pytest.raises(Interrupted), checkpoints.whole(tmp_path / "out") as out:
+    with pytest.raises(Interrupted), checkpoints.atomic_folder(tmp_path / "out") as out:
         (out / "half").touch()
         raise Interrupted
     assert not (tmp_path / "out").exists()
-    with checkpoints.whole(tmp_path / "out") as out:
+    with checkpoints.atomic_folder(tmp_path / "out") as out:
         (out / "all").touch()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["all"]
 

@@ -91,10 +91,10 @@ def shown_text(html: str) -> str:
 
 @given(TAGGED_TEXT | st.text())
 def test_any_text_is_shown_as_it_is_and_adds_no_element_of_its_own(text):
-    marks = view.against("quite another [sad] reference <b>", text)
-    page = Page(view.body(text, {}))
+    marks = view.mark_against_reference("quite another [sad] reference <b>", text)
+    page = Page(view.tagged_text(text, {}))
     assert " ".join(page.text.split()) == " ".join(text.split())
-    for html in (page, Page(view.body(text, sure(text, 0.5), marks))):
+    for html in (page, Page(view.tagged_text(text, sure(text, 0.5), marks))):
         assert {name for name, _ in html.elements} <= ELEMENTS
         assert {key for _, attributes in html.elements for key in attributes} <= ATTRIBUTES
 
@@ -102,7 +102,7 @@ def test_any_text_is_shown_as_it_is_and_adds_no_element_of_its_own(text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_markup_in_a_transcript_is_text_in_every_part_of_its_card(text):
     scores = dict.fromkeys((metric.name for metric in metrics.METRICS), text)
-    card = view.card(column(transcript(text), stem=view.file_stem(text)), scores=scores)
+    card = view.draw_column(column(transcript(text), stem=view.file_stem(text)), scores=scores)
     allowed = {"article", "header", "h2", "div", "footer", "button", "a", "dl", "dt", "dd"} | ELEMENTS
     page = Page(card)
     assert {name for name, _ in page.elements} <= allowed
@@ -113,7 +113,7 @@ def test_markup_in_a_transcript_is_text_in_every_part_of_its_card(text):
 
 @pytest.mark.parametrize("message", HOSTILE)
 def test_markup_in_a_message_is_text(message):
-    for html in (view.status(message), view.alarm(message)):
+    for html in (view.status(message), view.error(message)):
         assert Page(html).text == message
 
 
@@ -131,7 +131,7 @@ def test_markup_in_a_message_is_text(message):
     ],
 )
 def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, category):
-    (chip,) = Page(view.body(text, {0: 0.875})).of_class("ev-tag")
+    (chip,) = Page(view.tagged_text(text, {0: 0.875})).of_class("ev-tag")
     assert f"ev-{category}" in chip["class"].split()
     assert chip["data-tip"] == f"{text[1:-1]} · {category} · 88\u00a0% sure"
     assert chip["aria-label"] == f"{text[1:-1]}, {category}, 88\u00a0% sure"
@@ -139,13 +139,13 @@ def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, cate
 
 
 def test_a_synonym_is_shown_as_it_was_written_and_says_what_it_is_like():
-    page = Page(view.body("[Chuckles] well", {}))
+    page = Page(view.tagged_text("[Chuckles] well", {}))
     assert page.text.split() == ["[Chuckles]", "well"]
     assert page.of_class("ev-tag")[0]["data-tip"] == "chuckles · like laughs · non-verbal"
 
 
 def test_capitals_are_emphasis_and_capitals_inside_a_tag_are_not():
-    page = Page(view.body("[LAUGHS] I NEVER said O'NEIL", {}))
+    page = Page(view.tagged_text("[LAUGHS] I NEVER said O'NEIL", {}))
     assert len(page.of_class("ev-emphasis")) == 2
 
 
@@ -158,41 +158,43 @@ def test_a_share_just_below_everything_is_not_rounded_to_everything():
 
 
 def test_a_finished_column_says_seconds_speed_tokens_and_tags():
-    page = Page(view.card(column(transcript("[sighs] well [laughs]"))))
+    page = Page(view.draw_column(column(transcript("[sighs] well [laughs]"))))
     assert "2.0 s" in page.text and "2.0× real time" in page.text
     assert "2 tokens/s" in page.text and "2 tags" in page.text
 
 
 def test_each_score_says_what_it_is_and_which_way_is_better():
-    page = Page(view.card(column(transcript("hi")), scores={metric.name: "12\u00a0%" for metric in metrics.METRICS}))
+    page = Page(
+        view.draw_column(column(transcript("hi")), scores={metric.name: "12\u00a0%" for metric in metrics.METRICS})
+    )
     cells = [attributes for attributes in page.named("div") if "data-tip" in attributes]
     assert [cell["data-tip"].split(".")[0] for cell in cells] == [metric.definition for metric in metrics.METRICS]
     assert "WER ↓12\u00a0%" in page.text and "Tag F1 ↑12\u00a0%" in page.text
 
 
 def test_before_the_first_clip_each_column_says_what_it_will_hold():
-    page = Page(view.empty_cards())
+    page = Page(view.draw_empty_columns())
     assert page.text.count("What was said.") == 1 and page.text.count("and how: [tags]") == 2
 
 
 def test_a_growing_column_is_busy_and_offers_nothing_to_download_yet():
-    page = Page(view.card(column(transcript("[sighs] we", done=False))))
+    page = Page(view.draw_column(column(transcript("[sighs] we", done=False))))
     assert page.named("article")[0]["aria-busy"] == "true"
     assert not page.named("a") and page.of_class("ev-caret")
 
 
 def test_silence_is_said_in_words():
     silence = Transcript((), duration=3.0, elapsed=0.0)
-    assert "No speech was found" in shown_text(view.card(column(silence)))
+    assert "No speech was found" in shown_text(view.draw_column(column(silence)))
     assert view.agreement(clip(base=silence, rl=silence)) == "No speech was found in this clip."
 
 
 def test_a_cut_is_said_in_words():
-    assert "Cut short" in shown_text(view.card(column(transcript("and then", truncated=True))))
+    assert "Cut short" in shown_text(view.draw_column(column(transcript("and then", truncated=True))))
 
 
 def test_an_adapter_of_ones_own_gets_a_card_of_its_own():
-    page = Page(view.cards(clip(**{"base": transcript("hi"), "mine<b>": transcript("hi")})))
+    page = Page(view.draw_columns(clip(**{"base": transcript("hi"), "mine<b>": transcript("hi")})))
     assert [card["data-variant"] for card in page.named("article")] == ["base", "mine<b>"]
 
 
@@ -201,36 +203,36 @@ def test_an_adapter_of_ones_own_gets_a_card_of_its_own():
 
 def test_hiding_a_category_hides_its_tags_only():
     text = "[nervous] So... [laughs] maybe"
-    html = view.card(column(transcript(text)), Filter(frozenset(tags.CATEGORIES) - {"non-verbal"}))
+    html = view.draw_column(column(transcript(text)), Filter(frozenset(tags.CATEGORIES) - {"non-verbal"}))
     assert shown_text(html) == "[nervous] So... maybe"
     assert "1 tag<" in html
 
 
 def test_hiding_every_category_gives_the_clean_text_and_keeps_emphasis():
-    html = view.card(column(transcript("[sad] I NEVER [sighs] said that")), Filter(frozenset()))
+    html = view.draw_column(column(transcript("[sad] I NEVER [sighs] said that")), Filter(frozenset()))
     assert shown_text(html) == "I NEVER said that"
 
 
 def test_a_tag_below_the_asked_probability_is_hidden_without_decoding_again():
     tokens = (Token("[sad]", 0.4), Token(" I ", 0.9), Token("[sighs]", 0.8))
     unsure = Transcript((Cue(0.0, 4.0, tokens),), 4.0, 1.0)
-    assert shown_text(view.card(column(unsure), Filter(min_probability=0.5))) == "I [sighs]"
-    assert shown_text(view.card(column(unsure), Filter(min_probability=0.9))) == "I"
+    assert shown_text(view.draw_column(column(unsure), Filter(min_probability=0.5))) == "I [sighs]"
+    assert shown_text(view.draw_column(column(unsure), Filter(min_probability=0.9))) == "I"
 
 
 def test_a_text_of_hidden_tags_only_says_so():
-    assert "hidden tags" in shown_text(view.card(column(transcript("[sad]")), Filter(frozenset())))
+    assert "hidden tags" in shown_text(view.draw_column(column(transcript("[sad]")), Filter(frozenset())))
 
 
 @given(TAGGED_TEXT, st.sets(st.sampled_from(tags.CATEGORIES)))
 def test_each_tag_left_keeps_its_own_probability(text, categories):
-    shown = Filter(frozenset(categories))
+    tag_filter = Filter(frozenset(categories))
     pieces = tags.parse(text)
     tokens = tuple(Token(piece.raw, 1 / (number + 1)) for number, piece in enumerate(pieces))
     whole = Transcript((Cue(0.0, 4.0, tokens),), duration=4.0, elapsed=2.0)
     wanted = [(span.name, span.probability) for span in whole.tags if span.category in categories]
-    assert [(span.name, span.probability) for span in shown.of(whole).tags] == wanted
-    view.card(column(whole), shown)
+    assert [(span.name, span.probability) for span in tag_filter.apply(whole).tags] == wanted
+    view.draw_column(column(whole), tag_filter)
 
 
 # ------------------------------------------------------------------------------------- exports
@@ -244,7 +246,7 @@ def exports(html: str) -> dict[str, str]:
 
 def test_texts_are_exported_as_shown_and_json_with_everything():
     text = "[sad] I told you. [sighs]"
-    html = view.card(column(transcript(text), stem="clip.rl"), Filter(frozenset({"emotion"})))
+    html = view.draw_column(column(transcript(text), stem="clip.rl"), Filter(frozenset({"emotion"})))
     files = exports(html)
     assert list(files) == ["clip.rl.txt", "clip.rl.json", "clip.rl.srt", "clip.rl.vtt"]
     assert files["clip.rl.txt"] == "[sad] I told you."
@@ -256,8 +258,8 @@ def test_texts_are_exported_as_shown_and_json_with_everything():
 
 
 def test_where_there_is_no_text_there_is_nothing_to_copy_or_to_speak():
-    silent = Page(view.card(column(transcript(""))))
-    assert not [button for button in silent.named("button") if "data-copy" in button or "data-say" in button]
+    silent = Page(view.draw_column(column(transcript(""))))
+    assert not [button for button in silent.named("button") if "data-copy" in button or "data-speak" in button]
 
 
 @pytest.mark.parametrize(
@@ -282,34 +284,34 @@ def differing(html: str) -> int:
 
 def test_words_that_not_all_variants_have_are_marked_in_each():
     texts = {"base": "may be we go", "sft": "maybe we go", "rl": "maybe we go"}
-    marks = view.between(texts)
+    marks = view.mark_differences(texts)
     assert [len(marks[name].differs) for name in texts] == [2, 1, 1]
 
 
 def test_case_and_punctuation_are_no_disagreement():
-    marks = view.between({"base": "So, we never go.", "rl": "so We never... go"})
+    marks = view.mark_differences({"base": "So, we never go.", "rl": "so We never... go"})
     assert not marks["base"].differs and not marks["rl"].differs
 
 
 def test_a_variant_without_tags_disagrees_with_no_tag():
-    assert differing(view.cards(clip(base=transcript("well yes"), sft=transcript("[sad] well yes")))) == 0
+    assert differing(view.draw_columns(clip(base=transcript("well yes"), sft=transcript("[sad] well yes")))) == 0
 
 
 def test_a_word_stressed_otherwise_is_a_difference_but_to_a_variant_that_never_says_how():
     texts = {"base": "so we never go", "sft": "so we NEVER go", "rl": "[sad] so we never GO"}
-    assert [len(marks.differs) for marks in view.between(texts).values()] == [0, 2, 3]
-    assert view.agreed_share(texts) == 1.0, "it is the same word"
-    assert len(view.against("so WE never go", "so we NEVER go").differs) == 2
+    assert [len(marks.differs) for marks in view.mark_differences(texts).values()] == [0, 2, 3]
+    assert view.word_agreement(texts) == 1.0, "it is the same word"
+    assert len(view.mark_against_reference("so WE never go", "so we NEVER go").differs) == 2
 
 
 def test_a_tag_in_another_place_is_a_difference():
-    marks = view.between({"sft": "[laughs] well yes", "rl": "well yes [laughs]"})
+    marks = view.mark_differences({"sft": "[laughs] well yes", "rl": "well yes [laughs]"})
     assert len(marks["sft"].differs) == len(marks["rl"].differs) == 1
 
 
 def test_nothing_is_marked_while_text_is_still_coming():
     growing = clip(base=transcript("well", done=False), rl=transcript("well yes", done=False))
-    assert differing(view.cards(growing)) == 0
+    assert differing(view.draw_columns(growing)) == 0
 
 
 def test_agreement_is_said_in_one_line():
@@ -324,7 +326,7 @@ def test_agreement_is_said_in_one_line():
 
 
 def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
-    html = view.cards(clip("I was there [sighs]", rl=transcript("I was here [laughs]")))
+    html = view.draw_columns(clip("I was there [sighs]", rl=transcript("I was here [laughs]")))
     page = Page(html)
     assert len(page.of_class("ev-differs")) == 2
     assert len(page.of_class("ev-missing")) == 2
@@ -332,7 +334,7 @@ def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
 
 
 def test_a_missing_end_of_the_reference_is_marked_at_the_end():
-    html = view.cards(clip("I was there", rl=transcript("I was")))
+    html = view.draw_columns(clip("I was there", rl=transcript("I was")))
     assert shown_text(html) == "I was there"
     assert len(Page(html).of_class("ev-missing")) == 1
 
@@ -340,17 +342,17 @@ def test_a_missing_end_of_the_reference_is_marked_at_the_end():
 def test_what_is_hidden_is_not_missed_in_the_reference_either():
     said, written = "[sad] I was THERE [sighs]", transcript("[sad] I was THERE")
     columns = clip(said, rl=written)
-    for shown in (Filter(frozenset({"emotion"})), Filter(words_alone=True)):
-        page = Page(view.cards(columns, shown))
+    for tag_filter in (Filter(frozenset({"emotion"})), Filter(words_alone=True)):
+        page = Page(view.draw_columns(columns, tag_filter))
         assert not page.of_class("ev-missing") and not page.of_class("ev-differs")
 
 
 def test_without_tags_the_words_stand_alone():
-    html = view.cards(clip(rl=transcript("[sad] I was THERE [sighs], yes")), Filter(words_alone=True))
+    html = view.draw_columns(clip(rl=transcript("[sad] I was THERE [sighs], yes")), Filter(words_alone=True))
     assert shown_text(html) == "I was there, yes"
 
 
 def test_different_clips_are_not_compared():
     columns = [view.Column(name, view.heading(name), transcript(name), transcript(name), clip=name) for name in "ab"]
-    assert differing(view.cards(columns)) == 0
+    assert differing(view.draw_columns(columns)) == 0
     assert view.agreement(columns) == "These are different clips: their words are not compared."

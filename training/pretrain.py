@@ -225,7 +225,7 @@ def prepare(folder: Path, clips: Clips, config: PretrainConfig) -> None:
     """Put the base to start from into `folder/start`: one of random weights, or a copy of `config.start`'s."""
     if (folder / "start").exists():
         return
-    with checkpoints.whole(folder / "start") as out:
+    with checkpoints.atomic_folder(folder / "start") as out:
         if config.start:
             shutil.copytree(checkpoints.fetch(checkpoints.resolve(config.start).base), out, dirs_exist_ok=True)
         else:
@@ -253,7 +253,7 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
         evaluate_every=600,
     )
     if loop.world()[0] == 0:
-        with checkpoints.whole(folder / "base") as out:
+        with checkpoints.atomic_folder(folder / "base") as out:
             weights = shutil.ignore_patterns("*.safetensors*")  # but the processor's files
             shutil.copytree(start, out, ignore=weights, dirs_exist_ok=True)
             base.to(torch.bfloat16).save_pretrained(out)

@@ -42,7 +42,7 @@ def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:
         raise RecipeError(f"{run} is not a finished run: it has no results.json; finish it with training/run.py.")
     if (base := _recipe(run)["base"]) != checkpoints.TINY:
         raise RecipeError(f"{run} is a run of {base}: what ships here is the scale model.")
-    with checkpoints.whole(target.with_name(f"{target.name}.new")) as new:
+    with checkpoints.atomic_folder(target.with_name(f"{target.name}.new")) as new:
         model = checkpoints.load_base(run / "base", checkpoints.load_config(run / "base").dtype)
         model.save_pretrained(new / "base", max_shard_size=MAX_SHARD)
         for name in COPIED:

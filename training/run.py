@@ -62,7 +62,7 @@ class Run:
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise RecipeError(f"{self.folder} exists and is not a run: choose another --name.")
         else:
-            with checkpoints.whole(self.folder) as out:
+            with checkpoints.atomic_folder(self.folder) as out:
                 (out / note.name).write_text(mine, encoding="utf-8")
                 (out / precision.name).write_text(loop.cpu_precision(), encoding="utf-8")
         if precision.exists():
@@ -90,7 +90,7 @@ def run_pretrain(run: Run) -> None:
 def run_data(run: Run) -> None:
     """Speak the clips of every split, and put the base beside them."""
     if not run.base.exists():
-        with checkpoints.whole(run.base) as out:
+        with checkpoints.atomic_folder(run.base) as out:
             shutil.copytree(checkpoints.fetch(checkpoints.resolve(run.recipe.base).base), out, dirs_exist_ok=True)
     for name, config in _splits(run.recipe).items():
         dataset.build(run.data, name, config)

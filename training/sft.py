@@ -156,7 +156,7 @@ def train(
         evaluate_every=max(1, task.steps // 6),
     )
     if loop.world()[0] == 0:
-        with checkpoints.whole(folder / name) as out:
+        with checkpoints.atomic_folder(folder / name) as out:
             tuned.to(torch.bfloat16).save_pretrained(out, save_embedding_layers=False)
             _tidy(out, base)
 

@@ -1,1 +1,1 @@
-"""From audio to transcripts: prompts, decoding, the engine, bulk."""
+"""From audio to transcripts: prompts, decoding, the engine, tracks and channels, bulk."""

@@ -1,7 +1,7 @@
-"""Thousands of recordings: segments of many files in one batch, results written as they are ready, resumable.
+"""Bulk transcription: segments of many files in one batch, results written as soon as a file is done, resumable.
 
-While the model decodes one pool of files, the next is read. A results file is JSON lines, one `FileResult` for each
-file that was transcribed: whoever runs the same again goes on after the last.
+While the model decodes one pool of files, the next pool is read. The results file is JSON lines, one `FileResult` for
+each transcribed file. Running the same command again skips the files that are already in it.
 """
 
 import json
@@ -25,25 +25,25 @@ from evoxtral.transcript import Transcript
 SUFFIXES = frozenset(
     ".wav .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .aac .webm .mka .aif .aiff .caf .au .amr .wma .mov".split()
 )  # of recordings in a folder; a file that is named itself may have any
-READERS = min(4, os.cpu_count() or 1)  # threads; decoding a file is the work of ffmpeg, outside Python's lock
+READERS = min(4, os.cpu_count() or 1)  # threads; ffmpeg decodes outside Python's lock
 READ_AHEAD = 2 * READERS  # files
-BATCHES = 2  # in a pool: like lengths decode together, and more to choose from makes them more alike
+BATCHES_PER_POOL = 2  # segments of similar length share a batch; a larger pool makes their lengths more similar
 
 
 class BulkError(EvoxtralError):
-    """Nothing to transcribe, or a results file that cannot be gone on with."""
+    """Nothing to transcribe, or a results file that cannot be continued."""
 
 
 def find(paths: Iterable[str | Path]) -> list[str]:
-    """The recordings that some paths name: files as they are, folders with everything in them, each once.
+    """The recordings in some paths, each once: files as given, folders recursively.
 
     Raises BulkError for a folder without recordings.
     """
-    return list(places(paths))
+    return list(relative_paths(paths))
 
 
-def places(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """The same, each with its place below what names it: its path inside that folder, or its own name."""
+def relative_paths(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """The same, each with its path relative to the folder it was found in; a file given by itself has its name."""
     found: dict[str, Path] = {}
     for path in map(Path, paths):
         if not path.is_dir():
@@ -58,7 +58,7 @@ def places(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def source(file: str) -> audio.Source:
-    """What to read of a name on the command line: a path, or the bytes of a pipe, `-` for standard input.
+    """What a name on the command line stands for: a path, or the bytes of a pipe (`-` is standard input).
 
     Raises AudioError for more than MAX_MEGABYTES, and for a terminal.
     """
@@ -91,24 +91,24 @@ def transcribe(
     language: str | None = "en",
     max_seconds: float = audio.MAX_SECONDS,
 ) -> Iterator[tuple[str, dict[str, Transcript] | AudioError]]:
-    """Each file with its transcripts by variant, or the reason why it cannot be read, as soon as it is there, in any
+    """Each file with its transcripts by variant, or the error why it cannot be read; as soon as it is done, so in any
     order.
 
     variants: None for all.  language: ISO 639-1 code, None to detect.  max_seconds: longest recording accepted.
     Raises EvoxtralError for an unknown variant or language.
     """
-    names = engine.ordered(variants)
-    pools = _pools(files, engine.window_seconds, BATCHES * engine.rows / len(names), max_seconds)
+    selected = engine.ordered(variants)
+    pools = _pools(files, engine.window_seconds, BATCHES_PER_POOL * engine.rows / len(selected), max_seconds)
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(next, pools, None)
         while pool := coming.result():
             coming = ahead.submit(next, pools, None)
-            yield from _decoded(engine, pool, names, language)
+            yield from _decoded(engine, pool, selected, language)
 
 
 @dataclass(frozen=True)
 class _Recording:
-    """A file that was read, with the waveforms of its segments; or why it was not."""
+    """A file with the waveforms of its segments, or the error that reading it raised."""
 
     file: str
     duration: float = 0.0
@@ -120,7 +120,7 @@ class _Recording:
 
 
 def _pools(files: Iterable[str], window: float, segments: float, max_seconds: float) -> Iterator[list[_Recording]]:
-    """Files in groups of at least so many segments together, but for the last; one without any counts as one."""
+    """Groups of files with at least `segments` segments each, except the last group; a file counts as one at least."""
     pool: list[_Recording] = []
     held = 0
     for recording in _read_ahead(files, window, max_seconds):
@@ -134,7 +134,7 @@ def _pools(files: Iterable[str], window: float, segments: float, max_seconds: fl
 
 
 def _read_ahead(files: Iterable[str], window: float, max_seconds: float) -> Iterator[_Recording]:
-    """Files in their order, read by several threads, of which none is far ahead."""
+    """Files in their order, read by several threads, at most READ_AHEAD files ahead of the consumer."""
     waiting: deque[Future[_Recording]] = deque()
     readers = ThreadPoolExecutor(READERS)
     try:
@@ -155,7 +155,7 @@ def _read(file: str, window: float, max_seconds: float) -> _Recording:
         return _Recording(file, error=error)
     waveform = audio.levelled(read.waveform)
     segments = audio.segments(waveform, window)
-    # Copies: a view would keep all of a long recording for the little that is said in it.
+    # Copies: a view would keep the whole recording in memory.
     waveforms = [segment.of(waveform).copy() for segment in segments]
     return _Recording(file, audio.duration(waveform), segments, waveforms, incomplete=read.incomplete, notes=read.notes)
 
@@ -163,17 +163,19 @@ def _read(file: str, window: float, max_seconds: float) -> _Recording:
 def _decoded(
     engine: Engine, pool: Sequence[_Recording], variants: Sequence[str], language: str | None
 ) -> Iterator[tuple[str, dict[str, Transcript] | AudioError]]:
-    """Each file of a pool when the last of its segments is decoded."""
+    """Each file of a pool, as soon as its last segment is decoded."""
     for recording in pool:
         if recording.error:
             yield recording.file, recording.error
         elif not recording.waveforms:  # silent
             yield recording.file, _result(engine, recording, variants, {})
-    places = [(recording, i) for recording in range(len(pool)) for i in range(len(pool[recording].waveforms))]
+    segments = [(recording, i) for recording in range(len(pool)) for i in range(len(pool[recording].waveforms))]
     parts: list[dict[int, Mapping[str, list[Transcript]]]] = [{} for _ in pool]
-    for number, columns in engine.each([pool[recording].waveforms[i] for recording, i in places], variants, language):
-        recording, i = places[number]
-        parts[recording][i] = columns
+    for number, transcripts in engine.stream_batch(
+        [pool[recording].waveforms[i] for recording, i in segments], variants, language
+    ):
+        recording, i = segments[number]
+        parts[recording][i] = transcripts
         if len(parts[recording]) == len(pool[recording].waveforms):
             yield pool[recording].file, _result(engine, pool[recording], variants, parts[recording])
 
@@ -181,7 +183,7 @@ def _decoded(
 def _result(
     engine: Engine, recording: _Recording, variants: Sequence[str], parts: Mapping[int, Mapping]
 ) -> dict[str, Transcript]:
-    """The transcripts of the segments as those of the file."""
+    """Join the transcripts of a file's segments."""
     whole = {}
     for name in variants:
         own = [parts[i][name][0] for i in range(len(recording.segments))]
@@ -199,11 +201,11 @@ def _result(
 # ------------------------------------------------------------------------------------------------- results files
 
 
-class Results:
-    """A results file that grows by whole lines. done: the files that are in it."""
+class ResultsFile:
+    """A results file, written a whole line at a time.  done: the files that are already in it."""
 
     def __init__(self, path: Path, model: str, variants: Sequence[str]):
-        """Open a new one, or go on with one of the same model and variants. Raises BulkError."""
+        """Open a new file, or continue one of the same model and variants. Raises BulkError."""
         self.path = path
         try:
             written = path.read_bytes() if path.exists() else b""
@@ -220,15 +222,15 @@ class Results:
     def _result(self, number: int, line: bytes, model: str, variants: Sequence[str]) -> dict:
         try:
             match json.loads(line):
-                case {"file": str(), "model": str(made), "variants": dict(columns)} as result:
+                case {"file": str(), "model": str(made), "variants": dict(variants_of_line)} as result:
                     pass
                 case _:
                     raise ValueError
         except (ValueError, RecursionError) as error:
             raise BulkError(f"{self.path}, line {number} is no result of a bulk run: name a new file.") from error
-        if (made, sorted(columns)) != (model, sorted(variants)):
+        if (made, sorted(variants_of_line)) != (model, sorted(variants)):
             raise BulkError(
-                f"{self.path}, line {number} was written by {', '.join(columns)} of {made} and not by "
+                f"{self.path}, line {number} was written by {', '.join(variants_of_line)} of {made} and not by "
                 f"{', '.join(variants)} of {model}: name a new file."
             )
         return result
@@ -241,7 +243,7 @@ class Results:
         except OSError as error:
             raise BulkError(f"{self.path} cannot be written: {error.strerror}.") from error
 
-    def __enter__(self) -> "Results":
+    def __enter__(self) -> "ResultsFile":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -249,7 +251,7 @@ class Results:
 
 
 def _lines(written: bytes) -> tuple[list[bytes], bytes]:
-    """Whole lines, and what an interrupted run left of one."""
+    """The complete lines, and the incomplete last line that an interrupted run may have left."""
     *lines, unfinished = written.split(b"\n")
     return lines, unfinished
 

@@ -1,7 +1,7 @@
-"""The one way from audio to transcripts: app, command line, API, benchmark and RAFT all call it.
+"""The engine: audio in, transcripts out. The page, the command line, the API, the benchmark and RAFT all use it.
 
-All asked variants and all segments of a clip are decoded as one batch, rows variant-major: (variants,
-segments, samples). All variants share the log-mels. Variants whose adapters do not change the encoder also share its
+All requested variants and all segments of a clip are decoded as one batch, rows in the order (variants, segments,
+samples). All variants share the log-mels. Variants whose adapters do not change the encoder also share its
 output.
 """
 
@@ -22,9 +22,9 @@ from transformers import VoxtralConfig
 from evoxtral import audio, confidence
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
 from evoxtral.inference.prompt import Prompt
-from evoxtral.inference.sampling import Decoding, Row, chances
+from evoxtral.inference.sampling import Decoding, Row, uniform_draws
 from evoxtral.inference.scheduler import Batch, cache_length
-from evoxtral.inference.streaming import Clock, Column, cue_of
+from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
 from evoxtral.model import backends, checkpoints, lora
 from evoxtral.model.backends import shortest_duration
 from evoxtral.model.cache import Cache
@@ -37,24 +37,25 @@ from evoxtral.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
-FULL = "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
-TOO_LARGE = "{} does not fit the memory that is free on {}: choose a larger device, or the model tiny."
-ROOM = {"cuda": 12e9, "cpu": 2e9}  # bytes for rows decoded together, however long the clip and many the variants
-FREE = 0.4  # at most this share of a CUDA device's free memory: `serve` decodes two requests at once
+OUT_OF_MEMORY = "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
+MODEL_TOO_LARGE = "{} does not fit the memory that is free on {}: choose a larger device, or the model tiny."
+BATCH_MEMORY = {"cuda": 12e9, "cpu": 2e9}  # bytes for the rows of one batch
+MAX_FREE_SHARE = 0.4  # at most this share of a CUDA device's free memory: `serve` decodes two requests at once
 FIRST_SEGMENTS = 4  # segments in the first batch of a clip on a CPU; later batches are larger
 MAX_ROWS = 96  # with more rows, a batch waits longer for its slowest row
-# Bytes of weight files. Up to SMALL, a CPU uses float32: 16 bits would gain little, and every machine gives the same
-# text. Above SMALL it uses the fastest dtype, and from LARGE on the fastest of 16 bits, which need half the memory.
-SMALL, LARGE = 1e8, 2e9
-TURN = 1.0  # s of silence that end a turn of a speaker who has a channel of their own
-KEPT = 1e9  # bytes: a cache up to this size is kept, with its CUDA graph, for the next request
+# Bytes of weight files. Up to SMALL_MODEL, a CPU uses float32: 16 bits would gain little, and every machine gives the
+# same text. Above it, a CPU uses its fastest dtype; from LARGE_MODEL on the fastest of 16 bits, which need half the
+# memory.
+SMALL_MODEL, LARGE_MODEL = 1e8, 2e9
+TURN_GAP = 1.0  # s of silence that end the turn of a speaker with a channel of their own
+MAX_KEPT_CACHE = 1e9  # bytes: a cache up to this size is kept, with its CUDA graph, for the next request
 
 
 class Engine:
     """One base in memory, and its adapters. Threads may share it: they take turns every few tokens.
 
     checkpoint, variants, window_seconds (longest segment), device, dtype (of the weights), activations (their dtype),
-    prompt, rows: to be read.
+    prompt, rows: read-only.
     """
 
     def __init__(
@@ -68,8 +69,8 @@ class Engine:
         """Load a checkpoint.
 
         device: "cuda" or "cpu", None for CUDA where there is one.  dtype: of the weights; None for bfloat16, or on
-        a CPU for what is best there (see SMALL).  rows: the most rows decoded together, None for what fits ROOM.
-        on_progress: see `checkpoints.fetch`.  Raises CheckpointError.
+        a CPU for what is best there (see SMALL_MODEL).  rows: limit on the rows of a batch, None for what
+        fits BATCH_MEMORY.  on_progress: see `checkpoints.fetch`.  Raises CheckpointError.
         """
         references = checkpoint.base, *checkpoint.adapters.values()
         folder, *adapters = [checkpoints.fetch(reference, on_progress=on_progress) for reference in references]
@@ -82,7 +83,8 @@ class Engine:
         self.calibration = confidence.load(folder)
         self._config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
-        with freed_memory_returned(), _memory_or(CheckpointError(TOO_LARGE.format(checkpoint.name, self.device.type))):
+        too_large = CheckpointError(MODEL_TOO_LARGE.format(checkpoint.name, self.device.type))
+        with freed_memory_returned(), _memory_or(too_large):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs and while a cache is taken or given back
         self._idle: tuple[tuple, Cache] | None = None
@@ -90,12 +92,12 @@ class Engine:
 
     @cached_property
     def rows(self) -> int:
-        """The most rows decoded together. Computed on first use: on ZeroGPU there is no device before."""
+        """Limit on the rows of a batch. Computed on first use: on ZeroGPU there is no device before."""
         if self._rows:
             return self._rows
-        room = ROOM[self.device.type]
+        room = BATCH_MEMORY[self.device.type]
         if self.device.type == "cuda":
-            room = min(room, FREE * torch.cuda.mem_get_info(self.device)[0])
+            room = min(room, MAX_FREE_SHARE * torch.cuda.mem_get_info(self.device)[0])
         return _rows_that_fit(room, self._config, self.prompt, self.activations)
 
     def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
@@ -122,28 +124,30 @@ class Engine:
         language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.
         Raises AudioError, and EvoxtralError for an unknown variant or language.
         """
-        names = self.ordered(variants)
+        selected = self.ordered(variants)
         self.prompt.transcription_ids(language)  # raises for an unknown language before any work is done
         decoding = decoding or Decoding()
         recording = source if isinstance(source, audio.Recording) else audio.read(source, max_seconds)
         waveform = audio.levelled(recording.waveform)
-        pause = TURN if recording.channel else audio.MAX_PAUSE
+        pause = TURN_GAP if recording.channel else audio.MAX_PAUSE
         segments = audio.segments(waveform, self.window_seconds, pause)
-        columns = {name: Column(audio.duration(waveform)) for name in names}
+        growing = {name: GrowingTranscript(audio.duration(waveform)) for name in selected}
         clock = Clock()
-        for part, first in self._parts(segments, len(names)):
+        for part, first in self._parts(segments, len(selected)):
             waveforms = [segment.of(waveform) for segment in part]
-            for column in columns.values():
-                column.begin(part, clock.elapsed)
-            for rows in self._decode(waveforms, names, language, decoding, keys=range(first, first + len(part))):
-                for column, block in zip(columns.values(), _blocks(rows, len(names)), strict=True):
-                    column.see(block, clock.elapsed)
-                if clock.look_is_due:
-                    with clock.stopped():
-                        yield {name: c.transcript(self.prompt, done=False) for name, c in columns.items()}
-            for column in columns.values():
-                column.finish(self.prompt)
-        last = {name: c.transcript(self.prompt, done=True) for name, c in columns.items()}
+            for transcript in growing.values():
+                transcript.begin(part, clock.elapsed)
+            for rows in self._decode(waveforms, selected, language, decoding, keys=range(first, first + len(part))):
+                for transcript, block in zip(growing.values(), _blocks(rows, len(selected)), strict=True):
+                    transcript.update(block, clock.elapsed)
+                if clock.update_due:
+                    with clock.paused():
+                        yield {
+                            name: transcript.snapshot(self.prompt, done=False) for name, transcript in growing.items()
+                        }
+            for transcript in growing.values():
+                transcript.finish(self.prompt)
+        last = {name: transcript.snapshot(self.prompt, done=True) for name, transcript in growing.items()}
         about = {name: getattr(recording, name) for name in ("incomplete", "notes", "track", "channel")}
         yield {name: replace(self.calibration.judged(transcript), **about) for name, transcript in last.items()}
 
@@ -199,11 +203,11 @@ class Engine:
         read once, whatever the number of samples. A transcript's `elapsed` is its clip's share of its batch.
         """
         results: list = [None] * len(waveforms)
-        for i, columns in self.each(waveforms, variants, language, decoding, samples):
-            results[i] = columns
+        for i, transcripts in self.stream_batch(waveforms, variants, language, decoding, samples):
+            results[i] = transcripts
         return results
 
-    def each(
+    def stream_batch(
         self,
         waveforms: Sequence[np.ndarray],
         variants: Sequence[str] | None = None,
@@ -211,24 +215,24 @@ class Engine:
         decoding: Decoding | None = None,
         samples: int = 1,
     ) -> Iterator[tuple[int, dict[str, list[Transcript]]]]:
-        """What `batch` gives, with the number of its waveform, as soon as it is there and in any order."""
-        names = self.ordered(variants)
+        """Like `batch`, but each result as soon as it is done, with the index of its waveform; in any order."""
+        selected = self.ordered(variants)
         decoding = decoding or Decoding()
         # Sorted by length: a batch runs until its longest row has ended.
         spoken = [i for i, waveform in enumerate(waveforms) if not audio.is_silent(waveform)]
         spoken.sort(key=lambda i: len(waveforms[i]), reverse=True)
         for i in {*range(len(waveforms))} - {*spoken}:
-            yield i, {name: [_empty(waveforms[i])] * samples for name in names}
-        at_once = max(1, self.rows // (len(names) * samples))
+            yield i, {name: [_empty(waveforms[i])] * samples for name in selected}
+        at_once = max(1, self.rows // (len(selected) * samples))
         for first in range(0, len(spoken), at_once):
             part = spoken[first : first + at_once]
             started = time.perf_counter()
-            for rows in self._decode([waveforms[i] for i in part], names, language, decoding, part, samples):
+            for rows in self._decode([waveforms[i] for i in part], selected, language, decoding, part, samples):
                 last = rows
             elapsed = (time.perf_counter() - started) / len(part)
-            columns = [_blocks(block, len(part)) for block in _blocks(last, len(names))]
-            for i, *copies in zip(part, *columns, strict=True):
-                written = zip(names, copies, strict=True)
+            by_variant = [_blocks(block, len(part)) for block in _blocks(last, len(selected))]
+            for i, *copies in zip(part, *by_variant, strict=True):
+                written = zip(selected, copies, strict=True)
                 yield i, {name: [self._short(waveforms[i], row, elapsed) for row in rows] for name, rows in written}
 
     def _short(self, waveform: np.ndarray, row: Row, elapsed: float) -> Transcript:
@@ -237,7 +241,7 @@ class Engine:
         return self.calibration.judged(Transcript((cue,), length, elapsed))
 
     def ordered(self, variants: Sequence[str] | None) -> tuple[str, ...]:
-        """Some variants, None for all, in the order in which they are given back. Raises EvoxtralError."""
+        """The requested variants (None for all) in the order of the results. Raises EvoxtralError."""
         unknown = [name for name in variants or () if name not in self.variants]
         if unknown:
             raise EvoxtralError(
@@ -248,43 +252,43 @@ class Engine:
     def _decode(
         self,
         waveforms: Sequence[np.ndarray],
-        names: tuple[str, ...],
+        selected: tuple[str, ...],
         language: str | None,
         decoding: Decoding,
         keys: Sequence[int],
         samples: int = 1,
     ) -> Iterator[list[Row]]:
-        """Decode waveforms as one batch; gives its rows, (names x waveforms x samples), each time they have grown.
+        """Decode waveforms as one batch; yields its rows (variants x waveforms x samples) when they have new tokens.
 
         keys: a number for each waveform, which with the seed decides what is sampled for it.
         """
         budgets = [decoding.budget(audio.duration(waveform)) for waveform in waveforms for _ in range(samples)]
-        budgets *= len(names)
-        chance = None
+        budgets *= len(selected)
+        draws = None
         if decoding.temperature:
-            draws = [(key, sample) for key in keys for sample in range(samples)] * len(names)
-            chance = chances(decoding.seed, draws, max(budgets))
+            row_keys = [(key, sample) for key in keys for sample in range(samples)] * len(selected)
+            draws = uniform_draws(decoding.seed, row_keys, max(budgets))
         ids = self.prompt.transcription_ids(language)
         length = cache_length(len(ids), budgets, self.device)
-        with _memory_or(DeviceFullError(FULL)):
+        with _memory_or(DeviceFullError(OUT_OF_MEMORY)):
             log_mel = self.prompt.log_mel(waveforms, self.device)
             with self._lock, torch.inference_mode():
                 return_freed_memory()  # of the log-mel computation, before the encoder allocates
-                prompts = self._prompts(ids, log_mel, names)
+                prompts = self._prompts(ids, log_mel, selected)
                 del log_mel
                 return_freed_memory()  # of the encoder, before the cache is allocated
-                cache = self._cache((names, len(budgets), length))
-                with self._mix.using(names):
-                    batch = Batch(cache, prompts, budgets, self.prompt.eos_id, decoding, chance)
+                cache = self._cache((selected, len(budgets), length))
+                with self._mix.using(selected):
+                    batch = Batch(cache, prompts, budgets, self.prompt.eos_id, decoding, draws)
                 del prompts
                 return_freed_memory()  # of the prompts, before the first step
         while not batch.done:
-            with _memory_or(DeviceFullError(FULL)), self._lock, self._mix.using(names):
+            with _memory_or(DeviceFullError(OUT_OF_MEMORY)), self._lock, self._mix.using(selected):
                 batch.advance()
             yield batch.rows
         with self._lock:
-            if self.device.type == "cuda" and cache.bytes <= KEPT:
-                self._idle = (names, len(budgets), length), cache
+            if self.device.type == "cuda" and cache.bytes <= MAX_KEPT_CACHE:
+                self._idle = (selected, len(budgets), length), cache
 
     def _cache(self, key: tuple[tuple[str, ...], int, int]) -> Cache:
         """The idle cache if its shape is right, else a new one. None is idle afterwards: a cache serves one batch."""
@@ -293,10 +297,10 @@ class Engine:
             return idle[1]
         return Cache(self._text, rows=key[1], length=key[2])
 
-    def _prompts(self, ids: Sequence[int], log_mel: torch.Tensor, names: tuple[str, ...]) -> torch.Tensor:
-        """Prompt embeddings (names x S, L, D) of ids (L,) and the audio_embeds of log_mel (S, bands, frames)."""
+    def _prompts(self, ids: Sequence[int], log_mel: torch.Tensor, selected: tuple[str, ...]) -> torch.Tensor:
+        """Prompt embeddings (variants x S, L, D) of ids (L,) and the audio_embeds of log_mel (S, bands, frames)."""
         tokens = torch.tensor(ids, device=self.device)
-        audio_embeds = self._encoder(log_mel.to(self.activations), names)
+        audio_embeds = self._encoder(log_mel.to(self.activations), selected)
         prompts = self._text.embedded(tokens).repeat(len(audio_embeds), 1, 1)
         prompts[:, tokens == self.prompt.audio_id] = audio_embeds
         return prompts
@@ -351,10 +355,10 @@ def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
     if device.type != "cpu":
         return torch.bfloat16
     size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
-    if size <= SMALL:
+    if size <= SMALL_MODEL:
         return torch.float32
     widened = torch.float16 if backends.fbgemm_supports(torch.float16, device) else torch.float32
-    if size >= LARGE and widened is torch.float32:
+    if size >= LARGE_MODEL and widened is torch.float32:
         return torch.bfloat16
     return min((widened, torch.bfloat16), key=_product_duration)
 

@@ -1,8 +1,8 @@
-"""What the model is asked: audio and a language become prompt ids and log-mels, by Voxtral's own processor.
+"""Prompt ids and log-mels of a transcription request, made by Voxtral's own processor.
 
-Every piece of audio given to this module fits one model window, so every prompt of one kind has the same
-length: a batch needs no padding and no attention mask. Audio always comes as arrays; the processor would also
-take paths and URLs, and a string that comes from a user would be fetched.
+Each waveform fits one model window, so all prompts of one language have the same length: a batch needs no padding and
+no attention mask. Audio is always given as arrays: the processor would also fetch paths and URLs, which must never come
+from a user.
 """
 
 import base64
@@ -23,9 +23,9 @@ from evoxtral.errors import CheckpointError, EvoxtralError, reading
 
 FRAMES_PER_POSITION = 2  # mel frames; the encoder's second convolution has stride 2
 
-# Stands in for a clip where only the ids are wanted: the processor pads every clip to full windows.
-_SOME_AUDIO = np.zeros(SAMPLE_RATE // 10, np.float32)
-# A model that detects the language may say it first, as ordinary text; it is no part of the transcript.
+# A clip for requests of which only the ids are used: the processor pads every clip to full windows.
+_PLACEHOLDER_AUDIO = np.zeros(SAMPLE_RATE // 10, np.float32)
+# A model that detects the language may write it first, as ordinary text; it is removed from the transcript.
 _SPOKEN_LANGUAGE = re.compile(r"lang:[a-z]{2}")
 
 
@@ -53,9 +53,9 @@ class Prompt:
         self.eos_id = self._tekken.eos_id
         self._transcription_ids: dict[str | None, list[int]] = {}  # by language; building one takes ~0.1 s
         with reading(f"config.json or tekken.json in {folder}", MistralCommonException):
-            # A model of one language detects that one, and was never asked to.
+            # A model of one language was not trained to detect it: None means that language.
             languages = getattr(config, "languages", ())
-            self._detected = languages[0] if len(languages) == 1 else None
+            self._only_language = languages[0] if len(languages) == 1 else None
             self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
             fits = self.transcription_ids(None).count(self.audio_id) == self.audio_tokens
         if not fits:
@@ -75,15 +75,15 @@ class Prompt:
 
     def chat_ids(self, question: str) -> list[int]:
         """Prompt ids (L,) of a chat turn: one window of audio, then a question about it."""
-        audio = {"type": "audio", "base64": base64.b64encode(wav_bytes(_SOME_AUDIO)).decode()}
+        audio = {"type": "audio", "base64": base64.b64encode(wav_bytes(_PLACEHOLDER_AUDIO)).decode()}
         turn = {"role": "user", "content": [audio, {"type": "text", "text": question}]}
         return self.processor.apply_chat_template([turn])["input_ids"][0].tolist()
 
     def _request_transcription(self, language: str | None) -> list[int]:
-        language = self._detected if language is None else language
+        language = self._only_language if language is None else language
         settings = {"format": ["WAV"], "sampling_rate": SAMPLE_RATE, "model_id": "voxtral"}
         try:
-            request = self.processor.apply_transcription_request([_SOME_AUDIO], language=language, **settings)
+            request = self.processor.apply_transcription_request([_PLACEHOLDER_AUDIO], language=language, **settings)
         except ValueError as error:
             raise EvoxtralError(
                 f"{language!r} is not a language code: use two letters such as 'en' (ISO 639-1), or none to detect it."
@@ -119,8 +119,8 @@ class Prompt:
 def load_processor(folder: str | Path, window_frames: int) -> VoxtralProcessor:
     """Voxtral's processor for windows of `window_frames` mel frames.
 
-    The processor assumes windows of 30 s, and takes others only through `audio_kwargs`, which are not among the
-    files it saves and which it ignores there: they have to be set after every load. Raises CheckpointError.
+    The processor assumes windows of 30 s. Other lengths are set in `audio_kwargs`, which it does not save or read from
+    its files: so they are set after every load. Raises CheckpointError.
     """
     with reading(_file_of(folder, "tekken.json"), MistralCommonException):
         tokenizer = MistralCommonBackend.from_pretrained(folder)
@@ -135,7 +135,7 @@ def load_processor(folder: str | Path, window_frames: int) -> VoxtralProcessor:
 
 
 def _file_of(folder: str | Path, *names: str) -> Path:
-    """The first of some files that is there."""
+    """The first of these files that exists."""
     for file in (Path(folder) / name for name in names):
         if file.is_file():
             return file

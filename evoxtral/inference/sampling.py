@@ -1,8 +1,7 @@
-"""From logits to tokens: greedy or nucleus choice, stop rules, and what the host needs to know of each row.
+"""From logits to tokens: greedy or nucleus sampling, stop rules, and the state of each row on the host.
 
-Every row of a batch is on its own: it ends at its own end-of-text, at its own budget, or when it repeats
-itself. A row that has ended goes on computing what nobody reads, so that shapes stay as they are, until all
-have ended.
+A row ends at its end-of-text token, at its budget, or when it repeats itself. A row that has ended stays in the batch,
+and what it computes is ignored, so that tensor shapes stay the same until all rows have ended.
 """
 
 import math
@@ -19,7 +18,7 @@ LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of lik
 class Decoding:
     """How text is decoded; the defaults are greedy.
 
-    temperature: 0 for greedy, else softness of sampling (RAFT samples at 0.7).
+    temperature: 0 for greedy, else that of sampling (RAFT samples at 0.7).
     top_p: nucleus, the smallest set of most likely tokens with at least this probability is sampled from
         (https://arxiv.org/abs/1904.09751); RAFT uses 0.9.
     seed: of the sampling; None differs from call to call. The same seed gives a clip the same samples,
@@ -78,12 +77,12 @@ class Row:
 
 
 LOOP_UNIT = 32  # tokens: the longest phrase that is recognised as repeating
-LOOP_REPEATS = 4  # times it must stand at the end, one after the other,
-LOOP_TOKENS = 24  # and over at least so many tokens: "no no no no" and "[laughs] [laughs]" may be said
+LOOP_REPEATS = 4  # the least number of repetitions at the end of the text, and
+LOOP_TOKENS = 24  # the fewest tokens they cover: "no no no no" and "[laughs] [laughs]" are ordinary speech
 
 
 def repeated_tail(ids: Sequence[int]) -> int:
-    """How many tokens at the end only repeat what stands before them; 0 where the text is in no loop."""
+    """The number of tokens at the end that only repeat those before them; 0 where the text is in no loop."""
     for unit in range(1, min(LOOP_UNIT, len(ids) // LOOP_REPEATS) + 1):
         span = max(LOOP_REPEATS * unit, LOOP_TOKENS)
         if len(ids) < span or ids[-1] != ids[-1 - unit]:
@@ -113,7 +112,7 @@ def choose(logits: torch.Tensor, decoding: Decoding, uniform: torch.Tensor) -> t
     return token, log_probabilities.gather(-1, token[:, None])[:, 0]
 
 
-def chances(seed: int | None, keys: Sequence[tuple[int, ...]], steps: int) -> np.ndarray:
+def uniform_draws(seed: int | None, keys: Sequence[tuple[int, ...]], steps: int) -> np.ndarray:
     """Uniform numbers (len(keys), steps) in [0, 1): each row's from the seed and its own key alone."""
     root = np.random.SeedSequence(seed).entropy
     rows = [np.random.default_rng((root, *key)).random(steps, dtype=np.float32) for key in keys]

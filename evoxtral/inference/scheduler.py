@@ -1,4 +1,4 @@
-"""Rows that decode together, step by step."""
+"""A batch of rows that is decoded step by step."""
 
 import math
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ class Batch:
         budgets: Sequence[int],
         eos_id: int,
         decoding: Decoding,
-        chance: np.ndarray | None = None,
+        draws: np.ndarray | None = None,
     ):
         """Prefill the prompts.
 
         prompts: embedded (P, T, D), each for len(budgets) / P neighbouring rows.
-        chance: (rows, steps), see `chances`; None where the choice is greedy.
+        draws: (rows, steps), see `uniform_draws`; None where the choice is greedy.
         """
         self.rows = [Row(budget) for budget in budgets]
         self.cache, self.eos_id, self.decoding = cache, eos_id, decoding
         steps = max(budgets)
         device = prompts.device
-        self._chance = torch.zeros(len(budgets), steps) if chance is None else torch.from_numpy(chance)
-        self._chance = self._chance.to(device)
+        self._draws = torch.zeros(len(budgets), steps) if draws is None else torch.from_numpy(draws)
+        self._draws = self._draws.to(device)
         self._tokens = torch.zeros(len(budgets), steps, dtype=torch.long, device=device)
         self._log_probabilities = torch.zeros(len(budgets), steps, device=device)
         self._steps = 0
@@ -51,7 +51,7 @@ class Batch:
         """Decode up to SYNC_EVERY more tokens of every row."""
         start, end = self._steps, min(self._steps + SYNC_EVERY, self._tokens.shape[1])
         for i in range(start, end):
-            token, log_probability = choose(self._logits, self.decoding, self._chance[:, i])
+            token, log_probability = choose(self._logits, self.decoding, self._draws[:, i])
             self._tokens[:, i], self._log_probabilities[:, i] = token, log_probability
             self._logits = self.cache.step(token)
         self._steps = end

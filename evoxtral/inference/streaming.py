@@ -1,4 +1,4 @@
-"""Transcripts while they grow: what has been decoded so far, and when to show it."""
+"""Partial transcripts while a clip is decoded, and how often to give them out."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,40 +9,40 @@ from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Row
 from evoxtral.transcript import Cue, Token, Transcript
 
-SHOW_EVERY = 0.05  # s between two growing transcripts, at first
-# The longer a clip takes, the longer its text is to draw, and the less is new in it: whoever looks on gets a fifth of
-# the time at most, and not more than LOOKS looks while the time doubles.
-DRAWING_SHARE, LOOKS = 1 / 5, 50
+UPDATE_EVERY = 0.05  # s, the shortest time between two partial transcripts
+# A longer text takes longer to draw, and less of it is new. So drawing gets at most this share of the time, and the
+# number of updates is limited: at most this many while the elapsed time doubles.
+MAX_DISPLAY_SHARE, MAX_UPDATES = 1 / 5, 50
 
 
 class Clock:
-    """The time that decoding takes, without that of whoever looks on; and when they may look."""
+    """Decoding time without the time that the consumer of partial transcripts takes, and when the next one is due."""
 
     def __init__(self) -> None:
-        self._begun = self._looked = time.perf_counter()
-        self._last_look = 0.0  # s it took
+        self._begun = self._last_update = time.perf_counter()
+        self._display_time = 0.0  # s that the consumer took for the last one
 
     @property
     def elapsed(self) -> float:
         return time.perf_counter() - self._begun
 
     @property
-    def look_is_due(self) -> bool:
-        pause = max(SHOW_EVERY, self._last_look * (1 / DRAWING_SHARE - 1), self.elapsed / LOOKS)
-        return time.perf_counter() - self._looked >= pause
+    def update_due(self) -> bool:
+        pause = max(UPDATE_EVERY, self._display_time * (1 / MAX_DISPLAY_SHARE - 1), self.elapsed / MAX_UPDATES)
+        return time.perf_counter() - self._last_update >= pause
 
     @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """For the time of a look."""
+    def paused(self) -> Iterator[None]:
+        """Does not count the time that the consumer takes."""
         begun = time.perf_counter()
         yield
-        self._looked = time.perf_counter()
-        self._last_look = self._looked - begun
-        self._begun += self._last_look
+        self._last_update = time.perf_counter()
+        self._display_time = self._last_update - begun
+        self._begun += self._display_time
 
 
-class Column:
-    """One variant's transcript while it grows."""
+class GrowingTranscript:
+    """One variant's transcript while it is decoded: finished cues, and the rows of the segments in progress."""
 
     def __init__(self, duration: float):
         self.duration, self.elapsed = duration, 0.0
@@ -54,22 +54,22 @@ class Column:
         self._segments, self._rows = segments, ()
         self._started, self._running = now - self.elapsed, True
 
-    def see(self, rows: Sequence[Row], now: float) -> None:
+    def update(self, rows: Sequence[Row], now: float) -> None:
         self._rows = rows
         if self._running:
             self.elapsed = now - self._started
             self._running = not all(row.done for row in rows)
 
     def finish(self, prompt: Prompt) -> None:
-        """The segments begun last have all ended."""
+        """All segments in progress have ended."""
         self._finished += self._growing(prompt)
         self._segments = self._rows = ()
 
-    def transcript(self, prompt: Prompt, done: bool) -> Transcript:
+    def snapshot(self, prompt: Prompt, done: bool) -> Transcript:
         return Transcript((*self._finished, *self._growing(prompt)), self.duration, self.elapsed, done)
 
     def _growing(self, prompt: Prompt) -> list[Cue]:
-        # Before the first look at a part there are segments and no rows yet.
+        # Until the first update there are segments but no rows.
         return [cue_of(segment, row, prompt) for segment, row in zip(self._segments, self._rows, strict=False)]
 
 

@@ -1,5 +1,4 @@
-"""Which weights to use: the scale model that ships with the package, the published model, a folder, or a Hub
-id.
+"""Find, download and load weights: the scale model in the package, the published model, a folder, or a Hub id.
 
 A checkpoint is a base and any number of adapters. Each is a folder or a Hub id, `owner/name` or
 `owner/name@revision`.
@@ -27,29 +26,29 @@ log = logging.getLogger(__name__)
 TINY, MINI = "tiny", "mini-3b"
 TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
 MINI_BASE = "mistralai/Voxtral-Mini-3B-2507"
-MINI_BYTES = 12e9  # of a GPU: 9.4 for the base, the rest for adapters, a cache and what computing needs
+MINI_BYTES = 12e9  # of GPU memory: 9.4e9 for the base, the rest for adapters, cache and activations
 MINI_ADAPTERS = {"sft": "YongkangZOU/evoxtral-lora", "rl": "YongkangZOU/evoxtral-rl"}
 ADAPTER_ORDER = ("sft", "rl")  # the order in which a folder's adapters were trained; others follow by name
 
-# The Hub's copy of the base holds the same weights a second time in Mistral's own format: not fetched.
+# The Hub's repository also holds the weights in Mistral's own format, which are not downloaded.
 FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "tekken.json", "model*.safetensors", "model.safetensors.index.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE,
 )  # fmt: skip
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
-_NEITHER = "{} is neither a folder nor a Hub id (owner/name or owner/name@revision)."
+_NOT_A_REFERENCE = "{} is neither a folder nor a Hub id (owner/name or owner/name@revision)."
 _GATED = "{0} is gated: accept its terms at https://huggingface.co/{0}, then log in (`hf auth login` or HF_TOKEN)."
 _VARIANT = re.compile(r"[\w-]+")
-_TAKEN = (lora.BASE, "all")  # "all" asks for every variant
+_RESERVED = (lora.BASE, "all")  # "all" asks for every variant
 _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
-_TELL_EVERY = 3.0  # s, of a download
+_REPORT_EVERY = 3.0  # s, of a download
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A base and its adapters, by folder or Hub id; nothing is loaded yet.
+    """References to a base and its adapters, as folders or Hub ids; nothing is loaded.
 
-    name: what people call it.  adapters: variant -> folder or Hub id.  reason: why this one was chosen, for
+    name: as it is shown to people.  adapters: variant -> folder or Hub id.  reason: why this one was chosen, for
     the log and the page.
     """
 
@@ -71,24 +70,24 @@ def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Chec
     replace those adapters, and EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. Raises CheckpointError.
     """
     reason = "asked for"
-    replaced, added = _named_adapters(environ)
+    replaced, added = _adapters_from(environ)
     if name == "auto" and (environ.get("EVOXTRAL_MODEL") or "auto") != "auto":
         name, reason = environ["EVOXTRAL_MODEL"], "EVOXTRAL_MODEL names it"
     elif name == "auto":
-        name, reason = _best_here(environ, {**MINI_ADAPTERS, **replaced, **added})
-        if name == TINY:  # nobody's choice: what was set for the other base must not keep this one from starting
+        name, reason = _best_available(environ, {**MINI_ADAPTERS, **replaced, **added})
+        if name == TINY:  # chosen automatically: adapters set for the other base must not make the start fail
             unused = [f"EVOXTRAL_{variant.upper()}" for variant in replaced]
             unused += [f"EVOXTRAL_ADAPTERS' {variant}" for variant, reference in added.items() if _on_hub(reference)]
             reason += "".join(f"; {adapter} is for {MINI} and is not used here" for adapter in unused)
             replaced, added = {}, {variant: folder for variant, folder in added.items() if not _on_hub(folder)}
-    base, adapters = _parts(name)
+    base, adapters = _base_and_adapters(name)
     adapters = {**adapters, **replaced, **added}
     checkpoint = Checkpoint(name, base, adapters, reason)
     log.info("model %s (%s): base %s, adapters %s", name, reason, base, dict(adapters))
     return checkpoint
 
 
-def _parts(name: str) -> tuple[str, dict[str, str]]:
+def _base_and_adapters(name: str) -> tuple[str, dict[str, str]]:
     if name == TINY and not (TINY_FOLDER / "base" / "config.json").is_file():
         raise CheckpointError(f"The scale model is missing from this installation ({TINY_FOLDER}); install it again.")
     if name == MINI:
@@ -109,27 +108,27 @@ def _parts(name: str) -> tuple[str, dict[str, str]]:
 
 
 def _on_hub(reference: str) -> bool:
-    """Whether a reference is a Hub id, and no file or folder here."""
+    """Whether a reference is a Hub id and not an existing file or folder."""
     return _HUB_ID.fullmatch(reference) is not None and not Path(reference).exists()
 
 
-def _named_adapters(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The adapters that the environment names: in place of the published ones, and beside them."""
+def _adapters_from(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The adapters that the environment names: those that replace published ones, and additional ones."""
     variables = {variant: f"EVOXTRAL_{variant.upper()}" for variant in ADAPTER_ORDER}
     replaced = {variant: environ[name] for variant, name in variables.items() if environ.get(name)}
     added = {}
     for entry in filter(None, map(str.strip, environ.get("EVOXTRAL_ADAPTERS", "").split(","))):
         variant, equals, reference = entry.partition("=")
-        if not equals or not reference or not _VARIANT.fullmatch(variant) or variant in _TAKEN:
+        if not equals or not reference or not _VARIANT.fullmatch(variant) or variant in _RESERVED:
             raise CheckpointError(
                 f"EVOXTRAL_ADAPTERS has {entry!r}: write name=folder or name=owner/name, with commas between, "
-                f"and no name that is taken ({', '.join(_TAKEN)})."
+                f"and no name that is taken ({', '.join(_RESERVED)})."
             )
         added[variant] = reference
     return replaced, added
 
 
-def _best_here(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple[str, str]:
+def _best_available(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple[str, str]:
     if not environ.get("SPACES_ZERO_GPU"):
         if not torch.cuda.is_available():
             return TINY, f"no CUDA device here; to hear people, choose a GPU or set EVOXTRAL_MODEL={MINI}"
@@ -138,7 +137,7 @@ def _best_here(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HTTPError
 
-    absent = [reference for reference in (MINI_BASE, *adapters.values()) if not _is_here(reference)]
+    absent = [reference for reference in (MINI_BASE, *adapters.values()) if not _is_cached(reference)]
     if not absent:
         return MINI, "a CUDA device is here, and its weights are on this machine"
     log.info("not whole on this machine: %s", ", ".join(absent))
@@ -155,8 +154,8 @@ def _gpu_bytes() -> int:
     return torch.cuda.get_device_properties(0).total_memory
 
 
-def _is_here(reference: str) -> bool:
-    """Whether all of the published base or of an adapter is on this machine; a download may have broken off."""
+def _is_cached(reference: str) -> bool:
+    """Whether all files of the published base or of an adapter are on this machine: a download may be incomplete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -181,12 +180,12 @@ def _is_here(reference: str) -> bool:
 def fetch(reference: str, files: tuple[str, ...] = FILES, on_progress: Callable[[str], None] | None = None) -> Path:
     """The folder of a base or an adapter; a Hub id is downloaded. Raises CheckpointError.
 
-    on_progress: gets a line every few seconds of how far a download is; None for the log.
+    on_progress: called every few seconds with a line on the progress of the download; None for the log.
     """
     if Path(reference).is_dir():
         return Path(reference)
     if not _HUB_ID.fullmatch(reference):
-        raise CheckpointError(_NEITHER.format(reference))
+        raise CheckpointError(_NOT_A_REFERENCE.format(reference))
     return Path(_download(reference, files, on_progress or log.info))
 
 
@@ -203,14 +202,14 @@ def _download(reference: str, files: tuple[str, ...], on_progress: Callable[[str
 
     repo, _, revision = reference.partition("@")
     try:
-        size = _to_download(repo, revision, files)
+        size = _bytes_to_download(repo, revision, files)
         asked = {"revision": revision or None, "allow_patterns": files}
         folder = snapshot_download(repo, **asked, tqdm_class=_progress(repo, size, on_progress))
         if size:
             on_progress(f"Downloaded {repo}")
         return folder
     except HFValidationError as error:
-        raise CheckpointError(_NEITHER.format(reference)) from error
+        raise CheckpointError(_NOT_A_REFERENCE.format(reference)) from error
     except GatedRepoError as error:
         raise CheckpointError(_GATED.format(repo)) from error
     except RepositoryNotFoundError as error:
@@ -230,8 +229,8 @@ def _download(reference: str, files: tuple[str, ...], on_progress: Callable[[str
         raise CheckpointError(f"The download of {reference} broke off ({error}): start it again.") from error
 
 
-def _to_download(repo: str, revision: str, files: tuple[str, ...]) -> int:
-    """How many bytes are not here yet. Raises CheckpointError if the disk has no room for them."""
+def _bytes_to_download(repo: str, revision: str, files: tuple[str, ...]) -> int:
+    """Bytes still to be downloaded. Raises CheckpointError if the disk has no room for them."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
 
@@ -257,27 +256,28 @@ def _to_download(repo: str, revision: str, files: tuple[str, ...]) -> int:
 
 
 def _progress(repo: str, size: int, on_progress: Callable[[str], None]) -> type:
-    """What the Hub's client takes for its bars: instead of drawing, it tells how much of `size` bytes has come, so that
-    a page and a container's log can show it too."""
+    """A tqdm class for the Hub's client that reports the bytes downloaded of `size` instead of drawing a bar, for the
+    page and for logs."""
     from tqdm import tqdm
 
-    furthest = size / 100  # from here on, the time left can be told
+    furthest = size / 100  # bytes; earlier than this, the time left cannot be estimated
 
     class Progress(tqdm):
         monitor_interval = 0  # no thread of its own
 
         def __init__(self, *arguments, **settings):
-            super().__init__(*arguments, **{**settings, "mininterval": _TELL_EVERY})
+            super().__init__(*arguments, **{**settings, "mininterval": _REPORT_EVERY})
 
         def display(self, *arguments, **settings):
             nonlocal furthest
-            if self.unit == "B" and furthest < self.n < size:  # one bar counts files, and two the same bytes
+            # One of the client's bars counts files, and two count the same bytes.
+            if self.unit == "B" and furthest < self.n < size:
                 furthest = self.n
                 left = tqdm.format_interval((size - self.n) * self.format_dict["elapsed"] / self.n)
                 on_progress(f"Downloading {repo}: {self.n / size:.0%} of {size / 1e9:.1f} GB, {left} left")
 
         def close(self):
-            """Nothing was drawn."""
+            """Nothing was drawn, so there is nothing to clear."""
 
     return Progress
 
@@ -300,14 +300,13 @@ def load_config(folder: Path) -> VoxtralConfig:
 def load_base(folder: Path, dtype: torch.dtype, mapped: bool = False) -> VoxtralForConditionalGeneration:
     """The base model, in evaluation mode on the CPU, every weight from its files. Raises CheckpointError.
 
-    mapped: weights of this dtype stay in the files until they are read, which is quicker where they go on to a GPU.
-    Where they stay, mapped pages would be in memory beside what is made of them, and the base there twice: by
-    default they are read, one by one.
+    mapped: memory-map the files, which is faster when the weights go to a GPU. On a CPU the pages and the tensors made
+    from them would both be in memory: so by default tensors are read one by one.
     """
     config = load_config(folder)
-    files = [_opened(file, mapped) for file in _weight_files(folder)]
+    files = [_open_weights(file, mapped) for file in _weight_files(folder)]
     tensors = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118  no mapping
-    with _unreported(), reading(f"config.json or the weights in {folder}", RuntimeError, SafetensorError):
+    with _quiet_transformers(), reading(f"config.json or the weights in {folder}", RuntimeError, SafetensorError):
         model, info = VoxtralForConditionalGeneration.from_pretrained(
             None,
             config=config,
@@ -327,9 +326,8 @@ def load_base(folder: Path, dtype: torch.dtype, mapped: bool = False) -> Voxtral
 
 
 @contextmanager
-def _unreported() -> Iterator[None]:
-    """What does not fit is named in one sentence, without transformers' table of all tensors before it; and which
-    layers it would not spread over several devices is nobody's concern here."""
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' warnings while loading: mismatched tensors are reported by `load_base` in one sentence."""
     logger = logging.getLogger("transformers")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -340,7 +338,7 @@ def _unreported() -> Iterator[None]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that a base's weights are in: one, or those that its index names."""
+    """The weight files of a base: one, or those in its index."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]
@@ -348,7 +346,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted({*lora.read_json(index)["weight_map"].values()})]
 
 
-def _opened(file: Path, mapped: bool) -> safe_open:
+def _open_weights(file: Path, mapped: bool) -> safe_open:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: the model was not downloaded or copied whole; do so again.")
     with reading(file, SafetensorError):
@@ -371,8 +369,8 @@ def published_config() -> VoxtralConfig:
     return VoxtralConfig(audio_token_id=24, projector_hidden_act="gelu", audio_config=audio, text_config=text)
 
 
-def _skeleton(base: str) -> VoxtralForConditionalGeneration:
-    """A base on the meta device: needs its configuration only, and for the published base not even that."""
+def _meta_model(base: str) -> VoxtralForConditionalGeneration:
+    """A base on the meta device. It needs the configuration only, and nothing for the published base."""
     published = base.partition("@")[0] == MINI_BASE
     config = published_config() if published else load_config(fetch(base, ("config.json",)))
     with reading(f"config.json of {base}", RuntimeError), torch.device("meta"):
@@ -382,10 +380,10 @@ def _skeleton(base: str) -> VoxtralForConditionalGeneration:
 def parameter_counts(checkpoint: Checkpoint) -> tuple[int, int]:
     """(total, trainable) parameters of a base with LoRA on it, LoRA included in the total, as PEFT counts.
 
-    The LoRA is that of the last adapter. Where there is none, and in place of the published ones, which are not
-    downloaded for this, it is the recipe's. Raises CheckpointError, also for an adapter that does not fit.
+    The LoRA is that of the last adapter. Without adapters, and for the published ones (not downloaded for this),
+    it is that of the training recipe. Raises CheckpointError, also for an adapter that does not fit.
     """
-    model = _skeleton(checkpoint.base)
+    model = _meta_model(checkpoint.base)
     trainable = recipe = lora.LoraRecipe().parameters(model)
     for variant, reference in checkpoint.adapters.items():
         published = reference in MINI_ADAPTERS.values()
@@ -394,8 +392,7 @@ def parameter_counts(checkpoint: Checkpoint) -> tuple[int, int]:
 
 
 def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
-    """Write a model that is the base with one adapter folded in, in the base's own precision and with its
-    processor.
+    """Write the base with one adapter merged into its weights, in the base's own precision, and its processor.
 
     Plain transformers loads it, and so do engines that cannot apply these adapters. Raises CheckpointError.
     """
@@ -408,10 +405,10 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
         raise CheckpointError(f"{folder} exists already: name a new folder.")
     with ExitStack() as stack:
         with _writing(folder):
-            out = stack.enter_context(whole(folder))
-        # The adapter before the base: what is wrong with it is known before gigabytes are downloaded.
+            out = stack.enter_context(atomic_folder(folder))
+        # The adapter before the base: an error in it is found before gigabytes are downloaded.
         adapter = fetch(checkpoint.adapters[variant])
-        lora.read(adapter, _skeleton(checkpoint.base), variant)
+        lora.read(adapter, _meta_model(checkpoint.base), variant)
         source = fetch(checkpoint.base)
         model = load_base(source, load_config(source).dtype or torch.bfloat16)
         lora.merge(model, lora.read(adapter, model, variant))
@@ -423,8 +420,8 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `folder` at the end: where `folder` exists, all of it does."""
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill that is renamed to `folder` at the end, so that `folder` is never incomplete."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

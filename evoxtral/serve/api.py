@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from evoxtral import __version__
 from evoxtral.errors import AudioError, DeviceFullError, EvoxtralError
 from evoxtral.exports import content
-from evoxtral.inference import parts
+from evoxtral.inference import multitrack
 from evoxtral.inference.engine import Engine
 from evoxtral.results import FileResult
 from evoxtral.serve.limits import RETRY_AFTER, BodyLimit, CrowdLimit, Limits, Turns
@@ -87,7 +87,7 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
             data = await upload.read()
             try:
                 transcripts = await turns.last(
-                    request, lambda data=data: parts.stream(engine, data, names, asked, limits.seconds, *chosen)
+                    request, lambda data=data: multitrack.stream(engine, data, names, asked, limits.seconds, *chosen)
                 )
             except AudioError as error:
                 raise error if len(file) == 1 else AudioError(f"{upload.filename}: {error}") from error

@@ -30,7 +30,7 @@ class Limits:
     megabytes: float = audio.MAX_MEGABYTES  # of a request, file and form together; 10^6 bytes
     seconds: float = audio.MAX_SECONDS  # of audio
     requests: int = 32
-    at_once: int = 2  # of these, decoded at a time: each has a cache of its own, see engine.ROOM; the others wait
+    at_once: int = 2  # of these, decoded at a time, each with a cache of its own (engine.BATCH_MEMORY)
 
 
 class BodyLimit:

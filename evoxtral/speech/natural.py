@@ -24,7 +24,7 @@ from evoxtral.speech.espeak import Espeak
 RATE = 24_000  # Hz
 FRAME = RATE // 40  # samples that a unit of duration stands for
 LEAD = 3 * FRAME  # samples by which sound is ahead of the durations, as kokoro's own KPipeline counts it
-LONGEST = 500  # phonemes in one run of the model: 511 are an error
+MAX_PHONEMES = 500  # phonemes in one run of the model: 511 are an error
 AMERICAN = {
     "female": "alloy aoede bella heart jessica kore nicole nova river sarah sky".split(),
     "male": "adam echo eric fenrir liam michael onyx puck santa".split(),
@@ -181,7 +181,7 @@ class Kokoro:
             ids += [self._letters[" "]] if k else []
             first.append(len(ids))
             ids += [self._letters[letter] for letter in sound if letter in self._letters]
-        if len(ids) > LONGEST:
+        if len(ids) > MAX_PHONEMES:
             raise SpeechError("This sentence is too long for a natural voice: break it with a full stop.")
         row = style[min(max(len(ids) - 2, 0), len(style) - 1)]
         inputs = {

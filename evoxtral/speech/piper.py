@@ -18,7 +18,7 @@ from evoxtral.speech.espeak import Espeak
 VOICES = {"joe": "male"}
 HOW = "pip install 'evoxtral[voices]'"
 FRAME = 256  # samples that a unit of duration stands for
-LONGEST = 600  # phonemes
+MAX_PHONEMES = 600  # phonemes
 _DURATIONS = "/Ceil_output_0"
 _PAD, _BEGIN, _END = "_", "^", "$"
 
@@ -65,7 +65,7 @@ def synthesize(words: list[str], voice: str = "joe", rate: float = 1.0) -> tuple
             edges.append([len(ids), 0])
         edges[-1][1] = len(ids) - 2 * (len(sound) - len(sound.rstrip(onnx_voice.MARKS)))
     ids += letters[_END]
-    if len(ids) > 2 * LONGEST:
+    if len(ids) > 2 * MAX_PHONEMES:
         raise SpeechError("This sentence is too long for a natural voice: break it with a full stop.")
     inputs = {
         "input": np.array([ids], np.int64),

@@ -1,7 +1,7 @@
-"""Charts as HTML: pure functions, no script. What is drawn stretches with the page; its text keeps its size.
+"""Charts as HTML and SVG, without scripts. Drawings stretch with the page; text keeps its size.
 
-Every series has a colour of the palette that differs in lightness, a line of its own and its name, so that colour
-never carries meaning alone. A plot is one picture to a screen reader, which reads its summary.
+Colour never carries meaning alone: series also differ in lightness and line style, and are named in a legend. A screen
+reader sees a chart as one image and reads its summary.
 """
 
 import math
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-FEW = 12  # so many points or fewer are marked, not only joined
+MAX_MARKED_POINTS = 12  # lines with more points have no dots
 
 
 @dataclass(frozen=True)
 class Axis:
-    """ticks: values and what stands there. log: equal ratios take equal room."""
+    """ticks: values and their labels. log: logarithmic scale."""
 
     label: str
     low: float
@@ -24,41 +24,41 @@ class Axis:
     log: bool = False
 
     @classmethod
-    def around(cls, label: str, values: Sequence[float], ratio: float = math.inf, parts: int = 4) -> "Axis":
-        """From round number to round number; logarithmic where the values' ratio is greater than `ratio`.
+    def fitting(cls, label: str, values: Sequence[float], ratio: float = math.inf, parts: int = 4) -> "Axis":
+        """An axis with round ends; logarithmic where the largest value is more than `ratio` times the smallest.
 
-        parts: the fewest between ticks, two and a half times as many are the most.
+        parts: the least number of intervals between ticks; there are at most 2.5 times as many.
         """
         low, high = min(values), max(values)
         if 0 < low * ratio < high:
             decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             rounds = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
             low, high = max(r for r in rounds if r <= low), min(r for r in rounds if r >= high)
-            return cls(label, low, high, _named(r for r in rounds if low <= r <= high), log=True)
+            return cls(label, low, high, _ticks(r for r in rounds if low <= r <= high), log=True)
         step = _step(high - low or abs(high) or 1.0, parts)
         first, last = math.floor(low / step), math.ceil(high / step)
         marks = [step * i for i in range(first, max(last, first + 1) + 1)]
-        return cls(label, marks[0], marks[-1], _named(marks))
+        return cls(label, marks[0], marks[-1], _ticks(marks))
 
-    def at(self, value: float) -> float:
-        """Share of the axis, from 0 to 1."""
+    def fraction(self, value: float) -> float:
+        """Position of a value on the axis, from 0 to 1."""
         low, high, here = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         return min(1.0, max(0.0, (here - low) / (high - low)))
 
 
 def _step(width: float, parts: int) -> float:
-    """A round number of which `parts` make the width, or up to two and a half times as many."""
+    """The largest round step (1, 2 or 5 times a power of ten) that divides the width into at least `parts`."""
     decade = 10.0 ** math.floor(math.log10(width / parts))
     return max(digit * decade for digit in (1, 2, 5) if digit * decade <= width / parts)
 
 
-def _named(values: Iterable[float]) -> list[tuple[float, str]]:
+def _ticks(values: Iterable[float]) -> list[tuple[float, str]]:
     return [(value, f"{round(value, 10):,g}") for value in values]
 
 
 @dataclass(frozen=True)
 class Series:
-    """name: in the key. colour: number in the palette's series. dashed: its line."""
+    """name: in the legend. colour: index into the palette's series. dashed: line style."""
 
     name: str
     colour: int
@@ -66,8 +66,8 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A ringed point with its name."""
+class LabelledPoint:
+    """A point that is marked with a ring and named."""
 
     x: float
     y: float
@@ -75,8 +75,8 @@ class Mark:
     series: Series
 
 
-def key(series: Iterable[Series], lines: bool = False) -> Markup:
-    """The names of series. lines: as drawn by `plot`, else as bars."""
+def legend(series: Iterable[Series], lines: bool = False) -> Markup:
+    """The legend of a chart. lines: with line samples as in `line_chart`, else with blocks as in bar charts."""
     entries = (
         Markup('<span><i class="{}" style="--ev-colour:var(--ev-series-{})"></i>{}</span>').format(
             _line_class(one) if lines else "ev-block", one.colour, one.name
@@ -86,37 +86,39 @@ def key(series: Iterable[Series], lines: bool = False) -> Markup:
     return Markup('<p class="ev-key">{}</p>').format(Markup("").join(entries))
 
 
-def plot(
+def line_chart(
     summary: str,
     x: Axis,
     y: Axis,
     lines: Sequence[tuple[Series, Sequence[tuple[float, float]]]],
-    marks: Sequence[Mark] = (),
+    marks: Sequence[LabelledPoint] = (),
 ) -> Markup:
-    """Lines through (x, y) points. summary: what the picture shows, in words."""
+    """Lines through (x, y) points. summary: what the chart shows, for screen readers."""
     drawn = [
         Markup('<polyline class="{}" style="--ev-colour:var(--ev-series-{})" points="{}"/>').format(
-            _line_class(series), series.colour, " ".join(f"{px:.2f},{py:.2f}" for px, py in _placed(x, y, points))
+            _line_class(series),
+            series.colour,
+            " ".join(f"{px:.2f},{py:.2f}" for px, py in _viewbox_points(x, y, points)),
         )
         for series, points in lines
     ]
     dots = [
-        _dot("ev-dot", series, x.at(px), y.at(py))
+        _dot("ev-dot", series, x.fraction(px), y.fraction(py))
         for series, points in lines
-        if len(points) <= FEW
+        if len(points) <= MAX_MARKED_POINTS
         for px, py in points
     ]
-    rings = [_dot("ev-ring", mark.series, x.at(mark.x), y.at(mark.y), mark.name) for mark in marks]
+    rings = [_dot("ev-ring", mark.series, x.fraction(mark.x), y.fraction(mark.y), mark.name) for mark in marks]
     return _frame(summary, x, y, drawn, dots + rings)
 
 
 def histogram(summary: str, x: Axis, y: Axis, bars: Sequence[tuple[Series, Sequence[float]]]) -> Markup:
-    """Upright bars, those of all series side by side in each of the equal parts of the x axis."""
+    """Vertical bars: the x axis has equal bins, each with one bar per series."""
     drawn = []
     for number, (series, heights) in enumerate(bars):
         width = 100 / len(heights)
         for i, height in enumerate(heights):
-            top = 100 * y.at(height)
+            top = 100 * y.fraction(height)
             drawn.append(
                 Markup(
                     '<rect style="fill:var(--ev-series-{})" x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}"/>'
@@ -127,8 +129,8 @@ def histogram(summary: str, x: Axis, y: Axis, bars: Sequence[tuple[Series, Seque
     return _frame(summary, x, y, drawn, [])
 
 
-def _placed(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    return [(100 * x.at(px), 100 - 100 * y.at(py)) for px, py in points]
+def _viewbox_points(x: Axis, y: Axis, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(100 * x.fraction(px), 100 - 100 * y.fraction(py)) for px, py in points]
 
 
 def _line_class(series: Series) -> str:
@@ -142,17 +144,19 @@ def _dot(kind: str, series: Series, across: float, up: float, name: str = "") ->
 
 
 def _frame(summary: str, x: Axis, y: Axis, drawn: list[Markup], over: list[Markup]) -> Markup:
-    """Axes around a picture of 100 × 100 that is stretched to fit, and what is laid over it."""
+    """Axes around an SVG of 100 × 100 units that is stretched to fit. over: elements placed over the SVG."""
     grid = Markup("").join(
-        Markup('<line class="ev-grid" x1="0" x2="100" y1="{0:.2f}" y2="{0:.2f}"/>').format(100 - 100 * y.at(value))
+        Markup('<line class="ev-grid" x1="0" x2="100" y1="{0:.2f}" y2="{0:.2f}"/>').format(
+            100 - 100 * y.fraction(value)
+        )
         for value, _ in y.ticks
     )
     across = Markup("").join(
-        Markup('<span class="ev-tick-x" style="--ev-across:{:.4f}">{}</span>').format(x.at(value), name)
+        Markup('<span class="ev-tick-x" style="--ev-across:{:.4f}">{}</span>').format(x.fraction(value), name)
         for value, name in x.ticks
     )
     up = Markup("").join(
-        Markup('<span class="ev-tick-y" style="--ev-up:{:.4f}">{}</span>').format(y.at(value), name)
+        Markup('<span class="ev-tick-y" style="--ev-up:{:.4f}">{}</span>').format(y.fraction(value), name)
         for value, name in y.ticks
     )
     return Markup(
@@ -165,33 +169,35 @@ def _frame(summary: str, x: Axis, y: Axis, drawn: list[Markup], over: list[Marku
 # ------------------------------------------------------------------------------------- in table cells
 
 
-def bar(value: float, series: Series, figure: str, ends: tuple[float, float] | None = None) -> Markup:
-    """A bar from 0 to a share of 1, with its figure behind it. ends: of its interval.
+def bar(value: float, series: Series, figure: str, interval: tuple[float, float] | None = None) -> Markup:
+    """A horizontal bar from 0 to a value of at most 1, followed by its figure. interval: drawn as a whisker.
 
-    An error rate may be above 1: what is drawn ends there, the figure does not.
+    An error rate may be above 1: then the bar is clipped, and the figure is not.
     """
-    whisker = Markup("") if ends is None or ends[0] == ends[1] else _whisker(*(min(end, 1) for end in ends))
+    whisker = (
+        Markup("") if interval is None or interval[0] == interval[1] else _whisker(*(min(end, 1) for end in interval))
+    )
     return Markup(
-        '<div class="ev-bar" style="--ev-colour:var(--ev-series-{});--ev-value:{:.4f};--ev-reach:{:.4f}"><i></i>{}'
+        '<div class="ev-bar" style="--ev-colour:var(--ev-series-{});--ev-value:{:.4f};--ev-extent:{:.4f}"><i></i>{}'
         '<span>{}</span><span class="ev-unseen">{}</span></div>'
-    ).format(series.colour, min(value, 1), min(max(value, *(ends or (0,))), 1), whisker, figure, series.name)
+    ).format(series.colour, min(value, 1), min(max(value, *(interval or (0,))), 1), whisker, figure, series.name)
 
 
-def change(value: float, reach: float, ends: tuple[float, float] | None = None) -> Markup:
-    """A bar from the middle, to the right for more and to the left for less. reach: what half the width stands for.
+def difference_bar(value: float, extent: float, interval: tuple[float, float] | None = None) -> Markup:
+    """A bar from the middle, to the right for positive values. extent: the value at the right end.
 
-    It is filled where its interval leaves zero out, hollow otherwise.
+    It is filled where its interval excludes zero, else hollow.
     """
-    clear = ends is not None and not ends[0] <= 0 <= ends[1]
-    low, high = sorted((0.5, _centred(value, reach)))
-    whisker = Markup("") if ends is None else _whisker(*(_centred(end, reach) for end in ends))
+    significant = interval is not None and not interval[0] <= 0 <= interval[1]
+    low, high = sorted((0.5, _from_centre(value, extent)))
+    whisker = Markup("") if interval is None else _whisker(*(_from_centre(end, extent) for end in interval))
     return Markup('<div class="ev-change"><i class="{}" style="--ev-from:{:.4f};--ev-to:{:.4f}"></i>{}</div>').format(
-        "ev-clear" if clear else "ev-unsure", low, high, whisker
+        "ev-significant" if significant else "ev-not-significant", low, high, whisker
     )
 
 
-def _centred(value: float, reach: float) -> float:
-    return min(1.0, max(0.0, 0.5 + value / reach / 2))
+def _from_centre(value: float, extent: float) -> float:
+    return min(1.0, max(0.0, 0.5 + value / extent / 2))
 
 
 def _whisker(low: float, high: float) -> Markup:

@@ -17,8 +17,8 @@ from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.exports import content
 from evoxtral.transcript import FORMATS, Transcript, VariantResult
 from evoxtral.ui import history, theme, view
-from evoxtral.ui.endpoints import endpoint, text_input, typed
-from evoxtral.ui.gpu import Pace
+from evoxtral.ui.endpoints import endpoint, json_output, text_input
+from evoxtral.ui.gpu import GpuTime
 from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model
 
@@ -38,50 +38,51 @@ LANGUAGES = {
 
 ZERO_GPU = spaces.config.Config.zero_gpu
 
-# Decoding shares one queue, whichever button or endpoint asked for it. One machine has one model, so one clip
-# at a time is fastest for all; on ZeroGPU every visitor gets a device.
+# All buttons and endpoints that decode share one queue. A machine has one model, so decoding one clip at a time is
+# fastest; on ZeroGPU every request gets its own device.
 QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if ZERO_GPU else 1}
 
 # For events that only redraw: no queue, no spinner, no endpoint.
-QUIETLY = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+REDRAW_ONLY = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-# What a visitor does in the columns, as events: "say" with the text to be spoken; "pen" with the button of a column
-# ("open" its editor, "done", "undo") and what stands in the editor that is open; "write" with the latter, when it is
-# left. The focus follows the pen. A button that is pressed does not take the focus first: that would be a "write" too.
-COLUMN_EVENTS = """
+# Events of the columns: "speak" carries a text to be spoken. "edit" carries the button that was pressed ("open", "done"
+# or "undo") and the texts of the editor that is open. "draft" carries those texts when an editor loses the focus.
+# After "edit" the focus moves to the editor, or back to its button. A button does not take the focus when it is
+# pressed, as that would send a "draft" before the "edit".
+COLUMN_EVENTS_JS = """
 let follow = null;
 const place = card => ({column: card.dataset.variant, result: card.dataset.result});
 const draft = () => {
   const boxes = [...element.querySelectorAll("textarea")];
   return boxes.length ? {...place(boxes[0].closest(".ev-column")), texts: boxes.map(box => box.value)} : null;
 };
-element.addEventListener("mousedown", event => event.target.closest("[data-pen]") && event.preventDefault());
+element.addEventListener("mousedown", event => event.target.closest("[data-edit]") && event.preventDefault());
 element.addEventListener("click", event => {
-  const button = event.target.closest("[data-say], [data-pen]");
-  if (button?.dataset.say) trigger("say", {text: button.dataset.say});
-  else if (button?.dataset.pen) {
-    const card = button.closest(".ev-column"), what = button.dataset.pen;
-    follow = () => card.querySelector(what === "open" ? "textarea" : "[data-pen=open]")?.focus();
-    trigger("pen", {what, ...place(card), draft: draft()});
+  const button = event.target.closest("[data-speak], [data-edit]");
+  if (button?.dataset.speak) trigger("speak", {text: button.dataset.speak});
+  else if (button?.dataset.edit) {
+    const card = button.closest(".ev-column"), action = button.dataset.edit;
+    follow = () => card.querySelector(action === "open" ? "textarea" : "[data-edit=open]")?.focus();
+    trigger("edit", {action, ...place(card), draft: draft()});
   }
 });
-element.addEventListener("change", () => trigger("write", draft()));
+element.addEventListener("change", () => trigger("draft", draft()));
 watch("value", () => { follow?.(); follow = null; });
 """
 
-# A new clip clears the reference of the last one, unless the visitor has typed it.
-ANEW = "reference => reference === typed.reference ? reference : ''"
+# A new clip clears the reference of the previous one, unless the visitor typed it.
+CLEAR_REFERENCE_JS = "reference => reference === typed.reference ? reference : ''"
 
-# The time by the visitor's clock, as "2026-11-22 14:32:05", in place of the first input; and where the columns are
-# below the screen, they come into view.
-STAMPED = """async (_, ...given) => {
+# Replaces the first input by the visitor's local time, as "2026-11-22 14:32:05". On narrow screens, where the columns
+# are below the controls, it also scrolls to them.
+WITH_TIME_JS = """async (_, ...given) => {
   if (innerWidth < 900) document.querySelector("#status").scrollIntoView({behavior: "smooth"});
   return [new Date().toLocaleString("sv"), ...given];
 }"""
 
-# Whether a full queue is why nothing was decoded. Gradio says so in a note that knows nothing of the clip: the status
-# line has a better sentence, and one is enough.
-WAS_FULL = """async (_, ...given) => {
+# Replaces the first input by whether decoding failed because the queue is full. It also removes Gradio's own message on
+# that, as the status line has a better one.
+QUEUE_WAS_FULL_JS = """async (_, ...given) => {
   await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
   const notes = [...document.querySelectorAll(".toast-body.error")];
   const full = notes.filter(note => note.textContent.includes("currently busy"));
@@ -95,25 +96,26 @@ WAS_FULL = """async (_, ...given) => {
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 LIMITS = f"Up to {audio.MAX_SECONDS / 60:.0f} minutes and {audio.MAX_MEGABYTES:.0f} MB, in any common format."
 NO_CLIP = "Record or upload a clip, or pick an example."
-CLEANED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
+CLIP_DELETED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
 WAITING = "Your clip waits for its turn…"
 DECODING = "Decoding…"
-# A server error, or no GPU available: Gradio says which in a note of its own, which disappears after a while.
-NOT_DECODED = "This clip was not transcribed. It is still here: press Compare again in a moment."
-BROKEN_OFF = "This broke off, and what was written is kept. Your clip is still here: press Compare again in a moment."
-FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
+# A server error, or no GPU available: Gradio says which in a message that disappears after a while.
+DECODE_FAILED = "This clip was not transcribed. It is still here: press Compare again in a moment."
+INTERRUPTED = "This broke off, and what was written is kept. Your clip is still here: press Compare again in a moment."
+QUEUE_FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
 LOADING = "Loading the model: this happens once, in seconds if it is here, in minutes if it is downloaded first…"
 
-ELSEWHERE = ""  # no path: never what lies in the recorder
-QUEUED = "queued"  # no number: never a result's
+OTHER_CLIP = ""  # never the path of a clip in the recorder
+QUEUED = "queued"  # never the id of a result
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the columns hold: every variant of one result, or one variant of several.
+class Comparison:
+    """What the columns show: all variants of one result, or one variant of several results.
 
-    editing: key of the column whose text is being changed.  note: where the results come from, if not from the clip.
-    clip: what lies in the recorder while the box for the reference is about them; ELSEWHERE if that has another clip.
+    editing: key of the column that is being edited.  note: where the results come from, unless it is the clip in the
+    recorder.  clip: path of the clip in the recorder to which the reference box belongs; OTHER_CLIP if the box belongs
+    to a clip that is not shown.
     """
 
     results: tuple[Result, ...]
@@ -122,8 +124,8 @@ class Shown:
     note: str = ""
     clip: str | None = None
 
-    def places(self) -> dict[str, tuple[Result, str]]:
-        """Key of each column → the result and the variant in it."""
+    def cells(self) -> dict[str, tuple[Result, str]]:
+        """Key of each column → its result and variant."""
         if len(self.results) == 1:
             return {variant: (self.results[0], variant) for variant in self.results[0].written}
         return {
@@ -137,8 +139,8 @@ class Shown:
         return all(transcript.done for result in self.results for transcript in result.written.values())
 
     def columns(self, reference: str | None = None) -> list[view.Column]:
-        """reference: what was really said, in place of what each result has for it."""
-        return [self._column(key, *place, reference) for key, place in self.places().items()]
+        """reference: replaces those of the results."""
+        return [self._column(key, *place, reference) for key, place in self.cells().items()]
 
     def _column(self, key: str, result: Result, variant: str, reference: str | None) -> view.Column:
         heading = view.heading(variant)
@@ -147,64 +149,64 @@ class Shown:
             heading = view.Heading(f"{number}. {result.file}", f"{heading.title} · {result.model} · {result.time}")
         written, stem = result.written[variant], f"{view.file_stem(result.file)}.{variant}"
         clip = f"{result.file} {written.duration}"
-        # That of a single result stands in the box, and may just have been taken out of it.
+        # The reference of a single result is in the box, where the visitor may have deleted it.
         own = result.reference if reference is None or len(self.results) > 1 else ""
         said = (reference or own).strip()[: view.MAX_CHARACTERS]
         return view.Column(key, heading, result.transcripts[variant], written, stem, result.id, clip, said)
 
-    def replaced(self, result: Result) -> "Shown":
-        """With a newer state of one of the results."""
+    def with_result(self, result: Result) -> "Comparison":
+        """A copy with a newer state of one result."""
         return replace(self, results=tuple(result if other.id == result.id else other for other in self.results))
 
-    def edited(self, column: str, result: str, texts: Sequence[str] | None) -> "Shown":
-        """With a person's texts in a column, None for the model's; unchanged if it has been filled anew since.
-        result: the id of the one that was there."""
-        there, variant = self.places().get(column, (None, ""))
+    def with_edit(self, column: str, result: str, texts: Sequence[str] | None) -> "Comparison":
+        """A copy with edited texts in a column, None to undo the edit; unchanged if the column now has another result.
+        result: id of the result that was edited."""
+        there, variant = self.cells().get(column, (None, ""))
         if there is None or there.id != result:
             return self
-        return self.replaced(there.as_written(variant) if texts is None else there.edited(variant, texts))
+        return self.with_result(there.without_edit(variant) if texts is None else there.with_edit(variant, texts))
 
-    def broken_off(self) -> "Shown | None":
-        """The partial transcripts of a decoder that was stopped, if there is any text."""
+    def broken_off(self) -> "Comparison | None":
+        """The partial transcripts as final ones, after decoding has failed; None if there is no text."""
         (result,) = self.results
         written = {name: transcript.broken_off() for name, transcript in result.written.items()}
-        return self.replaced(replace(result, written=written)) if any(t.text for t in written.values()) else None
+        return self.with_result(replace(result, written=written)) if any(t.text for t in written.values()) else None
 
 
 @dataclass
-class Look:
-    """How a visitor looks at the columns, which changes while they fill: every step of the decoder asks anew.
+class ViewState:
+    """Settings of one visitor that can change during decoding: each step of the decoder reads them again.
 
-    decoding: the number of the result that the screen is waiting for, QUEUED before it has one, "" for none.
+    decoding: id of the result that is being decoded for the screen, QUEUED before it has one, "" for none.
     """
 
-    shown: view.Filter = view.EVERYTHING
+    tag_filter: view.Filter = view.EVERYTHING
     decoding: str = ""
 
 
 class Controls(NamedTuple):
-    """What a visitor has set, as the page sends it with each event.
+    """The state of the controls, sent by the page with each event.
 
-    confidence: in percent.  reference: what stands in its box.  clip: path of what lies in the recorder.
+    confidence: in percent.  reference: text of its box.  clip: path of the clip in the recorder.
     """
 
-    look: Look
+    view_state: ViewState
     tags_on: bool
     categories: list[str]
     confidence: float
     reference: str
     clip: str | None
 
-    def hold(self) -> view.Filter:
-        """Which tags are shown from now on."""
+    def update_filter(self) -> view.Filter:
+        """Set and return the filter of tags."""
         categories, likely = frozenset(self.categories), self.confidence / 100
-        self.look.shown = view.Filter(categories, likely, words_alone=not self.tags_on)
-        return self.look.shown
+        self.view_state.tag_filter = view.Filter(categories, likely, words_alone=not self.tags_on)
+        return self.view_state.tag_filter
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clip that ships with the project and the tagged text that was spoken in it."""
+    """A clip that ships with the project, and its tagged reference."""
 
     label: str
     clip: Path
@@ -212,7 +214,7 @@ class Example:
 
     @classmethod
     def read(cls, folder: Path) -> "tuple[Example, ...]":
-        """From `examples.json` in a folder: a list of {"label", "file", "text"}; none without that file."""
+        """Read `examples.json` in a folder: a list of {"label", "file", "text"}. Empty without that file."""
         listing = folder / "examples.json"
         if not listing.is_file():
             return ()
@@ -221,16 +223,16 @@ class Example:
 
 
 class Decoder:
-    """Clips in, growing transcripts out; a clip that cannot be used is an `EvoxtralError`."""
+    """Clips in, partial transcripts out; an `EvoxtralError` for a clip that cannot be used."""
 
     def __init__(self, model: Model):
-        self.model, self.pace = model, Pace()
+        self.model, self.gpu_time = model, GpuTime()
 
         def decode(
             waveform: np.ndarray, language: str | None, variants: Sequence[str] | None
         ) -> Iterator[dict[str, Transcript] | EvoxtralError]:
-            """waveform: (T,) float32 at 16 kHz. On ZeroGPU this body runs in a process that has the device; what is
-            raised there arrives as the bare name of its class, so a mistake is handed over instead.
+            """waveform: (T,) float32 at 16 kHz. On ZeroGPU this runs in another process, from which only the class name
+            of an exception arrives: so errors are yielded instead of raised.
             """
             try:
                 yield from model.engine().stream((audio.SAMPLE_RATE, waveform), variants, language)
@@ -254,7 +256,7 @@ class Decoder:
                 raise step
             step = {name: replace(transcript, **about) for name, transcript in step.items()}
             yield step
-        self.pace.learn(step)
+        self.gpu_time.update(step)
 
     def last(self, clip: str | None, language: str, variants: Sequence[str] | None = None) -> dict[str, Transcript]:
         """The finished transcripts. Arguments as of `stream`."""
@@ -262,55 +264,54 @@ class Decoder:
         return transcripts
 
     def read(self, clip: str, variants: Sequence[str] | None = None) -> audio.Recording:
-        """The recording of a clip that can be decoded here; before a GPU is asked for, so that no other costs a visitor
-        anything. Raises EvoxtralError for an unknown variant, AudioError for the clip."""
+        """Read a clip and check that it can be decoded here, before a GPU is requested: a refused clip costs no quota.
+        Raises EvoxtralError for an unknown variant, AudioError for the clip."""
         if not Path(clip).is_file():
-            raise AudioError(CLEANED)
+            raise AudioError(CLIP_DELETED)
         if variants:
             self.model.engine().ordered(variants)
         recording = audio.read(clip)
         if ZERO_GPU:
-            self.pace.check(recording.duration, self._count(variants))
+            self.gpu_time.check(recording.duration, self._count(variants))
         return recording
 
     def gpu_seconds(self, waveform: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
         """Seconds that one clip may hold a ZeroGPU device. Same arguments as `decode`."""
-        return self.pace.seconds(audio.duration(waveform), self._count(variants))
+        return self.gpu_time.seconds(audio.duration(waveform), self._count(variants))
 
     def _count(self, variants: Sequence[str] | None) -> int:
         return len(variants or self.model.engine().variants)
 
 
 def scores(text: str, reference: str) -> dict[str, str]:
-    """The seven scores of one text against its reference, by name, as shown in a column."""
+    """The scores of one text against its reference, by name, as shown in a column."""
     found = asdict(metrics.score([(text, reference)]).scores)
     values = {metric.name: found[metric.name] for metric in metrics.METRICS}
     return {name: "–" if value is None else view.percent(value) for name, value in values.items()}
 
 
-def draw(on_screen: Shown, shown: view.Filter, reference: str | None) -> str:
-    """The columns as shown now; scores are of all tags that are likely enough, hidden or not."""
-    columns = on_screen.columns(reference)
+def draw(comparison: Comparison, tag_filter: view.Filter, reference: str | None) -> str:
+    """The columns as HTML. Scores include tags of hidden categories, if they are likely enough."""
+    columns = comparison.columns(reference)
     scored = {
-        column.key: scores(shown.likely(column.transcript).text, column.reference)
+        column.key: scores(tag_filter.likely(column.transcript).text, column.reference)
         for column in columns
         if column.reference and column.transcript.done
     }
-    return view.cards(columns, shown, scored, on_screen.editing)
+    return view.draw_columns(columns, tag_filter, scored, comparison.editing)
 
 
-def about_clip(clip: str | None, decoder: Decoder) -> str:
-    """Under the recorder: how long the clip is and what of it will be heard, or why it cannot be used; before
-    anything runs."""
+def describe_clip(clip: str | None, decoder: Decoder) -> str:
+    """The line under the recorder, before decoding: duration and segments of the clip, or why it cannot be used."""
     if clip is None:
         return view.status(LIMITS)
     try:
         recording = decoder.read(clip)
     except EvoxtralError as error:
-        return view.alarm(str(error))
+        return view.error(str(error))
     waveform = recording.waveform
     if audio.is_silent(waveform):
-        return view.alarm("This clip is silent: there is nothing to transcribe.")
+        return view.error("This clip is silent: there is nothing to transcribe.")
     segments = audio.segments(waveform, decoder.model.engine().window_seconds) if decoder.model.ready else []
     length = view.clip_length(recording.duration, [segment.end - segment.start for segment in segments])
     return view.status(f"{length} {view.incomplete(recording.incomplete)}" if recording.incomplete else length)
@@ -357,7 +358,9 @@ class CompareTab:
             cache_examples=False,
             visible=bool(examples),
         )
-        self.clip.keep_in_cache |= self.clip.temp_files  # copies of the examples: they are no visitor's
+        self.clip.keep_in_cache |= (
+            self.clip.temp_files
+        )  # copies of the examples, which are not deleted with visitors' files
         with gr.Row(elem_classes="ev-go"):
             self.language = gr.Dropdown(
                 list(LANGUAGES.items()),
@@ -384,51 +387,58 @@ class CompareTab:
             )
             self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
-        self.columns = gr.HTML(view.empty_cards(), elem_id="columns", apply_default_css=False, js_on_load=COLUMN_EVENTS)
-        self.on_screen = gr.State()
-        self.look = gr.State(Look())
-        self.changes = gr.JSON(visible=False)  # on their way to the history in the browser
+        self.columns = gr.HTML(
+            view.draw_empty_columns(), elem_id="columns", apply_default_css=False, js_on_load=COLUMN_EVENTS_JS
+        )
+        self.comparison = gr.State()
+        self.view_state = gr.State(ViewState())
+        self.changes = gr.JSON(visible=False)  # changes to be stored in the browser's history
         self.now = gr.Textbox(visible=False)
         self.full = gr.Checkbox(visible=False)
 
     def _connect(self) -> None:
-        controls = Controls(self.look, self.tags_on, self.categories, self.confidence, self.reference, self.clip)
-        known = [self.on_screen, self.changes]
+        controls = Controls(self.view_state, self.tags_on, self.categories, self.confidence, self.reference, self.clip)
+        stored = [self.comparison, self.changes]
         drawn = [self.status, self.columns]
         self._decode = {
             "fn": self.decode,
             "inputs": [self.now, self.language, *controls],
-            "outputs": [*known, *drawn],
-            "js": STAMPED,
+            "outputs": [*stored, *drawn],
+            "js": WITH_TIME_JS,
             "show_progress": "minimal",
             "show_progress_on": self.status,
             "api_visibility": "private",
             "trigger_mode": "always_last",  # a clip that is sent while another is decoded comes next
             **QUEUEING,
         }
-        self._send = {"fn": send, "inputs": [*controls], "outputs": self.status, **QUIETLY}
-        self._redraw = {"fn": redraw, "inputs": [self.on_screen, *controls], "outputs": drawn, **QUIETLY}
-        self._refer = {"fn": refer, "inputs": [self.on_screen, self.reference, self.clip], "outputs": known, **QUIETLY}
-        self._fail = {
-            "fn": not_decoded,
-            "inputs": [self.full, self.on_screen, *controls],
-            "outputs": [*known, *drawn],
-            "js": WAS_FULL,
-            **QUIETLY,
+        self._enqueue = {"fn": enqueue, "inputs": [*controls], "outputs": self.status, **REDRAW_ONLY}
+        self._redraw = {"fn": redraw, "inputs": [self.comparison, *controls], "outputs": drawn, **REDRAW_ONLY}
+        self._set_reference = {
+            "fn": set_reference,
+            "inputs": [self.comparison, self.reference, self.clip],
+            "outputs": stored,
+            **REDRAW_ONLY,
         }
-        self.clip.change(lambda clip: about_clip(clip, self.decoder), self.clip, self.about, **QUIETLY)
+        self._decode_failed = {
+            "fn": decode_failed,
+            "inputs": [self.full, self.comparison, *controls],
+            "outputs": [*stored, *drawn],
+            "js": QUEUE_WAS_FULL_JS,
+            **REDRAW_ONLY,
+        }
+        self.clip.change(lambda clip: describe_clip(clip, self.decoder), self.clip, self.about, **REDRAW_ONLY)
         anew = [self.clip.clear, self.clip.upload, self.clip.start_recording]
-        gr.on(anew, begin, [self.on_screen, *controls], self.status, **QUIETLY)
-        gr.on(anew, None, self.reference, self.reference, js=ANEW, **QUIETLY)
+        gr.on(anew, reset_status, [self.comparison, *controls], self.status, **REDRAW_ONLY)
+        gr.on(anew, None, self.reference, self.reference, js=CLEAR_REFERENCE_JS, **REDRAW_ONLY)
         self.decode_after(self.go.click)
         self.decode_after(self.examples.load_input_event.then)
         set_anew = [part.change for part in (self.tags_on, self.categories, self.confidence, self.reference)]
         gr.on(set_anew, trigger_mode="always_last", **self._redraw)
-        keep_after(self.reference.blur(**self._refer), self.changes)
-        # None of these events may be lost: by default Gradio drops one that comes while another is pending.
-        often = {"trigger_mode": "multiple", **QUIETLY}
-        keep_after(self.columns.pen(use_pen, [self.on_screen, *controls], [*known, *drawn], **often), self.changes)
-        keep_after(self.columns.write(write, self.on_screen, known, **often), self.changes)
+        keep_after(self.reference.blur(**self._set_reference), self.changes)
+        # By default Gradio drops an event while the previous one is pending; none of these may be dropped.
+        often = {"trigger_mode": "multiple", **REDRAW_ONLY}
+        keep_after(self.columns.edit(edit, [self.comparison, *controls], [*stored, *drawn], **often), self.changes)
+        keep_after(self.columns.draft(save_draft, self.comparison, stored, **often), self.changes)
         self._serve()
 
     def _serve(self) -> None:
@@ -436,54 +446,64 @@ class CompareTab:
         prediction = text_input("Prediction", "[sad] I was there.")
         reference = text_input("Reference", "[sad] I was here. [sighs]")
         meanings = {metric.name: metric.definition for metric in metrics.METRICS}
-        endpoint(self.compare, [self.clip, self.language], typed(dict[str, VariantResult]), **QUEUEING)
-        endpoint(self.transcribe, [self.clip, variant, self.language], typed(VariantResult), **QUEUEING)
+        endpoint(self.compare, [self.clip, self.language], json_output(dict[str, VariantResult]), **QUEUEING)
+        endpoint(self.transcribe, [self.clip, variant, self.language], json_output(VariantResult), **QUEUEING)
         form, text = text_input("Format", "srt", "srt"), text_input("Content", "")
         endpoint(self.export, [self.clip, variant, self.language, form], text, **QUEUEING)
-        endpoint(score, [prediction, reference], typed(metrics.Scores, n="pairs that were scored: 1", **meanings))
+        endpoint(score, [prediction, reference], json_output(metrics.Scores, n="pairs that were scored: 1", **meanings))
 
     def decode_after(self, trigger: Callable) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
-        decoded = trigger(**self._send).then(**self._decode)
+        decoded = trigger(**self._enqueue).then(**self._decode)
         keep_after(decoded, self.changes)
         # The reference may have been given while text was streaming.
         complete = decoded.success(**self._redraw)
-        keep_after(complete.success(**self._refer), self.changes)
-        keep_after(decoded.failure(**self._fail), self.changes)
+        keep_after(complete.success(**self._set_reference), self.changes)
+        keep_after(decoded.failure(**self._decode_failed), self.changes)
 
     def show_after(self, trigger: Callable, *outputs: gr.components.Component, **event: Any) -> None:
-        """Show results without decoding when something happens: the event's `fn` gives what is on screen, what stands
-        in the box for the reference, and what else `outputs` are."""
-        shown = trigger(outputs=[self.on_screen, self.reference, *outputs], **event, **QUIETLY)
-        shown.success(**self._redraw)
+        """Show results without decoding when something happens: the event's `fn` returns the comparison, the text of
+        the reference box, and `outputs`."""
+        event_shown = trigger(outputs=[self.comparison, self.reference, *outputs], **event, **REDRAW_ONLY)
+        event_shown.success(**self._redraw)
 
     def decode(self, now: str, language: str, *controls: Any) -> Iterator[tuple]:
-        """Decode a clip; every step gives what is on screen, changes to the history, the status line and the columns.
+        """Decode a clip; yields the comparison, changes to the history, the status line and the columns.
 
-        controls: see Controls.  Where a visitor has two clips decoded at once, the screen is the later one's; the
-        earlier goes to the history.
+        controls: see Controls.  Where a visitor has two clips decoded at once, the screen shows the later one; the
+        earlier one only goes to the history.
         """
         controls = Controls(*controls)
-        controls.hold()
-        look, clip, reference = controls.look, controls.clip, controls.reference
-        number = look.decoding = _new_number()
+        controls.update_filter()
+        view_state, clip, reference = controls.view_state, controls.clip, controls.reference
+        number = view_state.decoding = _new_id()
         yield gr.skip(), gr.skip(), view.working(DECODING if self.model.ready else LOADING), gr.skip()
         try:
             for transcripts in self.decoder.stream(clip, language):
                 name, model = Path(clip).name, self.model.engine().checkpoint.name
-                on_screen = Shown((Result(number, name, model, now, transcripts, reference),), clip=clip)
-                changes = history.added(*on_screen.results) if on_screen.done else gr.skip()
-                if look.decoding == number:
-                    yield on_screen, changes, view.working(DECODING), draw(on_screen, look.shown, reference)
+                comparison = Comparison((Result(number, name, model, now, transcripts, reference),), clip=clip)
+                changes = history.additions(*comparison.results) if comparison.done else gr.skip()
+                if view_state.decoding == number:
+                    yield (
+                        comparison,
+                        changes,
+                        view.working(DECODING),
+                        draw(comparison, view_state.tag_filter, reference),
+                    )
                 else:
                     yield gr.skip(), changes, gr.skip(), gr.skip()
         except EvoxtralError as error:
-            # The clip stays in the recorder; what an earlier clip gave would only look like this one's.
-            mine = look.decoding == number
-            yield None if mine else gr.skip(), [], view.alarm(str(error)), view.empty_cards() if mine else gr.skip()
+            # The columns are cleared: results of an earlier clip would look like those of this one.
+            mine = view_state.decoding == number
+            yield (
+                None if mine else gr.skip(),
+                [],
+                view.error(str(error)),
+                view.draw_empty_columns() if mine else gr.skip(),
+            )
         finally:
-            if look.decoding == number:
-                look.decoding = ""
+            if view_state.decoding == number:
+                view_state.decoding = ""
 
     def compare(self, audio: str, language: str = "en") -> dict:
         """Transcribe a clip with every variant of the model.
@@ -545,92 +565,96 @@ def score(prediction: str, reference: str) -> dict:
     return asdict(metrics.score([(prediction, reference)]).scores)
 
 
-def _new_number() -> str:
-    """Of a result: no other has it, and later ones sort behind it, within a second too."""
+def _new_id() -> str:
+    """A unique id for a result; ids sort by time, also within a second."""
     return f"{time.time_ns():016x}{secrets.token_hex(4)}"
 
 
-def send(*controls: Any) -> str:
-    """The status line, for a clip that joins the queue. controls: see Controls."""
+def enqueue(*controls: Any) -> str:
+    """The status line when a clip joins the queue. controls: see Controls."""
     controls = Controls(*controls)
-    if controls.look.decoding:  # the line is about that one
+    if controls.view_state.decoding:  # the line is about that one
         return gr.skip()
     if controls.clip is None:
-        return view.alarm(NO_CLIP)
-    controls.look.decoding = QUEUED
+        return view.error(NO_CLIP)
+    controls.view_state.decoding = QUEUED
     return view.waiting(WAITING)
 
 
-def begin(on_screen: Shown | None, *controls: Any) -> str:
-    """The status line, for a visitor who clears the recorder or takes another clip: what was wrong with the last one
-    has been read. controls: see Controls."""
-    if Controls(*controls).look.decoding:
+def reset_status(comparison: Comparison | None, *controls: Any) -> str:
+    """The status line after the recorder was cleared or has another clip: errors on the last clip are removed.
+    controls: see Controls."""
+    if Controls(*controls).view_state.decoding:
         return gr.skip()
-    return redraw(on_screen, *controls)[0] if on_screen else view.status(READY)
+    return redraw(comparison, *controls)[0] if comparison else view.status(READY)
 
 
-def redraw(on_screen: Shown | None, *controls: Any) -> tuple:
-    """The status line and the columns, as to be shown now: nothing is decoded again. controls: see Controls."""
+def redraw(comparison: Comparison | None, *controls: Any) -> tuple:
+    """The status line and the columns, drawn again without decoding. controls: see Controls."""
     controls = Controls(*controls)
-    shown = controls.hold()
-    if on_screen is None:
+    tag_filter = controls.update_filter()
+    if comparison is None:
         return gr.skip(), gr.skip()
-    said = controls.reference if controls.clip == on_screen.clip else None
-    drawn = draw(on_screen, shown, said)
-    if controls.look.decoding:  # then the line is about that
+    said = controls.reference if controls.clip == comparison.clip else None
+    drawn = draw(comparison, tag_filter, said)
+    if controls.view_state.decoding:  # then the line is about that
         return gr.skip(), drawn
-    columns = on_screen.columns()
-    sentence = " ".join(filter(None, (on_screen.note, view.doubt(columns, shown), view.agreement(columns, shown))))
-    return view.verdict(sentence, any(column.reference for column in on_screen.columns(said))), drawn
+    columns = comparison.columns()
+    sentence = " ".join(
+        filter(None, (comparison.note, view.doubt(columns, tag_filter), view.agreement(columns, tag_filter)))
+    )
+    return view.verdict(sentence, any(column.reference for column in comparison.columns(said))), drawn
 
 
 def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
-    """What an event has put into `changes` goes on to the history in the browser."""
-    event.success(None, changes, js="changes => kept.change(changes)", **QUIETLY)
+    """After an event, store `changes` in the browser's history."""
+    event.success(None, changes, js="changes => resultStore.apply(changes)", **REDRAW_ONLY)
 
 
-def not_decoded(full: bool | None, on_screen: Shown | None, *controls: Any) -> tuple:
-    """What is on screen, changes to the history, status line and columns, of a clip that the decoder never saw to the
-    end of."""
-    look = Controls(*controls).look
-    if look.decoding == QUEUED:
-        look.decoding = ""
-    if full or on_screen is None or on_screen.done:
-        return gr.skip(), [], view.alarm(FULL if full else NOT_DECODED), gr.skip()
-    on_screen = on_screen.broken_off()
-    if on_screen is None:
-        return None, [], view.alarm(NOT_DECODED), view.empty_cards()
-    _, columns = redraw(on_screen, *controls)
-    return on_screen, history.added(*on_screen.results), view.alarm(BROKEN_OFF), columns
+def decode_failed(full: bool | None, comparison: Comparison | None, *controls: Any) -> tuple:
+    """The comparison, changes to the history, status line and columns, after decoding has failed.
+
+    full: whether the queue was full.
+    """
+    view_state = Controls(*controls).view_state
+    if view_state.decoding == QUEUED:
+        view_state.decoding = ""
+    if full or comparison is None or comparison.done:
+        return gr.skip(), [], view.error(QUEUE_FULL if full else DECODE_FAILED), gr.skip()
+    comparison = comparison.broken_off()
+    if comparison is None:
+        return None, [], view.error(DECODE_FAILED), view.draw_empty_columns()
+    _, columns = redraw(comparison, *controls)
+    return comparison, history.additions(*comparison.results), view.error(INTERRUPTED), columns
 
 
-def refer(on_screen: Shown | None, reference: str, clip: str | None) -> tuple:
-    """What is on screen and changes to the history, with a reference that was given after decoding."""
-    if on_screen is None or len(on_screen.results) != 1 or on_screen.clip != clip:
+def set_reference(comparison: Comparison | None, reference: str, clip: str | None) -> tuple:
+    """The comparison and changes to the history, after a reference was entered for a decoded clip."""
+    if comparison is None or len(comparison.results) != 1 or comparison.clip != clip:
         return gr.skip(), []
-    if on_screen.results[0].reference == reference:
+    if comparison.results[0].reference == reference:
         return gr.skip(), []
-    after = on_screen.replaced(replace(on_screen.results[0], reference=reference))
-    return after, history.changed(on_screen.results, after.results)
+    after = comparison.with_result(replace(comparison.results[0], reference=reference))
+    return after, history.updates(comparison.results, after.results)
 
 
-def use_pen(pen: gr.EventData, on_screen: Shown | None, *controls: Any) -> tuple:
-    """What is on screen, changes to the history, status line and columns, after a button of an editor was pressed."""
-    if on_screen is None:
+def edit(event: gr.EventData, comparison: Comparison | None, *controls: Any) -> tuple:
+    """The comparison, changes to the history, status line and columns, after a button of an editor was pressed."""
+    if comparison is None:
         return gr.skip(), [], gr.skip(), gr.skip()
-    before = on_screen
-    if pen.draft:
-        on_screen = on_screen.edited(**pen.draft)
-    if pen.what == "undo":
-        on_screen = on_screen.edited(pen.column, pen.result, None)
-    on_screen = replace(on_screen, editing=pen.column if pen.what == "open" else "")
-    return on_screen, history.changed(before.results, on_screen.results), *redraw(on_screen, *controls)
+    before = comparison
+    if event.draft:
+        comparison = comparison.with_edit(**event.draft)
+    if event.action == "undo":
+        comparison = comparison.with_edit(event.column, event.result, None)
+    comparison = replace(comparison, editing=event.column if event.action == "open" else "")
+    return comparison, history.updates(before.results, comparison.results), *redraw(comparison, *controls)
 
 
-def write(draft: gr.EventData, on_screen: Shown | None) -> tuple:
-    """What is on screen and changes to the history, with what stands in an editor that has been left: whatever comes
-    next, it is not lost. The editor stays as it is."""
-    if on_screen is None:
+def save_draft(draft: gr.EventData, comparison: Comparison | None) -> tuple:
+    """The comparison and changes to the history, with the texts of an editor that lost the focus: they are stored even
+    if the page is closed next. The editor is not drawn again."""
+    if comparison is None:
         return gr.skip(), []
-    after = on_screen.edited(draft.column, draft.result, draft.texts)
-    return after, history.changed(on_screen.results, after.results)
+    after = comparison.with_edit(draft.column, draft.result, draft.texts)
+    return after, history.updates(comparison.results, after.results)

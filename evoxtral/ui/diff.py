@@ -1,9 +1,8 @@
-"""Where tagged texts differ: between variants, and from a reference.
+"""Differences between tagged texts: among variants, and from a reference.
 
-Words are compared lower-cased and without the punctuation around them, so a comma is no disagreement, and by
-whether they are stressed; tags by their name and by their place between the words. Two texts at a time are aligned
-so that as much as possible matches; rapidfuzz does that in milliseconds for half an hour of speech, and for any text
-that a visitor pastes.
+Words are compared in lower case, without punctuation around them, and by whether they are stressed; tags by name and by
+where they stand between the words. Two texts are aligned by their longest common subsequence, with rapidfuzz: some
+milliseconds for half an hour of speech.
 """
 
 import re
@@ -20,7 +19,7 @@ _AROUND_A_WORD = re.compile(r"^\W+|\W+$")
 
 @dataclass(frozen=True)
 class Item:
-    """A word or a tag as written, where it starts in its text (characters), and what it is aligned by."""
+    """A word or a tag.  text: as written.  start: offset in its text (characters).  key: what it is aligned by."""
 
     text: str
     start: int
@@ -32,8 +31,8 @@ class Item:
         return not self.is_tag and bool(tags.EMPHASIS.search(self.text))
 
     @property
-    def tells_how(self) -> bool:
-        """Whether it marks expression (a tag or a stressed word), not only words."""
+    def is_expressive(self) -> bool:
+        """Whether it is a tag or a stressed word."""
         return self.is_tag or self.stressed
 
 
@@ -41,8 +40,8 @@ class Item:
 class Marks:
     """What to highlight in a text.
 
-    differs: starts of its items that others lack.  missing: items of a reference that it lacks, by the start
-    of the item that they should have stood before (the text's length: at its end).
+    differs: offsets of its items that the other texts do not have.  missing: items of the reference that it lacks, by
+    the offset of the item they belong in front of (the text's length for its end).
     """
 
     differs: frozenset[int] = frozenset()
@@ -50,8 +49,8 @@ class Marks:
 
 
 @dataclass(frozen=True)
-class Change:
-    """What one variant's tags have over another's: names in order, with repetitions."""
+class TagChange:
+    """How the tags of one variant differ from those of another: names in order, with repetitions."""
 
     before: str
     after: str
@@ -75,34 +74,34 @@ def items(text: str) -> tuple[Item, ...]:
 
 
 def _matched(mine: tuple[Item, ...], other: tuple[Item, ...]) -> frozenset[int]:
-    """Starts of the items of `mine` that `other` has in the same place."""
+    """Offsets of the items of `mine` that are aligned with equal ones of `other`."""
     return frozenset(item.start for block in _align(mine, other) for item in mine[block.a : block.a + block.size])
 
 
 def _align(a: tuple[Item, ...], b: tuple[Item, ...]) -> list[MatchingBlock]:
-    """Matching blocks of both, in order; the last one is empty, at the ends (as in difflib)."""
+    """Matching blocks, in order; the last one is empty, at the ends of both (as in difflib)."""
     return LCSseq.opcodes([item.key for item in a], [item.key for item in b]).as_matching_blocks()
 
 
-def stayed(before: str, after: str) -> dict[int, int]:
-    """Offsets of the words and tags that an edit kept: start in `after` → start in `before`."""
+def kept_offsets(before: str, after: str) -> dict[int, int]:
+    """The words and tags that an edit kept: offset in `after` → offset in `before`."""
     old, new = items(before), items(after)
     return {new[same.b + i].start: old[same.a + i].start for same in _align(old, new) for i in range(same.size)}
 
 
-def _otherwise_stressed(mine: tuple[Item, ...], other: tuple[Item, ...]) -> set[int]:
-    """Starts of the words of `mine` that `other` has too, stressed where they are not here or the other way round."""
+def _stress_differences(mine: tuple[Item, ...], other: tuple[Item, ...]) -> set[int]:
+    """Offsets of the words of `mine` that `other` has with different stress."""
     pairs = ((mine[b.a + i], other[b.b + i]) for b in _align(mine, other) for i in range(b.size))
     return {here.start for here, there in pairs if here.stressed != there.stressed}
 
 
-def between(texts: Mapping[str, str]) -> dict[str, Marks]:
-    """For each of two or more variants, its words and tags that some other variant does not have, or not so stressed.
+def mark_differences(texts: Mapping[str, str]) -> dict[str, Marks]:
+    """For each variant, its words and tags that some other variant does not have, or has with different stress.
 
-    A variant that writes neither tags nor stress says nothing about them, so it disagrees with none.
+    A variant that writes neither tags nor stress is not compared on them.
     """
     itemised = {name: items(text) for name, text in texts.items()}
-    silent = {name for name, mine in itemised.items() if not any(item.tells_how for item in mine)}
+    silent = {name for name, mine in itemised.items() if not any(item.is_expressive for item in mine)}
     marks = {}
     for name, mine in itemised.items():
         differs: set[int] = set()
@@ -111,14 +110,14 @@ def between(texts: Mapping[str, str]) -> dict[str, Marks]:
                 matched = _matched(mine, other)
                 differs |= {i.start for i in mine if i.start not in matched and not (i.is_tag and other_name in silent)}
                 if not {name, other_name} & silent:
-                    differs |= _otherwise_stressed(mine, other)
+                    differs |= _stress_differences(mine, other)
         marks[name] = Marks(frozenset(differs))
     return marks
 
 
-def agreed_share(texts: Mapping[str, str]) -> float:
-    """Share of words, 0 to 1, that every variant has: of the variant where it is smallest."""
-    marks = between({name: tags.unstressed(text) for name, text in texts.items()})
+def word_agreement(texts: Mapping[str, str]) -> float:
+    """Share of words, 0 to 1, that all variants have in common; for the variant where this share is smallest."""
+    marks = mark_differences({name: tags.unstressed(text) for name, text in texts.items()})
     shares = []
     for name, text in texts.items():
         words = [item for item in items(text) if not item.is_tag]
@@ -129,11 +128,11 @@ def agreed_share(texts: Mapping[str, str]) -> float:
     return min(shares, default=1.0)
 
 
-def tag_change(before: str, after: str, texts: Mapping[str, str]) -> Change:
-    """The tags that variant `after` adds to those of `before`, and those it drops, place by place."""
+def tag_change(before: str, after: str, texts: Mapping[str, str]) -> TagChange:
+    """The aligned difference of two variants' tags: those that `after` adds to `before`, and those it drops."""
     old, new = items(texts[before]), items(texts[after])
     kept_of_new, kept_of_old = _matched(new, old), _matched(old, new)
-    return Change(
+    return TagChange(
         before,
         after,
         added=tuple(item.key[1:-1] for item in new if item.is_tag and item.start not in kept_of_new),
@@ -141,12 +140,12 @@ def tag_change(before: str, after: str, texts: Mapping[str, str]) -> Change:
     )
 
 
-def against(reference: str, text: str) -> Marks:
-    """What in `text` the reference does not have, or not so stressed, and what of the reference is missing in it."""
+def mark_against_reference(reference: str, text: str) -> Marks:
+    """Items of `text` that the reference does not have (or has with different stress), and items that `text` lacks."""
     wanted, written = items(reference), items(text)
-    differs = _otherwise_stressed(written, wanted)
+    differs = _stress_differences(written, wanted)
     missing: dict[int, tuple[Item, ...]] = {}
-    seen = heard = 0  # of the reference and of the text, up to here
+    seen = heard = 0  # indices up to which the reference and the text are aligned
     for same in _align(wanted, written):
         differs |= {item.start for item in written[heard : same.b]}
         if same.a > seen:

@@ -1,4 +1,4 @@
-"""What programs call: named, described endpoints with typed JSON, next to the page's own events."""
+"""Endpoints for programs (API and MCP): named, described, with typed JSON, beside the page's own events."""
 
 import json
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from evoxtral.errors import EvoxtralError
 
 
 def text_input(label: str, example: str, value: str | None = None) -> gr.Textbox:
-    """A text input, never seen; without a `value` to start from, callers have to give one."""
+    """A hidden text input; without a default `value` it is a required argument."""
     box = gr.Textbox(value, label=label, visible=False)
     box.example_payload = lambda: example  # instead of "Hello!!"
     return box
 
 
-def typed(shape: Any, label: str = "Result", **descriptions: str) -> gr.JSON:
-    """A JSON output, never seen, with the schema of a type; `descriptions` are of its fields."""
+def json_output(shape: Any, label: str = "Result", **descriptions: str) -> gr.JSON:
+    """A hidden JSON output with the schema of a type; `descriptions` by field."""
     schema = TypeAdapter(shape).json_schema()
     for field, description in descriptions.items():
         schema["properties"][field]["description"] = description
@@ -32,17 +32,17 @@ def typed(shape: Any, label: str = "Result", **descriptions: str) -> gr.JSON:
 
 def endpoint(function: Callable, inputs: list, *outputs: gr.components.Component, **queueing: Any) -> None:
     """Serve `function` under its own name, described by its docstring: one line for each parameter and for each
-    output. Mistakes reach callers as one sentence."""
+    output. An EvoxtralError reaches the caller as its sentence."""
     _, parameters, returns = get_function_description(function)
     for component, description in zip((*inputs, *outputs), (*parameters.values(), *returns), strict=True):
         _describe(component, description)
     gr.Button(visible=False).click(
-        _saying_what_was_wrong(function), inputs, list(outputs), api_name=function.__name__, **queueing
+        _with_error_sentence(function), inputs, list(outputs), api_name=function.__name__, **queueing
     )
 
 
 def answer_in_json(server: GradioMCPServer) -> None:
-    """Make the text of the tools' answers JSON: Gradio gives the Python repr of a result."""
+    """Make the answers of MCP tools JSON: Gradio returns the Python repr of a result."""
     content_of = server.postprocess_output_data
 
     def in_json(data: list, root_url: str) -> list:
@@ -53,18 +53,18 @@ def answer_in_json(server: GradioMCPServer) -> None:
 
 
 def _as_text(part: Any) -> Any:
-    """JSON, unless it is a file: Gradio gives its address."""
+    """JSON, unless it is a file, for which Gradio returns an address."""
     is_file = isinstance(part, dict) and "meta" in part
     return part if is_file else json.dumps(part, ensure_ascii=False)
 
 
 def _describe(component: gr.components.Component, description: str) -> None:
-    """In the schema that MCP clients see, and in the API's documentation, which reads a key of its own."""
+    """Set the description in the schema for MCP clients and in the API documentation, which use different keys."""
     info = component.api_info() | {"description": description, "additional_description": description}
     component.api_info = lambda: info
 
 
-def _saying_what_was_wrong(function: Callable) -> Callable:
+def _with_error_sentence(function: Callable) -> Callable:
     @wraps(function)
     def wrapped(*args: Any) -> Any:
         try:

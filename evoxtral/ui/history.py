@@ -1,7 +1,7 @@
-"""What clips gave, kept in the visitor's own browser: shown again, changed by hand, and exported together.
+"""The history: results of earlier clips, stored in the visitor's own browser, edited and exported.
 
-No audio, and nothing on the server: results come from the browser with each request that needs them, and what has
-changed goes back there, where `page.js` joins it to what other tabs have written.
+It has no audio, and the server stores nothing: the browser sends the results with each request that needs them. Changes
+are sent back, and `page.js` merges them with what other tabs have stored.
 """
 
 import io
@@ -17,18 +17,18 @@ from evoxtral.results import FileResult
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import diff, view
 
-# Of the five million characters that a browser stores for a page; all of them travel when the history is listed.
+# A browser stores five million characters for a page; the whole history is sent when it is listed.
 MAX_RESULTS, MAX_CHARACTERS = 50, 1_000_000
-LONGEST = 1e6  # s; no time in a result is later
+MAX_TIME = 1e6  # s; no time in a result is later
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one clip gave, without the clip.
+    """The transcripts of one clip, without its audio.
 
-    file: what the visitor calls it.  model: which one listened.  time: by the visitor's clock.  written: what
-    each variant wrote.  reference: what was really said, if known.  edits: what a person made of a variant's
-    text, one text for each of its segments.
+    file: name of the visitor's file.  model: name of the checkpoint.  time: the visitor's local time.
+    written: variant → transcript.  reference: tagged reference, if known.  edits: variant → edited texts, one for each
+    segment.
     """
 
     __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False)
@@ -43,9 +43,9 @@ class Result:
 
     @property
     def transcripts(self) -> dict[str, Transcript]:
-        """As they are shown and exported: edited where a person changed them."""
+        """As shown and exported: with edits."""
         return {
-            variant: rewritten(transcript, self.edits[variant]) if variant in self.edits else transcript
+            variant: with_texts(transcript, self.edits[variant]) if variant in self.edits else transcript
             for variant, transcript in self.written.items()
         }
 
@@ -54,24 +54,24 @@ class Result:
         """Seconds of audio."""
         return max((transcript.duration for transcript in self.written.values()), default=0.0)
 
-    def edited(self, variant: str, texts: Sequence[str]) -> "Result":
-        """With these texts of a variant's segments, one for each, instead of the model's."""
+    def with_edit(self, variant: str, texts: Sequence[str]) -> "Result":
+        """A copy with these texts for a variant's segments, one for each."""
         by_model = tuple(cue.text for cue in self.written[variant].cues)
         texts = tuple(text.strip()[: view.MAX_CHARACTERS] for text, _ in zip(texts, by_model, strict=True))
-        return self.as_written(variant) if texts == by_model else replace(self, edits={**self.edits, variant: texts})
+        return self.without_edit(variant) if texts == by_model else replace(self, edits={**self.edits, variant: texts})
 
-    def as_written(self, variant: str) -> "Result":
-        """With a variant's text as the model wrote it."""
+    def without_edit(self, variant: str) -> "Result":
+        """A copy with a variant's text as the model wrote it."""
         return replace(self, edits={name: texts for name, texts in self.edits.items() if name != variant})
 
 
-def rewritten(written: Transcript, texts: Sequence[str]) -> Transcript:
-    """A transcript with a person's text for each of its segments.
+def with_texts(written: Transcript, texts: Sequence[str]) -> Transcript:
+    """A transcript with edited texts, one for each segment.
 
-    A tag that still stands between the same words keeps its probability; what was typed has none.
+    A tag between the same words as before keeps its probability; a typed one has none.
     """
     sure = {span.offset: span.probability for span in written.tags}
-    stayed = diff.stayed(written.text, " ".join(filter(None, texts)))
+    kept_offsets = diff.kept_offsets(written.text, " ".join(filter(None, texts)))
     cues: list[Cue] = []
     position = 0
     for cue, text in zip(written.cues, texts, strict=True):
@@ -80,7 +80,7 @@ def rewritten(written: Transcript, texts: Sequence[str]) -> Transcript:
         else:
             tokens = ()
             for piece in tags.parse(text):
-                tokens += (Token(piece.raw, sure.get(stayed.get(position))),)
+                tokens += (Token(piece.raw, sure.get(kept_offsets.get(position))),)
                 position += len(piece.raw)
         cues.append(replace(cue, tokens=tokens))
         position += bool(text)  # one space joins two cues
@@ -93,20 +93,20 @@ def rewritten(written: Transcript, texts: Sequence[str]) -> Transcript:
 _RESULT = TypeAdapter(Result)
 
 
-def recall(stored: object) -> tuple[Result, ...]:
-    """The results that a browser kept, oldest first; what is not a result, or not a sound one, is passed over."""
+def parse_stored(stored: object) -> tuple[Result, ...]:
+    """Results from the browser's storage, oldest first; invalid entries are skipped."""
     entries = stored[-MAX_RESULTS:] if isinstance(stored, list) else ()
-    return tuple({result.id: result for result in map(_result, entries) if _is_sound(result)}.values())
+    return tuple({result.id: result for result in map(_result, entries) if _is_valid(result)}.values())
 
 
-def added(*results: Result) -> list[dict]:
-    """Changes that put new results into the browser's storage."""
+def additions(*results: Result) -> list[dict]:
+    """Changes that add results to the browser's storage."""
     return [{"add": _RESULT.dump_python(result, mode="json")} for result in results]
 
 
-def changed(before: Iterable[Result], after: Iterable[Result]) -> list[dict]:
-    """Changes that make the same results in storage, if they are still there, what they are now: only a reference and
-    edits are ever new, and only those that are new are named."""
+def updates(before: Iterable[Result], after: Iterable[Result]) -> list[dict]:
+    """Changes that update stored results: only the reference and edits can change, and only what changed is sent.
+    Results that were deleted in the meantime stay deleted."""
     changes = []
     for old, new in zip(before, after, strict=True):
         change: dict = {} if new.reference == old.reference else {"reference": new.reference}
@@ -119,7 +119,7 @@ def changed(before: Iterable[Result], after: Iterable[Result]) -> list[dict]:
     return changes
 
 
-_RENAMED = {"seconds": "elapsed", "cut": "truncated"}  # fields of results that a browser kept before version 0.2
+_RENAMED = {"seconds": "elapsed", "cut": "truncated"}  # fields of results stored before version 0.2
 
 
 def _result(entry: object) -> Result | None:
@@ -128,17 +128,17 @@ def _result(entry: object) -> Result | None:
 
     try:
         kept = json.loads(json.dumps(entry), object_hook=with_new_names)
-        return _RESULT.validate_json(json.dumps(kept))  # as JSON: lists become the tuples they were
+        return _RESULT.validate_json(json.dumps(kept))  # as JSON, so that lists are validated as tuples
     except (ValidationError, ValueError, RecursionError):
         return None
 
 
-def _is_sound(result: Result | None) -> bool:
-    """Whether what has the right types can also be shown: storage can be changed by hand."""
+def _is_valid(result: Result | None) -> bool:
+    """Whether a result of the right types has valid values too: visitors can change what their browser stores."""
     return (
         result is not None
         and bool(result.written)
-        and all(map(_is_possible, result.written.values()))
+        and all(map(_has_valid_values, result.written.values()))
         and all(
             variant in result.written and len(texts) == len(result.written[variant].cues)
             for variant, texts in result.edits.items()
@@ -146,18 +146,18 @@ def _is_sound(result: Result | None) -> bool:
     )
 
 
-def _is_possible(transcript: Transcript) -> bool:
+def _has_valid_values(transcript: Transcript) -> bool:
     times = [transcript.duration, transcript.elapsed]
     times += [time for cue in transcript.cues for stretch in ((cue.start, cue.end), *cue.sounds) for time in stretch]
     chances = [token.probability or 0.0 for cue in transcript.cues for token in cue.tokens]
-    return transcript.done and all(0 <= time <= LONGEST for time in times) and all(0 <= p <= 1 for p in chances)
+    return transcript.done and all(0 <= time <= MAX_TIME for time in times) and all(0 <= p <= 1 for p in chances)
 
 
 # ---------------------------------------------------------------------------------------- exports
 
 
 def to_json(results: Iterable[Result]) -> str:
-    """The list that `python -m evoxtral transcribe --format json` writes; an edited text says so."""
+    """The same list as `python -m evoxtral transcribe --format json` writes, with "edited" on edited texts."""
     listed = []
     for result in results:
         entry = asdict(FileResult.of(result.file, result.model, result.transcripts))

@@ -1,4 +1,4 @@
-"""The History tab: what earlier clips gave, to be shown again, compared and exported together."""
+"""The History tab: results of earlier clips, to be shown again, compared and exported."""
 
 import base64
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from evoxtral.ui import history, view
-from evoxtral.ui.compare import ELSEWHERE, QUIETLY, CompareTab, Shown
+from evoxtral.ui.compare import OTHER_CLIP, REDRAW_ONLY, CompareTab, Comparison
 from evoxtral.ui.history import Result
 
 EMPTY = (
@@ -19,27 +19,29 @@ LIMITS = (
     f"or {history.MAX_CHARACTERS // 1_000_000} MB of them: the oldest go first."
 )
 MAX_NAME = 40  # characters, in the status line
-DELETE = 'chosen => { confirm("Delete the chosen results?") && kept.forget(chosen); }'
-CLEAR = '() => { confirm("Forget every result in this list?") && kept.forget(); }'
-# Whether the buttons for what is chosen can work.
-USABLE = 'chosen => Array(2).fill({interactive: chosen.length > 0, __type__: "update"})'
-UNKEPT = "This browser does not store results for this page: they stay until it is closed or reloaded, so export them."
-CHANGING = """document.addEventListener("kept", () => {
-  element.querySelector("div").hidden = kept.isWhole();
+DELETE_JS = 'chosen => { confirm("Delete the chosen results?") && resultStore.remove(chosen); }'
+CLEAR_JS = '() => { confirm("Forget every result in this list?") && resultStore.remove(); }'
+# Enables the buttons that need a chosen result.
+ENABLE_BUTTONS_JS = 'chosen => Array(2).fill({interactive: chosen.length > 0, __type__: "update"})'
+NOT_STORED = (
+    "This browser does not store results for this page: they stay until it is closed or reloaded, so export them."
+)
+ON_CHANGE_JS = """document.addEventListener("resultsChanged", () => {
+  element.querySelector("div").hidden = resultStore.isComplete();
   trigger("change");
 });"""
-# The history, from where it lives, in place of the first input.
-RECALLED = "(_, ...given) => [kept.all(), ...given]"
+# Replaces the first input by the results in the browser's storage.
+LOAD_RESULTS_JS = "(_, ...given) => [resultStore.all(), ...given]"
 
 
-def unkept_notice() -> gr.HTML:
-    """The sentence on results that the browser does not keep, unseen while it keeps them all. It changes whenever the
-    history does, whichever tab of the browser has written."""
+def not_stored_notice() -> gr.HTML:
+    """A warning that the browser does not store results, hidden while it does. Its change event fires whenever the
+    history changes, in any tab of the browser."""
     return gr.HTML(
-        Markup("<div hidden>{}</div>").format(view.alarm(UNKEPT)),
-        elem_id="unkept",
+        Markup("<div hidden>{}</div>").format(view.error(NOT_STORED)),
+        elem_id="not-stored",
         apply_default_css=False,
-        js_on_load=CHANGING,
+        js_on_load=ON_CHANGE_JS,
     )
 
 
@@ -58,31 +60,37 @@ class HistoryTab:
                 with gr.Row():
                     self.delete = gr.Button("Delete chosen", elem_id="delete-chosen", min_width=120, interactive=False)
                     self.clear = gr.Button("Clear history", elem_id="clear-history", min_width=120)
-        self.kept = gr.JSON(visible=False)
+        self.stored = gr.JSON(visible=False)
         self._connect(compare, tabs, [tab.select, notice.change])
 
     def _connect(self, compare: CompareTab, tabs: gr.Tabs, changed: list[Callable]) -> None:
-        known = [self.kept, self.chosen]
-        recalled = {"js": RECALLED, **QUIETLY}
+        stored_and_chosen = [self.stored, self.chosen]
+        recalled = {"js": LOAD_RESULTS_JS, **REDRAW_ONLY}
         lists = [self.status, self.row, self.chosen, self.variant]
-        files = {"fn": downloads, "inputs": known, "outputs": self.downloads, **recalled}
-        relisted = gr.on(changed, listed, [*known, self.variant], lists, trigger_mode="always_last", **recalled)
+        files = {"fn": downloads, "inputs": stored_and_chosen, "outputs": self.downloads, **recalled}
+        relisted = gr.on(
+            changed, list_results, [*stored_and_chosen, self.variant], lists, trigger_mode="always_last", **recalled
+        )
         relisted.then(**files)
         self.chosen.change(**files)
-        self.chosen.change(None, self.chosen, [self.show, self.delete], js=USABLE, **QUIETLY)
-        picked = {"fn": chosen_results, "inputs": [*known, self.variant, compare.clip], "js": RECALLED}
+        self.chosen.change(None, self.chosen, [self.show, self.delete], js=ENABLE_BUTTONS_JS, **REDRAW_ONLY)
+        picked = {
+            "fn": chosen_results,
+            "inputs": [*stored_and_chosen, self.variant, compare.clip],
+            "js": LOAD_RESULTS_JS,
+        }
         compare.show_after(self.show.click, tabs, **picked)
-        self.delete.click(None, self.chosen, js=DELETE, **QUIETLY)
-        self.clear.click(None, js=CLEAR, **QUIETLY)
+        self.delete.click(None, self.chosen, js=DELETE_JS, **REDRAW_ONLY)
+        self.clear.click(None, js=CLEAR_JS, **REDRAW_ONLY)
 
 
-def listed(kept: object, chosen: list[str], variant: str | None) -> tuple:
-    """The status line, whether there is a list, the list, and the variants to choose from.
+def list_results(stored: object, chosen: list[str], variant: str | None) -> tuple:
+    """The status line, the visibility of the list, the list, and the variants to choose from.
 
-    What is ticked is set anew only where a result of it is gone: more may have been ticked in the meantime.
+    The ticked results are only set if one of them was deleted: the visitor may have ticked more in the meantime.
     """
-    results = history.recall(kept)
-    entries = [(entry(result), result.id) for result in reversed(results)]
+    results = history.parse_stored(stored)
+    entries = [(result_label(result), result.id) for result in reversed(results)]
     still = [number for _, number in entries if number in chosen]
     variants = list(dict.fromkeys(variant for result in results for variant in result.written))
     titles = [(view.heading(name).title, name) for name in variants]
@@ -94,8 +102,8 @@ def listed(kept: object, chosen: list[str], variant: str | None) -> tuple:
     )
 
 
-def entry(result: Result) -> str:
-    """A result in the list, in three lines: its clip, how it came about, and how its last text begins."""
+def result_label(result: Result) -> str:
+    """A result's label in three lines: its file; duration, time, model and variants; the beginning of its last text."""
     names = [view.heading(name).title + " (edited)" * (name in result.edits) for name in result.written]
     about = (view.clip_length(result.duration).rstrip("."), result.time, result.model, ", ".join(names))
     *_, text = (transcript.text for transcript in result.transcripts.values())
@@ -103,14 +111,14 @@ def entry(result: Result) -> str:
     return f"{result.file}\n{' · '.join(about)}\n{begins or 'No speech was found in this clip.'}"
 
 
-def _picked(kept: object, chosen: list[str]) -> tuple[Result, ...]:
-    return tuple(result for result in history.recall(kept) if result.id in chosen)
+def _selected(stored: object, chosen: list[str]) -> tuple[Result, ...]:
+    return tuple(result for result in history.parse_stored(stored) if result.id in chosen)
 
 
-def downloads(kept: object, chosen: list[str]) -> Markup:
-    """The chosen results as files, or all where none is chosen; the links carry their data."""
-    picked = _picked(kept, chosen)
-    results = picked or history.recall(kept)
+def downloads(stored: object, chosen: list[str]) -> Markup:
+    """Download links for the chosen results, or for all where none is chosen; the links contain the data."""
+    picked = _selected(stored, chosen)
+    results = picked or history.parse_stored(stored)
     listing, packed = history.to_json(results), base64.b64encode(history.to_zip(results)).decode()
     which = f"Download the {view.counted(len(picked), 'chosen result')}" if picked else "Download all results"
     json_mime, zip_mime = f"{view.KINDS['json']};charset=utf-8", "application/zip;base64"
@@ -121,19 +129,19 @@ def downloads(kept: object, chosen: list[str]) -> Markup:
     )
 
 
-def chosen_results(kept: object, chosen: list[str], variant: str, clip: str | None) -> tuple:
-    """What is to be on screen, what stands in the box for the reference, and the open tab.
+def chosen_results(stored: object, chosen: list[str], variant: str, clip: str | None) -> tuple:
+    """The comparison to show, the text of the reference box, and the open tab.
 
-    clip: what lies in the recorder; then the box stays that one's.
+    clip: path of the clip in the recorder; where there is one, the reference box still belongs to it.
     """
-    results = _picked(kept, chosen)
-    if not results:  # another tab has just deleted them, and the list is about to show it
+    results = _selected(stored, chosen)
+    if not results:  # another tab has just deleted them
         return gr.skip(), gr.skip(), gr.skip()
     note = f"Earlier: {results[0].file[:MAX_NAME]}." if len(results) == 1 else "Earlier results."
     if not any(variant in result.written for result in results):
         *_, variant = results[0].written
     tab = gr.Tabs(selected="compare")
     if clip is not None:
-        return Shown(results, variant, note=note, clip=ELSEWHERE), gr.skip(), tab
+        return Comparison(results, variant, note=note, clip=OTHER_CLIP), gr.skip(), tab
     references = {result.reference for result in results}
-    return Shown(results, variant, note=note), references.pop() if len(references) == 1 else "", tab
+    return Comparison(results, variant, note=note), references.pop() if len(references) == 1 else "", tab

@@ -14,15 +14,15 @@ from evoxtral.ui.report import Results
 
 RESULTS = Path(__file__).parents[1] / "assets" / "results"
 
-# What one file may ask of a shared machine: a few seconds.
+# Limits on an uploaded file, so that it takes a shared machine a few seconds only.
 MAX_BYTES = 2_000_000
 MAX_PAIRS = 5_000
 MAX_CHARACTERS = 20_000  # of one text
 MAX_TAGS = 300  # different ones
 LIMITS = f"At most {MAX_BYTES // 1_000_000} MB and {MAX_PAIRS:,} lines"
-ELSEWHERE = "`python -m evoxtral score FILE` has no such limit."
+NO_LIMIT = "`python -m evoxtral score FILE` has no such limit."
 
-HOW = Markup(
+FILE_FORMAT = Markup(
     "<p>One JSON object a line with two tagged texts, as <code>python -m evoxtral score</code> takes them too:</p>"
     '<pre class="ev-lines" tabindex="0">{}\n{}</pre><p>{}.</p>'
 ).format(
@@ -38,15 +38,15 @@ def read(path: Path, name: str) -> list[Pair]:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise EvoxtralError(
-            f"{name} has {size / 1e6:.1f} MB and at most {MAX_BYTES / 1e6:.0f} are scored here; {ELSEWHERE}"
+            f"{name} has {size / 1e6:.1f} MB and at most {MAX_BYTES / 1e6:.0f} are scored here; {NO_LIMIT}"
         )
     pairs = metrics.parse_pairs(path.read_bytes(), name)
     if len(pairs) > MAX_PAIRS:
-        raise EvoxtralError(f"{name} has {len(pairs):,} pairs and at most {MAX_PAIRS:,} are scored here; {ELSEWHERE}")
+        raise EvoxtralError(f"{name} has {len(pairs):,} pairs and at most {MAX_PAIRS:,} are scored here; {NO_LIMIT}")
     longest = max(len(text) for pair in pairs for text in pair)
     if longest > MAX_CHARACTERS:
         raise EvoxtralError(
-            f"{name} has a text of {longest:,} characters and at most {MAX_CHARACTERS:,} are scored here; {ELSEWHERE}"
+            f"{name} has a text of {longest:,} characters and at most {MAX_CHARACTERS:,} are scored here; {NO_LIMIT}"
         )
     return pairs
 
@@ -57,20 +57,20 @@ def score_file(path: str) -> dict:
     found = metrics.score(read(Path(path), name))
     if len(found.per_tag) > MAX_TAGS:
         raise EvoxtralError(
-            f"{name} has {len(found.per_tag):,} different tags and at most {MAX_TAGS} are scored here; {ELSEWHERE}"
+            f"{name} has {len(found.per_tag):,} different tags and at most {MAX_TAGS} are scored here; {NO_LIMIT}"
         )
     return metrics.summary(found)
 
 
 def score(path: str | None) -> tuple:
-    """What an upload gives: the status line and the report, which stays until another file was scored."""
+    """The status line and the report for an upload; the last report stays until another file is scored."""
     if path is None:
         return view.status(HINT), gr.skip()
     try:
         entry = score_file(path)
     except EvoxtralError as error:
-        return view.alarm(str(error)), gr.skip()
-    return view.status(f"{view.counted(entry['n'], 'pair')} scored."), report.own_report(entry, Path(path).name)
+        return view.error(str(error)), gr.skip()
+    return view.status(f"{view.counted(entry['n'], 'pair')} scored."), report.upload_report(entry, Path(path).name)
 
 
 class ScoreYourOwn:
@@ -79,7 +79,7 @@ class ScoreYourOwn:
     def __init__(self) -> None:
         with gr.Row():
             with gr.Column(min_width=320):
-                gr.HTML(report.card("Score your own", HOW), apply_default_css=False)
+                gr.HTML(report.section("Score your own", FILE_FORMAT), apply_default_css=False)
             with gr.Column(min_width=320):
                 self.file = gr.File(
                     label="Predictions and references, JSON lines",

@@ -1,4 +1,4 @@
-"""The model behind the page: found and loaded once, by whoever needs it first."""
+"""The model behind the page, loaded once on first use."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Title, and what the model understands. Any other model is shown by its name alone.
+# Title, and what the model understands; other models are shown by name.
 KNOWN = {
     "tiny": (
         "the scale model",
@@ -23,10 +23,10 @@ LOADING = "Loading the model…"
 
 
 class Model:
-    """A checkpoint by name and, from the first call of `engine()` on, its engine.
+    """The name of a checkpoint and, after the first call of `engine()`, its engine.
 
-    Importing torch and transformers takes longer than serving the page, so finding the checkpoint waits too.
-    progress: a line on what a visitor is waiting for, until `ready`.
+    The imports of torch and transformers take longer than the start of the page, so they wait for that call too.
+    progress: what a visitor is waiting for, until `ready`.
     """
 
     def __init__(self, name: str = "auto"):
@@ -40,7 +40,7 @@ class Model:
         return self._engine is not None
 
     def engine(self) -> "Engine":
-        """Finds and loads the weights on the first call; others wait for it. Raises CheckpointError."""
+        """The engine; the first call loads it, and concurrent calls wait. Raises CheckpointError."""
         # Checked before taking the lock, too: a ZeroGPU worker is a fork, in which no thread would release it.
         if self._engine is None:
             with self._loading:
@@ -57,6 +57,6 @@ class Model:
 
 
 def description(checkpoint: "Checkpoint") -> tuple[str, str]:
-    """Which model is running, and in a clause what it understands and why it is this one: for the page's head."""
+    """For the page's head: the title of the running model, and what it understands or why it was chosen."""
     title, understands = KNOWN.get(checkpoint.name, (checkpoint.name, "your own checkpoint"))
     return title, understands if checkpoint.reason == "asked for" else f"{understands} ({checkpoint.reason})"

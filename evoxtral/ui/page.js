@@ -1,11 +1,11 @@
-// What the page does in the browser by itself. MAX_RESULTS and MAX_CHARACTERS come before this file.
+// Behaviour of the page that runs in the browser. MAX_RESULTS and MAX_CHARACTERS come before this file.
 
-// One listener serves every button of drawn HTML, whenever it is drawn.
+// Buttons inside HTML that is drawn later, too.
 document.addEventListener("click", async event => {
   const copy = event.target.closest("[data-copy]"), insert = event.target.closest("[data-insert]");
   if (copy) {
     const label = copy.dataset.label ??= copy.textContent;
-    // A page that is not served over https, nor from this machine, has no clipboard.
+    // Browsers give a clipboard only to pages from https or localhost.
     const copied = await navigator.clipboard?.writeText(copy.dataset.copy).then(() => true, () => false);
     copy.textContent = copied ? "Copied" : "The browser forbids it";
     setTimeout(() => { copy.textContent = label; }, 1500);
@@ -17,14 +17,14 @@ document.addEventListener("click", async event => {
   }
 });
 
-// What the visitor has typed as the reference; what an example or a script has put there is not among it.
+// The reference that the visitor typed; not one that an example or a script filled in.
 const typed = {reference: ""};
 document.addEventListener("input", event => {
   if (event.target.closest("#reference")) typed.reference = event.target.value;
 });
 
-// The recorder takes any file. Gradio's own takes only what the browser calls audio, and to a browser a WebM or an MP4
-// is video, whatever is in it; so each file is handed on as audio. The server looks inside, and says what is none.
+// The recorder accepts any file: Gradio's accepts only files that the browser calls audio, and a browser calls every
+// WebM and MP4 video. So each file is passed on as audio, and the server checks its content.
 (() => {
   const isChooser = target => target.matches?.('#clip input[type="file"]');
   const refused = files => [...files].some(file => !file.type.startsWith("audio/"));
@@ -48,8 +48,8 @@ document.addEventListener("input", event => {
   }, true);
 })();
 
-// What a tag or a score says of itself stands above it while it has the pointer or the focus, in the top layer: nothing
-// cuts it off there. A screen reader has it from the element itself.
+// Tooltips of tags and scores on hover and focus, in the top layer, where nothing clips them. Screen readers read the
+// element's own label.
 (() => {
   const tip = Object.assign(document.createElement("div"), {id: "ev-tip", popover: "manual", ariaHidden: "true"});
   const hide = () => tip.matches(":popover-open") && tip.hidePopover();
@@ -70,12 +70,12 @@ document.addEventListener("input", event => {
   document.addEventListener("keydown", event => event.key === "Escape" && hide());
 })();
 
-// What clips gave. Each result has a key of its own in the browser's storage, and only what has changed of it is
-// written: so two tabs never write over each other's results, and what one has deleted the other does not bring back.
-// A result that the browser does not take (storage blocked, or full) stays in the page.
-const kept = (() => {
+// The history. Each result has its own key in the browser's storage and only changes are written: so two tabs do not
+// overwrite each other's results or restore deleted ones. A result that cannot be stored (storage blocked or full) is
+// kept in memory until the page is closed.
+const resultStore = (() => {
   const PREFIX = "evoxtral-result-";
-  const unkept = new Map();
+  const memoryOnly = new Map();
 
   const stored = () => {
     try {
@@ -85,17 +85,17 @@ const kept = (() => {
       return new Map();
     }
   };
-  const texts = () => new Map([...stored(), ...unkept]);
+  const texts = () => new Map([...stored(), ...memoryOnly]);
   const parsed = text => {
     try { return JSON.parse(text); } catch { return null; }
   };
   const write = (id, result) => {
     const text = JSON.stringify(result);
-    unkept.delete(id);
-    try { localStorage.setItem(PREFIX + id, text); } catch { unkept.set(id, text); }
+    memoryOnly.delete(id);
+    try { localStorage.setItem(PREFIX + id, text); } catch { memoryOnly.set(id, text); }
   };
-  const remove = id => {
-    unkept.delete(id);
+  const removeOne = id => {
+    memoryOnly.delete(id);
     try { localStorage.removeItem(PREFIX + id); } catch { /* then it was never there */ }
   };
   const all = () => {  // oldest first
@@ -103,30 +103,30 @@ const kept = (() => {
     const moment = result => `${result.time} ${result.id}`;
     return results.sort((one, other) => moment(one) < moment(other) ? -1 : 1);
   };
-  const tidy = newest => {
+  const evict = newest => {
     const results = texts();
     let room = [...results.values()].reduce((sum, text) => sum - text.length, MAX_CHARACTERS);
     let spare = MAX_RESULTS - results.size;
     for (const {id} of all()) {
       if (room >= 0 && spare >= 0) return;
       if (id === newest) continue;
-      remove(id);
+      removeOne(id);
       room += results.get(id)?.length ?? 0;
       spare += 1;
     }
   };
-  const told = () => document.dispatchEvent(new Event("kept"));
-  addEventListener("storage", event => (event.key ?? PREFIX).startsWith(PREFIX) && told());  // another tab's
+  const notify = () => document.dispatchEvent(new Event("resultsChanged"));
+  addEventListener("storage", event => (event.key ?? PREFIX).startsWith(PREFIX) && notify());  // another tab's
 
   return {
     all,
-    isWhole: () => unkept.size === 0,
-    // changes: each a new result, {add}, or what is new in one, {id, reference?, edits?}; an edit of null is undone.
-    change(changes) {
+    isComplete: () => memoryOnly.size === 0,
+    // changes: a list of new results {add} and updates {id, reference?, edits?}; null instead of an edit undoes it.
+    apply(changes) {
       for (const {add, id, reference, edits} of changes ?? []) {
         if (add) {
           write(add.id, add);
-          tidy(add.id);
+          evict(add.id);
           continue;
         }
         const result = parsed(texts().get(id) ?? null);
@@ -135,11 +135,11 @@ const kept = (() => {
         result.edits = Object.fromEntries(Object.entries({...result.edits, ...edits}).filter(([, made]) => made));
         write(id, result);
       }
-      if (changes?.length) told();
+      if (changes?.length) notify();
     },
-    forget(ids = [...texts().keys()]) {
-      ids.forEach(remove);
-      told();
+    remove(ids = [...texts().keys()]) {
+      ids.forEach(removeOne);
+      notify();
     },
   };
 })();

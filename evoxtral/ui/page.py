@@ -9,9 +9,9 @@ from markupsafe import Markup
 from evoxtral import audio
 from evoxtral.errors import CheckpointError
 from evoxtral.ui import history, theme
-from evoxtral.ui.compare import QUIETLY, CompareTab, Example
+from evoxtral.ui.compare import REDRAW_ONLY, CompareTab, Example
 from evoxtral.ui.endpoints import answer_in_json
-from evoxtral.ui.history_tab import HistoryTab, unkept_notice
+from evoxtral.ui.history_tab import HistoryTab, not_stored_notice
 from evoxtral.ui.metrics_tab import metrics_tab
 from evoxtral.ui.model import Model, description
 from evoxtral.ui.speak_tab import SpeakTab
@@ -37,7 +37,7 @@ def script() -> str:
 
 
 def head(model: Model) -> tuple:
-    """The page's head, which names the model once it is there; and whether to look again."""
+    """The page's head, which names the model once it is loaded, and the timer, which then stops."""
     if not model.ready:
         return HEAD.format(model.progress), gr.skip()
     title, understands = description(model.engine().checkpoint)
@@ -45,12 +45,12 @@ def head(model: Model) -> tuple:
 
 
 def build(model: Model, examples: Path) -> gr.Blocks:
-    """The page for one model. examples: folder with `examples.json` and its clips."""
+    """Build the page for one model. examples: folder with `examples.json` and its clips."""
     with gr.Blocks(
         title="Evoxtral", fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
     ) as page:
         top = gr.HTML(HEAD.format(model.progress), apply_default_css=False)
-        notice = unkept_notice()
+        notice = not_stored_notice()
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(model, Example.read(examples))
@@ -61,7 +61,7 @@ def build(model: Model, examples: Path) -> gr.Blocks:
             with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
         timer = gr.Timer(POLL_EVERY)
-        gr.on([page.load, timer.tick], lambda: head(model), outputs=[top, timer], **QUIETLY)
+        gr.on([page.load, timer.tick], lambda: head(model), outputs=[top, timer], **REDRAW_ONLY)
     return page.queue(max_size=QUEUE)
 
 
@@ -77,11 +77,11 @@ def serve(page: gr.Blocks, model: Model) -> None:
         footer_links=["api"],
         mcp_server=True,
         run_history=False,
-        ssr_mode=False,  # a Space would switch it on where Node is: one page everywhere
+        ssr_mode=False,  # a Space with Node would switch it on; the page is the same everywhere
         prevent_thread_lock=True,
     )
     answer_in_json(page.mcp_server_obj)
-    _load(model)  # elsewhere the page is served first, and the weights are loaded meanwhile
+    _load(model)  # elsewhere the weights are loaded while the page is already served
     page.block_thread()
 
 

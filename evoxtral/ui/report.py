@@ -1,4 +1,4 @@
-"""Results of Evoxtral-Bench and of training as HTML: tables, charts and plain words, from files and nowhere else."""
+"""Reports as HTML: tables, charts and sentences on results files of Evoxtral-Bench and of training."""
 
 import json
 import math
@@ -11,19 +11,19 @@ from markupsafe import Markup
 from evoxtral import tags
 from evoxtral.metrics import METRICS, CurvePoint
 from evoxtral.ui import theme, view
-from evoxtral.ui.charts import Axis, Mark, Series, bar, change, histogram, key, plot
+from evoxtral.ui.charts import Axis, LabelledPoint, Series, bar, difference_bar, histogram, legend, line_chart
 
 WITHOUT_INTERVALS = "Without intervals: they need what each clip gave."
-HIDDEN = "What these numbers hide"
-ENOUGH = 30  # clips; the bootstrap of fewer promises too much
-MAX_TAGS = 40  # in a chart; a visitor's file may have any number
+LIMITATIONS = "What these numbers hide"
+MIN_CLIPS = 30  # with fewer clips, bootstrap intervals are too narrow
+MAX_TAGS = 40  # in a chart: a visitor's file may have any number
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table. name: its key in a results file."""
+    """A metric as a row of a table. name: its key in a results file."""
 
     name: str
     label: str
@@ -47,7 +47,7 @@ ROWS = (
     Row("ordinary_wer", "WER on ordinary sentences", False, _ORDINARY),
 )
 
-# Where figures come from, in the order in which it is said.
+# Fields of a results file that state the origin of its figures, in the order shown.
 ORIGIN = {
     "model": "{}",
     "source": "{}",
@@ -60,7 +60,7 @@ ORIGIN = {
 
 @dataclass(frozen=True)
 class System:
-    """One variant's figures, as fractions. Intervals are 95 % ones, of the rows and tags for which they are known."""
+    """One variant's figures, as fractions, with 95 % intervals for the metrics and tags that have them."""
 
     scores: Mapping[str, float]
     intervals: Mapping[str, Interval]
@@ -70,7 +70,7 @@ class System:
 
     @classmethod
     def of(cls, entry: Mapping, ordinary_wer: float | None = None) -> "System":
-        """entry: what `metrics.summary` gives, or the part of it that was published."""
+        """entry: from `metrics.summary`, or the part of it that was published."""
         figures = {**entry, **entry.get("pooled", {}), "ordinary_wer": ordinary_wer}
         return cls(
             scores={row.name: figures[row.name] for row in ROWS if figures.get(row.name) is not None},
@@ -86,28 +86,29 @@ def _pairs(intervals: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
 
 
 @dataclass(frozen=True)
-class Change:
-    """A paired difference of two variants and the ends of its 95 % interval."""
+class Difference:
+    """A paired difference of two variants with its 95 % interval."""
 
     value: float
     low: float
     high: float
 
     @property
-    def clear(self) -> bool:
-        """Whether the interval leaves zero out."""
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
         return not self.low <= 0 <= self.high
 
 
-Differences = Mapping[str, Mapping[str, Change]]  # "rl - sft" → row or tag
+Differences = Mapping[str, Mapping[str, Difference]]  # "rl - sft" → row or tag
 
 
 @dataclass(frozen=True)
 class Results:
     """A results file.
 
-    origin: of ORIGIN, what is known.  unstated: of ORIGIN, what the source does not say.  clips: how many of
-    which kind.  confidence: variant → its tags over the threshold of their probability, the strictest first.
+    origin: the fields of ORIGIN that are known.  unstated: those that the source does not state.  clips: number of
+    clips by kind.  confidence: variant → precision-recall curve over the threshold of a tag's probability, strictest
+    first.
     """
 
     origin: Mapping[str, object]
@@ -120,7 +121,7 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> "Results | None":
-        """None where the file does not exist: nothing has been measured yet."""
+        """Read a file; None where it does not exist, as nothing has been measured yet."""
         if not path.is_file():
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -130,8 +131,8 @@ class Results:
             systems={name: System.of(entry, ordinary.get(name)) for name, entry in content["variants"].items()},
             unstated=[name for name in ORIGIN if name in content and content[name] is None],
             clips=content.get("clips", {}),
-            differences=_changes(content.get("differences", {})),
-            tag_differences=_changes(content.get("tag_differences", {})),
+            differences=_differences(content.get("differences", {})),
+            tag_differences=_differences(content.get("tag_differences", {})),
             confidence={
                 name: [CurvePoint(**point) for point in points]
                 for name, points in content.get("confidence", {}).items()
@@ -139,38 +140,38 @@ class Results:
         )
 
     def series(self, name: str) -> Series:
-        """How a variant is drawn, everywhere: its place from the end gives the colour, as RL is the strongest."""
+        """How a variant is drawn in all charts: the last one, RL, has the strongest colour."""
         names = list(self.systems)
         colour = max(0, 2 - (len(names) - 1 - names.index(name)))
         return Series(view.heading(name).title, colour, dashed=colour < 2)
 
-    def apart(self, one: str, other: str, row: str) -> bool:
-        """Whether two variants differ by more than the noise, as far as is known: by their paired difference, else
-        by intervals that do not meet, which asks for more.
+    def differ(self, one: str, other: str, row: str) -> bool:
+        """Whether two variants differ significantly: by the interval of their paired difference where it is known, else
+        by intervals that do not overlap, which is stricter.
         """
         for pair in (f"{one} - {other}", f"{other} - {one}"):
             if found := self.differences.get(pair, {}).get(row):
-                return found.clear
+                return found.significant
         ends = [self.systems[name].intervals.get(row) for name in (one, other)]
         return all(ends) and max(low for low, _ in ends) > min(high for _, high in ends)
 
     @property
-    def tagging(self) -> list[str]:
-        """The variants that get any tag right; the only one in any case."""
+    def tagging_variants(self) -> list[str]:
+        """The variants that get any tag right; a single variant always counts."""
         names = [name for name, system in self.systems.items() if any(system.tag_f1.values())]
         return names or [name for name, system in self.systems.items() if system.support][:1]
 
     def by_support(self) -> dict[str, int]:
-        """Every tag and how often the references have it, the most frequent first."""
+        """Tag → number of times in the references, most frequent first."""
         support: dict[str, int] = {}
-        for name in self.tagging:
+        for name in self.tagging_variants:
             support |= self.systems[name].support
         return dict(sorted(support.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _changes(content: Mapping) -> Differences:
+def _differences(content: Mapping) -> Differences:
     return {
-        pair: {name: Change(d["value"], d["low"], d["high"]) for name, d in rows.items()}
+        pair: {name: Difference(d["value"], d["low"], d["high"]) for name, d in rows.items()}
         for pair, rows in content.items()
     }
 
@@ -215,8 +216,8 @@ def _pair_title(pair: str) -> str:
     return " − ".join(view.heading(variant).title for variant in pair.split(" - "))
 
 
-def card(title: str, *parts: str) -> Markup:
-    """A section of the page with its heading, which is its address too."""
+def section(title: str, *parts: str) -> Markup:
+    """A section of the page with its heading; its id is made from the heading."""
     return Markup('<section class="ev-card" id="{}"><h2>{}</h2>{}</section>').format(
         _address(title), title, Markup("").join(parts)
     )
@@ -234,10 +235,10 @@ def note(sentence: str) -> Markup:
 
 
 def _best(results: Results, row: Row) -> str | None:
-    """The variant that is better than the next best by more than the noise."""
+    """The variant that is significantly better than the second best, if any."""
     known = [name for name, system in results.systems.items() if row.name in system.scores]
     best = sorted(known, key=lambda name: results.systems[name].scores[row.name], reverse=row.higher_is_better)[:2]
-    return best[0] if len(best) == 2 and results.apart(*best, row.name) else None
+    return best[0] if len(best) == 2 and results.differ(*best, row.name) else None
 
 
 def _cell(system: System, row: Row, best: bool) -> Markup:
@@ -250,22 +251,22 @@ def _cell(system: System, row: Row, best: bool) -> Markup:
     return Markup("<td>{}{}</td>").format(figure, interval)
 
 
-def _difference(found: Change | None) -> Markup:
+def _difference(found: Difference | None) -> Markup:
     if found is None:
         return Markup("<td>–</td>")
-    verdict = _range(found) if found.clear else "within noise"
+    verdict = _range(found) if found.significant else "within noise"
     return Markup('<td>{}<small class="ev-verdict">{}</small></td>').format(_signed(found.value), verdict)
 
 
-def _range(found: Change) -> str:
+def _range(found: Difference) -> str:
     return f"{_signed(found.low)} to {_signed(found.high)}"
 
 
-def _row(row: Row, where: str, cells: Sequence[Markup]) -> Markup:
-    """A metric's name that opens its definition, which way is better, and its figures.
+def _row(row: Row, id_prefix: str, cells: Sequence[Markup]) -> Markup:
+    """A table row: a metric's name (a button for its definition), the direction that is better, and its figures.
 
-    A popover opens and closes by itself, but lies over the page: it is for those who hear the page, and while it is
-    open, a row of its own shows the same words in place.
+    The definition is there twice: in a popover for screen readers, and in a second row that CSS shows while the popover
+    is open, so that it does not cover the table.
     """
     arrow, hint = ("↑", "higher is better") if row.higher_is_better else ("↓", "lower is better")
     return Markup(
@@ -274,7 +275,7 @@ def _row(row: Row, where: str, cells: Sequence[Markup]) -> Markup:
         '<span popover id="{id}" class="ev-unseen">{definition}</span></th>{cells}</tr>'
         '<tr class="ev-definition" aria-hidden="true"><td colspan="{columns}">{definition}</td></tr>'
     ).format(
-        id=f"ev-{where}-{row.name}",
+        id=f"ev-{id_prefix}-{row.name}",
         label=row.label,
         hint=hint,
         arrow=arrow,
@@ -288,11 +289,11 @@ def _shown_rows(results: Results) -> list[Row]:
     return [row for row in ROWS if any(row.name in system.scores for system in results.systems.values())]
 
 
-def table(results: Results, where: str) -> Markup:
-    """Metrics by variants, in percent; small: 95 % intervals; bold: the best of a row, where it stands out of them.
+def table(results: Results, id_prefix: str) -> Markup:
+    """Metrics by variants, in percent; small: 95 % intervals; bold: the best of a row, if significant.
 
-    The last column is the paired difference of the last two variants, where it was measured. where: on the page,
-    for ids.
+    The last column is the paired difference of the last two variants, where it was measured.
+    id_prefix: makes ids unique on the page.
     """
     last = dict(list(results.differences.items())[-1:])
     names = [view.heading(variant).title for variant in results.systems] + [_pair_title(pair) for pair in last]
@@ -302,14 +303,14 @@ def table(results: Results, where: str) -> Markup:
         best = _best(results, row)
         cells = [_cell(system, row, name == best) for name, system in results.systems.items()]
         cells += [_difference(found.get(row.name)) for found in last.values()]
-        rows.append(_row(row, where, cells))
+        rows.append(_row(row, id_prefix, cells))
     return Markup(
         '<table class="ev-table"><thead><tr><th scope="col">%</th>{}</tr></thead><tbody>{}</tbody></table>{}'
-    ).format(head, Markup("").join(rows), note(_reading(results)))
+    ).format(head, Markup("").join(rows), note(_how_to_read(results)))
 
 
-def _reading(results: Results) -> str:
-    """How a table is to be read."""
+def _how_to_read(results: Results) -> str:
+    """A note on how to read a table."""
     if not _with_intervals(results):
         return WITHOUT_INTERVALS
     best = " Bold: better than the next best by more than the noise." if len(results.systems) > 1 else ""
@@ -333,8 +334,8 @@ def _chart_row(head: str, *cells: str | int) -> Markup:
 
 
 def _key(results: Results, names: Sequence[str]) -> Markup:
-    """The colours of variants; a file's only score needs none."""
-    return key(map(results.series, names)) if len(results.systems) > 1 else Markup("")
+    """The legend of variants; empty for a single one."""
+    return legend(map(results.series, names)) if len(results.systems) > 1 else Markup("")
 
 
 def _tag(name: str) -> Markup:
@@ -347,7 +348,7 @@ def _tag(name: str) -> Markup:
 def metric_chart(results: Results) -> Markup:
     """A bar for each metric and variant, with its 95 % interval where that is known."""
     rows = []
-    for row in ROWS[: len(METRICS)]:  # the published ones, so that both charts are alike
+    for row in ROWS[: len(METRICS)]:  # the published ones, so that both charts have the same rows
         bars = (
             bar(
                 system.scores[row.name],
@@ -364,8 +365,8 @@ def metric_chart(results: Results) -> Markup:
 
 
 def tag_chart(results: Results) -> Markup:
-    """F1 per tag as bars, one per variant that writes tags; tags in order of support."""
-    support, shown = results.by_support(), results.tagging
+    """F1 per tag as bars, one for each variant that writes tags; sorted by support."""
+    support, shown = results.by_support(), results.tagging_variants
     rows = []
     for tag in list(support)[:MAX_TAGS]:
         bars = (
@@ -386,9 +387,9 @@ def tag_chart(results: Results) -> Markup:
 
 def change_chart(results: Results) -> Markup | None:
     """How each tag's F1 changed from the last variant but one to the last; None with fewer than two."""
-    if len(results.tagging) < 2:
+    if len(results.tagging_variants) < 2:
         return None
-    before, after = results.tagging[-2:]
+    before, after = results.tagging_variants[-2:]
     pair = f"{after} - {before}"
     measured = results.tag_differences.get(pair, {})
     support = results.by_support()
@@ -397,11 +398,11 @@ def change_chart(results: Results) -> Markup | None:
         for tag in support
         if tag in results.systems[before].tag_f1 and tag in results.systems[after].tag_f1
     }
-    reach = max((abs(end) for tag, value in values.items() for end in _ends(measured.get(tag), value)), default=0.0)
+    extent = max((abs(end) for tag, value in values.items() for end in _bounds(measured.get(tag), value)), default=0.0)
     rows = [
         _chart_row(
             _tag(tag),
-            change(value, max(reach, 0.1), _ends(measured.get(tag)) or None),
+            difference_bar(value, max(extent, 0.1), _bounds(measured.get(tag)) or None),
             Markup("{}{}").format(*_figures(value, measured.get(tag))),
             support[tag],
         )
@@ -410,21 +411,21 @@ def change_chart(results: Results) -> Markup | None:
     table = _chart_table(("Tag", f"F1, {_pair_title(pair)}", "Points", "Support"), rows)
     if not measured:
         return table + note(f"{WITHOUT_INTERVALS} A rare tag jumps with a single clip.")
-    clear = sum(found.clear for found in measured.values())
+    significant = sum(found.significant for found in measured.values())
     return table + note(
-        f"Whiskers: paired 95 % bootstrap intervals. Filled: the interval leaves zero out, as for {clear} of"
+        f"Whiskers: paired 95 % bootstrap intervals. Filled: the interval leaves zero out, as for {significant} of"
         f" {view.counted(len(measured), 'tag')}; one in twenty would by chance."
     )
 
 
-def _ends(found: Change | None, *more: float) -> tuple[float, ...]:
+def _bounds(found: Difference | None, *more: float) -> tuple[float, ...]:
     return (*more, *((found.low, found.high) if found else ()))
 
 
-def _figures(value: float, found: Change | None) -> tuple[Markup, Markup]:
+def _figures(value: float, found: Difference | None) -> tuple[Markup, Markup]:
     if found is None:
         return Markup("{}").format(_signed(value)), Markup("")
-    figure = Markup("<b>{}</b>" if found.clear else "{}").format(_signed(value))
+    figure = Markup("<b>{}</b>" if found.significant else "{}").format(_signed(value))
     return figure, Markup("<small>{}</small>").format(_range(found))
 
 
@@ -441,23 +442,25 @@ def confidence_chart(results: Results) -> Markup | None:
         lines.append((series, [(100 * point.recall, 100 * point.precision) for point in points]))
         usual = [point for point in points if point.threshold >= view.EVERYTHING.min_probability][-1]
         best = max(points, key=lambda point: point.f1)
-        marks.append(Mark(100 * usual.recall, 100 * usual.precision, f"{series.name}, every tag shown", series))
+        marks.append(
+            LabelledPoint(100 * usual.recall, 100 * usual.precision, f"{series.name}, every tag shown", series)
+        )
         words.append(
             f"{series.name}: every tag shown, {_percent(usual.precision)} of {usual.kept:,} tags are right and"
             f" {_percent(usual.recall)} are found. {_better(usual, best)}"
         )
     precisions = [y for _, points in lines for _, y in points]
-    picture = plot(
+    picture = line_chart(
         "Precision over recall. " + " ".join(words),
         Axis("Recall, %", 0, 100, [(value, str(value)) for value in range(0, 101, 20)]),
-        Axis.around("Precision, %", precisions),
+        Axis.fitting("Precision, %", precisions),
         lines,
         marks,
     )
     sentences = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in words)
     return (
         note("What the slider of the Compare tab trades. Rings: its default, every tag shown.")
-        + key((series for series, _ in lines), lines=True)
+        + legend((series for series, _ in lines), lines=True)
         + Markup('<div class="ev-halves">{}<ul>{}</ul></div>').format(picture, sentences)
     )
 
@@ -483,19 +486,19 @@ CHARTS = {
 
 
 def caveats(published: Results, measured: Results | None) -> Markup:
-    """What the published figures hide, in plain words."""
+    """Limitations of the published figures, in sentences."""
     clips, n = published.clips, published.origin["n"]
     sentences = (
         f"{clips['untagged']} of the {n} published clips have no tags, and give a system that never writes one full"
         f" marks: that alone is a Tag F1 of {view.percent(clips['untagged'] / n)}.",
         "Tag F1 ignores where a tag stands: only its name and how often it comes count.",
         f"WER is a mean over clips: short clips weigh as much as long ones.{_over_all_words(measured)}",
-        _noise(published),
+        _significance(published),
         "The two tables cannot be compared with each other: the published one is Voxtral Mini 3B on speech by"
         " ElevenLabs, the measured one is the scale model on this project's embedded voice.",
     )
     points = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in sentences)
-    return card(HIDDEN, Markup("<ul>{}</ul>").format(points))
+    return section(LIMITATIONS, Markup("<ul>{}</ul>").format(points))
 
 
 def _over_all_words(measured: Results | None) -> str:
@@ -508,10 +511,10 @@ def _over_all_words(measured: Results | None) -> str:
     return f" Over all words together, {view.heading(name).title}'s measured {mean} is {pooled}."
 
 
-def _noise(published: Results) -> str:
-    """What the published gain is worth: in clips, and by a sign test over tags, as nothing is known of single clips.
+def _significance(published: Results) -> str:
+    """Significance of the published gain: in clips, and by a sign test over tags, as single clips were not published.
 
-    Tags of the same clip move together, so the test finds too much rather than too little.
+    Tags of one clip are correlated, so the test is too lenient rather than too strict.
     """
     n = published.origin["n"]
     before, after = (published.systems[name] for name in ("sft", "rl"))
@@ -539,7 +542,7 @@ STAGES = {
     "sft": "SFT: fine-tuning on tagged text",
     "rl": "RL: RAFT on the best samples",
 }
-# What is drawn of a stage's log.
+# The series of a stage's log that are drawn.
 LOSSES = {
     "loss": Series("training clips", 1),
     "validation_loss": Series("validation clips", 2, dashed=True),
@@ -549,17 +552,17 @@ LOSSES = {
     "describe": Series("tags and stress", 0),
 }
 SAMPLED, CURATED = Series("all samples", 0), Series("learned from", 2)
-LEFT_OUT = 0.01  # of rewards, at most, at the lower end of their chart
+LEFT_OUT = 0.01  # share of the lowest rewards that the chart may leave out
 
 
 def stage_chart(stage: Mapping) -> Markup:
     """The losses of one stage over its steps."""
     lines = [(series, stage["series"][name]) for name, series in LOSSES.items() if name in stage["series"]]
-    steps = Axis.around("Step", [0, stage["steps"]], parts=2)  # their labels stand side by side
+    steps = Axis.fitting("Step", [0, stage["steps"]], parts=2)  # their labels stand side by side
     words = [
         f"{series.name} {' to '.join(f'{loss:.2f}' for _, loss in _first_and_last(points))}" for series, points in lines
     ]
-    losses = Axis.around("Loss, nats", [value for _, points in lines for _, value in points], ratio=20)
+    losses = Axis.fitting("Loss, nats", [value for _, points in lines for _, value in points], ratio=20)
     summary = f"Loss over {stage['steps']:,} steps: {'; '.join(words)}."
     about = f"{stage['steps']:,} steps in {_duration(stage['seconds'])}{_made(stage)}."
     if stage.get("start"):
@@ -570,7 +573,7 @@ def stage_chart(stage: Mapping) -> Markup:
             " Each curve is one task's loss, averaged over all steps: a task that takes part in every fourth step only"
             " is drawn at a quarter of its loss."
         )
-    return note(about) + key((series for series, _ in lines), lines=True) + plot(summary, steps, losses, lines)
+    return note(about) + legend((series for series, _ in lines), lines=True) + line_chart(summary, steps, losses, lines)
 
 
 def _on_validation(wer: Sequence[tuple[int, float]] | None) -> str:
@@ -581,7 +584,7 @@ def _on_validation(wer: Sequence[tuple[int, float]] | None) -> str:
 
 
 def _first_and_last(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
-    """A curve of a single point has one end."""
+    """The first and last point of a curve; of a single point, that one."""
     return [*points[:1], *points[1:][-1:]]
 
 
@@ -592,13 +595,13 @@ def _duration(seconds: float) -> str:
 
 
 def rewards_chart(raft: Mapping) -> Markup:
-    """How the rewards of RAFT are spread, before and after curation, as shares of each; from where they are on."""
+    """Histogram of RAFT's rewards before and after curation, in shares of each, without its empty lower end."""
     shares = {
         series: [count / sum(counts) for count in counts]
         for series, counts in ((SAMPLED, raft["histogram"]["sampled"]), (CURATED, raft["histogram"]["curated"]))
     }
     parts = len(shares[SAMPLED])
-    tenth = parts // 10  # the axis has a tick at each, and two of them at least
+    tenth = parts // 10  # one tick each; the axis has at least two
     start = max(i for i in range(0, parts - tenth, tenth) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
     about = (
         f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f},"
@@ -612,10 +615,10 @@ def rewards_chart(raft: Mapping) -> Markup:
     picture = histogram(
         f"Distribution of rewards. {about}",
         Axis("Reward", start / parts, 1, [(i / parts, f"{i / parts:g}") for i in range(parts, start - 1, -tenth)]),
-        Axis.around("Share, %", [0, *(height for _, heights in bars for height in heights)]),
+        Axis.fitting("Share, %", [0, *(height for _, heights in bars for height in heights)]),
         bars,
     )
-    return note(about) + key(series for series, _ in bars) + picture
+    return note(about) + legend(series for series, _ in bars) + picture
 
 
 def _supervised(raft: Mapping) -> str:
@@ -623,9 +626,9 @@ def _supervised(raft: Mapping) -> str:
 
 
 def training(curves: Mapping) -> Markup:
-    """Every stage of the run that made the scale model."""
-    cards = [card(STAGES[name], stage_chart(curves["stages"][name])) for name in STAGES if name in curves["stages"]]
-    cards.append(card("RAFT: rewards before and after curation", rewards_chart(curves["raft"])))
+    """The curves of all stages of the run that trained the scale model."""
+    cards = [section(STAGES[name], stage_chart(curves["stages"][name])) for name in STAGES if name in curves["stages"]]
+    cards.append(section("RAFT: rewards before and after curation", rewards_chart(curves["raft"])))
     return side_by_side(cards)
 
 
@@ -633,7 +636,9 @@ def training(curves: Mapping) -> Markup:
 
 
 def nothing_measured() -> Markup:
-    return card("Measured", note("Nothing has been measured on this checkpoint yet: `make train` writes this table."))
+    return section(
+        "Measured", note("Nothing has been measured on this checkpoint yet: `make train` writes this table.")
+    )
 
 
 def side_by_side(cards: Iterable[Markup]) -> Markup:
@@ -645,41 +650,41 @@ def stacked(*cards: Markup) -> Markup:
 
 
 def results_page(published: Results, measured: Results | None) -> Markup:
-    """Published figures on the left, measured ones on the right, each of the same kind side by side."""
-    first = card("Published", note(origin(published)), table(published, "published"))
+    """Published figures on the left, measured ones on the right."""
+    first = section("Published", note(origin(published)), table(published, "published"))
     tables, both = [stacked(first, caveats(published, measured))], {"Published": published}
     if measured:
-        tables.append(card("Measured", note(origin(measured)), table(measured, "measured")))
+        tables.append(section("Measured", note(origin(measured)), table(measured, "measured")))
         both["Measured"] = measured
     else:
         tables.append(nothing_measured())
-    rows, jumps = [tables], {title: title for title in (*both, HIDDEN)}
+    rows, jumps = [tables], {title: title for title in (*both, LIMITATIONS)}
     for what, draw in CHARTS.items():
         drawn = {f"{title}, {what}": chart for title, results in both.items() if (chart := draw(results))}
         if drawn:
-            rows.append([card(title, chart) for title, chart in drawn.items()])
+            rows.append([section(title, chart) for title, chart in drawn.items()])
             jumps[what[0].upper() + what[1:]] = next(iter(drawn))
     return _jump_list(jumps) + Markup("").join(map(side_by_side, rows))
 
 
 def _jump_list(jumps: Mapping[str, str]) -> Markup:
-    """Links to cards. jumps: what stands there → title of the card.
+    """Links to sections. jumps: text of the link → heading of the section.
 
-    Gradio's page has a base address, from which `#…` alone would load it anew where it was opened with `?…`.
+    Gradio's page has a base address: a plain `#…` link would reload a page that was opened with `?…`.
     """
     link = Markup('<a href="#{}" onclick="location.hash = this.hash; return false">{}</a>')
     links = (link.format(_address(title), name) for name, title in jumps.items())
     return Markup('<nav class="ev-links" aria-label="On this page">{}</nav>').format(Markup("").join(links))
 
 
-def own_report(entry: Mapping, name: str) -> Markup:
-    """The report on a visitor's file, to see and to download. entry: what `metrics.summary` gives."""
+def upload_report(entry: Mapping, name: str) -> Markup:
+    """The report on a visitor's file, with downloads. entry: from `metrics.summary`."""
     results = Results({"n": entry["n"]}, {"Score": System.of(entry)})
-    few = note(f"Intervals from fewer than {ENOUGH} clips are too narrow.") if entry["n"] < ENOUGH else Markup("")
-    charts = [card("Per metric", metric_chart(results))]
-    if results.tagging:
-        charts.append(card("Per tag", tag_chart(results)))
-    report = side_by_side([card("Scores", note(origin(results)), table(results, "own"), few), stacked(*charts)])
+    few = note(f"Intervals from fewer than {MIN_CLIPS} clips are too narrow.") if entry["n"] < MIN_CLIPS else Markup("")
+    charts = [section("Per metric", metric_chart(results))]
+    if results.tagging_variants:
+        charts.append(section("Per tag", tag_chart(results)))
+    report = side_by_side([section("Scores", note(origin(results)), table(results, "own"), few), stacked(*charts)])
     title, file = f"Scores of {name}", f"{view.file_stem(name)}.scores"
     links = (
         view.download(
@@ -699,8 +704,8 @@ def own_report(entry: Mapping, name: str) -> Markup:
 
 
 def page(title: str, content: Markup) -> Markup:
-    """A file of its own, which fetches nothing and is dark where its reader's system is."""
-    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {theme.variables('dark')} }} }}"
+    """A complete HTML file that fetches nothing and follows the system's dark mode."""
+    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {theme.css_variables('dark')} }} }}"
     return Markup(
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<title>{title}</title><style>{style}</style><body class="ev-alone"><h1>{title}</h1>{content}</body></html>'

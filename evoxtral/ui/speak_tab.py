@@ -16,8 +16,8 @@ from evoxtral.errors import EvoxtralError, SpeechError
 from evoxtral.speech import Speech, Timed, elevenlabs, performer
 from evoxtral.ui import theme, view
 from evoxtral.ui.charts import Axis
-from evoxtral.ui.compare import QUIETLY, CompareTab
-from evoxtral.ui.endpoints import endpoint, text_input, typed
+from evoxtral.ui.compare import REDRAW_ONLY, CompareTab
+from evoxtral.ui.endpoints import endpoint, json_output, text_input
 
 MAX_CHARACTERS = 2_000  # of a script: about two minutes of speech
 HINT = "Write a script, or let one surprise you; a tag goes in where the cursor stands."
@@ -25,18 +25,18 @@ ASKING = "ElevenLabs is speaking: this can take a minute…"
 KEY_INFO = "Your key goes to ElevenLabs with each request, through this server, and is kept nowhere but in this page."
 ACCENTS = {"en-us": "American", "en": "British", "en-gb-x-rp": "British (RP)", "en-gb-scotland": "Scottish"}
 SEED_INFO = "Of pace and pitch: any number."
-TOLD = Markup('<div class="ev-timeline"><p>{}</p>{}</div>')
+TIMELINE = Markup('<div class="ev-timeline"><p>{}</p>{}</div>')
 LANES = Markup('<div class="ev-lanes"><ol style="--ev-across:{:.4f}">{}</ol><div aria-hidden="true">{}</div></div>')
-# The next step is the primary button: Speak while the script is new, then the one that sends on what is spoken.
-# The browser sees to it, as a script changes with every key.
-WRITTEN = '() => [{variant: "primary", __type__: "update"}, {variant: "secondary", __type__: "update"}]'
-HEARD = """() => [
+# The primary button is the next step: Speak for a new script, then the one that sends the clip to Compare. This runs in
+# the browser, as the script changes with every key.
+SCRIPT_CHANGED_JS = '() => [{variant: "primary", __type__: "update"}, {variant: "secondary", __type__: "update"}]'
+CLIP_CHANGED_JS = """() => [
   {variant: "secondary", __type__: "update"}, {variant: "primary", interactive: true, __type__: "update"}
 ]"""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 
-# A surprise is one of the first and one of the second: how somebody begins, and the turn that it takes.
+# A random script is one of the first followed by one of the second.
 OPENINGS = (
     "[stammers] I see your point, but consider the garden.",
     "[calm] The little walrus closed its eyes [pause] and dreamed of the sea.",
@@ -51,7 +51,7 @@ OPENINGS = (
     "[angry] You forgot my birthday because of football?",
     "[gasps] Sorry to bother you, but could I borrow some sugar?",
 )
-TURNS = (
+ENDINGS = (
     "[clears throat] We need sixteen more plates on Friday.",
     "[pause] The king gave his last helmet to a poor nurse.",
     "[laughs] I laughed so hard I missed the last bus.",
@@ -67,13 +67,13 @@ TURNS = (
 )
 
 
-def surprises() -> Iterator[str]:
-    """Every script that a surprise can be."""
-    return map(" ".join, itertools.product(OPENINGS, TURNS))
+def example_scripts() -> Iterator[str]:
+    """All example scripts."""
+    return map(" ".join, itertools.product(OPENINGS, ENDINGS))
 
 
 def palette() -> Markup:
-    """A button for every tag that the voice can make, by category; the page's script inserts its text."""
+    """A button for each tag that the voice can speak, by category; `page.js` inserts its text."""
     rows = []
     for category in tags.CATEGORIES:
         names = [name for name in speech.SPOKEN_TAGS if tags.category(name) == category]
@@ -91,20 +91,20 @@ def palette() -> Markup:
 
 
 def timeline(spoken: Speech) -> Markup:
-    """How much was spoken, and where each tag sounds, if there are any."""
+    """Number of words and tags, duration, and the times of the tags that sound."""
     length = audio.duration(spoken.waveform)
     told = f"{view.counted(len(spoken.words), 'word')}, {view.counted(len(spoken.tags), 'tag')}, {length:.1f} s"
     if not spoken.tags:
-        return TOLD.format(f"{told}.", "")
-    return TOLD.format(f"{told}: where each tag sounds, in seconds", _lanes(spoken.tags, length))
+        return TIMELINE.format(f"{told}.", "")
+    return TIMELINE.format(f"{told}: where each tag sounds, in seconds", _lanes(spoken.tags, length))
 
 
 def _lanes(sounds: Sequence[Timed], length: float) -> Markup:
-    """A lane for each tag that sounds, on an axis of `length` seconds."""
+    """A lane for each tag name, on an axis of `length` seconds."""
     lanes: dict[str, list[Timed]] = {}
     for sound in sounds:
         lanes.setdefault(sound.text, []).append(sound)
-    ticks = [(second, name) for second, name in Axis.around("seconds", (0, length)).ticks if second <= length]
+    ticks = [(second, name) for second, name in Axis.fitting("seconds", (0, length)).ticks if second <= length]
     return LANES.format(
         ticks[1][0] / length,
         Markup("").join(_lane(name, lane, length) for name, lane in lanes.items()),
@@ -116,7 +116,7 @@ def _lanes(sounds: Sequence[Timed], length: float) -> Markup:
 
 
 def _lane(name: str, sounds: Sequence[Timed], length: float) -> Markup:
-    """A tag with its times, and a bar for each; what sounds late is labelled at its end, where there is room."""
+    """A tag with its times, and a bar for each; a tag that sounds late has its label on the left of the bar."""
     places = [f"--ev-from:{sound.start / length:.4f};--ev-to:{sound.end / length:.4f}" for sound in sounds]
     return Markup('<li class="ev-{}{}" style="{}"><span class="ev-tag">{}</span> <small>{}</small>{}</li>').format(
         tags.category(name),
@@ -128,16 +128,16 @@ def _lane(name: str, sounds: Sequence[Timed], length: float) -> Markup:
     )
 
 
-def bounded(script: str) -> str:
-    """The script, unless it is too long. Raises SpeechError."""
+def checked_length(script: str) -> str:
+    """The script itself. Raises SpeechError if it is too long."""
     if len(script) > MAX_CHARACTERS:
         raise SpeechError(f"The script has {len(script):,} characters; at most {MAX_CHARACTERS:,} are spoken at once.")
     return script
 
 
-def say(script: str, voice: str, seed: float) -> Speech:
+def synthesize(script: str, voice: str, seed: float) -> Speech:
     """Speak a script of bounded length. Raises SpeechError."""
-    names = tags.names(bounded(script))
+    names = tags.names(checked_length(script))
     if names and not tags.plain(script) and not any(map(speech.spoken_as, names)):
         unknown = _listed(f"[{name}]" for name in names)
         raise SpeechError(
@@ -146,26 +146,26 @@ def say(script: str, voice: str, seed: float) -> Speech:
     return speech.speak(script, voice, abs(int(seed or 0)))  # the box may be empty
 
 
-def perform(script: str, voice: str, seed: float) -> tuple:
-    """What the Speak button gives: status, the clip, the timeline, and the script that was spoken."""
+def speak_embedded(script: str, voice: str, seed: float) -> tuple:
+    """For the Speak button: status, the clip, the timeline, and the script that was spoken."""
     try:
-        spoken = say(script, voice, seed)
+        spoken = synthesize(script, voice, seed)
     except EvoxtralError as error:
-        return view.alarm(str(error)), gr.skip(), gr.skip(), gr.skip()
+        return view.error(str(error)), gr.skip(), gr.skip(), gr.skip()
     told = "Spoken." if not spoken.skipped else f"Left out, no sound or no word to act on: {_listed(spoken.skipped)}."
     return view.status(told), playable(spoken), timeline(spoken), script
 
 
-def perform_there(script: str, key: str, voice: str, api: str = elevenlabs.API) -> Iterator[tuple]:
-    """What the button for ElevenLabs gives, as `perform`. key: the visitor's own; it is used for this and forgotten."""
+def speak_with_elevenlabs(script: str, key: str, voice: str, api: str = elevenlabs.API) -> Iterator[tuple]:
+    """For the button of ElevenLabs; outputs as of `speak_embedded`. key: the visitor's own, never stored."""
     yield view.status(ASKING), gr.skip(), gr.skip(), gr.skip()
     try:
-        recording = elevenlabs.speak(bounded(script), key or "", voice or "", api)
+        recording = elevenlabs.speak(checked_length(script), key or "", voice or "", api)
         length = audio.duration(audio.load(recording))
     except EvoxtralError as error:
-        yield view.alarm(str(error)), gr.skip(), gr.skip(), gr.skip()
+        yield view.error(str(error)), gr.skip(), gr.skip(), gr.skip()
         return
-    told = TOLD.format(f"{length:.1f} s. Where each tag sounds is known for the embedded voice only.", "")
+    told = TIMELINE.format(f"{length:.1f} s. Where each tag sounds is known for the embedded voice only.", "")
     with tempfile.TemporaryDirectory() as folder:  # Gradio takes its own copy while we wait at the yield
         clip = Path(folder) / "elevenlabs.mp3"
         clip.write_bytes(recording)
@@ -181,13 +181,13 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def another(script: str) -> tuple:
-    """A script that is not the one there; that one, and the button that brings it back."""
-    return random.choice([other for other in surprises() if other != script]), *_put_away(script)
+def random_script(script: str) -> tuple:
+    """Another script, the previous one, and the button that brings that back."""
+    return random.choice([other for other in example_scripts() if other != script]), *_keep_previous(script)
 
 
-def _put_away(script: str) -> tuple:
-    """A script that another takes the place of, and the button that brings it back: what is typed is not lost."""
+def _keep_previous(script: str) -> tuple:
+    """The script that is being replaced, and the button that brings it back: typed text is not lost."""
     return script, gr.Button(visible=bool(script.strip()))
 
 
@@ -203,7 +203,7 @@ def speak(script: str, voice: str = speech.DEFAULT_VOICE, seed: float = 0) -> tu
         A recording at 16 kHz.
         The tags, as written, that were left out: the voice has no sound for them.
     """
-    spoken = say(script, voice, seed)
+    spoken = synthesize(script, voice, seed)
     return playable(spoken), list(spoken.skipped)
 
 
@@ -225,7 +225,7 @@ class SpeakTab:
                     waveform_options=gr.WaveformOptions(*theme.WAVEFORM),
                 )
                 self.timeline = gr.HTML(elem_id="timeline", apply_default_css=False)
-                self.spoken = gr.State()  # the script of the clip; the one in the box may have changed since
+                self.spoken = gr.State()  # the clip's script; the box may have changed since
                 self.send = gr.Button(
                     "Transcribe it, with the script as the reference", elem_id="send", interactive=False
                 )
@@ -233,7 +233,7 @@ class SpeakTab:
 
     def _lay_out_script(self) -> None:
         self.script = gr.Textbox(
-            next(surprises()),
+            next(example_scripts()),
             label="Script",
             lines=5,
             max_lines=8,
@@ -279,43 +279,46 @@ class SpeakTab:
         spoken = [self.script, self.voice, self.seed]
         heard = [self.status, self.clip, self.timeline, self.spoken]
         replaced = [self.script, self.before, self.back]
-        self.another.click(another, self.script, replaced, **QUIETLY)
-        self.back.click(lambda script, before: (before, *_put_away(script)), replaced[:2], replaced, **QUIETLY)
-        self.speak.click(perform, spoken, heard, **QUIETLY)
+        self.another.click(random_script, self.script, replaced, **REDRAW_ONLY)
+        self.back.click(lambda script, before: (before, *_keep_previous(script)), replaced[:2], replaced, **REDRAW_ONLY)
+        self.speak.click(speak_embedded, spoken, heard, **REDRAW_ONLY)
         self.speak_there.click(
-            perform_there,
+            speak_with_elevenlabs,
             [self.script, self.key, self.their_voice],
             heard,
             show_progress="hidden",
             api_visibility="private",
-            concurrency_limit=8,  # others wait for a network, not for this machine
+            concurrency_limit=8,  # these requests wait for a network, not for this machine
         )
-        self.script.change(None, None, [self.speak, self.send], js=WRITTEN, **QUIETLY)
-        self.clip.change(None, None, [self.speak, self.send], js=HEARD, **QUIETLY)
+        self.script.change(None, None, [self.speak, self.send], js=SCRIPT_CHANGED_JS, **REDRAW_ONLY)
+        self.clip.change(None, None, [self.speak, self.send], js=CLIP_CHANGED_JS, **REDRAW_ONLY)
         sent = self.send.click(
-            hand_over, [self.clip, self.spoken], [self.status, tabs, compare.clip, compare.reference], **QUIETLY
+            send_to_compare,
+            [self.clip, self.spoken],
+            [self.status, tabs, compare.clip, compare.reference],
+            **REDRAW_ONLY,
         )
         compare.decode_after(sent.success)
-        compare.columns.say(take_over, self.script, [tabs, self.status, *replaced], **QUIETLY)
+        compare.columns.speak(load_script, self.script, [tabs, self.status, *replaced], **REDRAW_ONLY)
         script = text_input("Script", "[sighs] I told you. [whispers] It is a SECRET.")
-        outputs = gr.Audio(label="Speech", visible=False), typed(list[str], "Skipped tags")
+        outputs = gr.Audio(label="Speech", visible=False), json_output(list[str], "Skipped tags")
         endpoint(speak, [script, self.voice, self.seed], *outputs)
 
 
-def hand_over(clip: str, script: str) -> tuple:
+def send_to_compare(clip: str, script: str) -> tuple:
     """Status, the open tab, and the Compare tab's clip and reference."""
     return view.status(HINT), gr.Tabs(selected="compare"), clip, script
 
 
-def take_over(say: gr.EventData, script: str) -> tuple:
-    """The open tab, status, the script from a transcript that is to be spoken, and the one before it."""
-    text = beginning(say.text)
-    told = HINT if text == say.text else f"The text is long: these are the first {len(text):,} of its characters."
-    return gr.Tabs(selected="speak"), view.status(told), text, *_put_away(script)
+def load_script(event: gr.EventData, script: str) -> tuple:
+    """The open tab, status, a transcript as the new script, the previous script, and the button that brings it back."""
+    text = truncated_script(event.text)
+    told = HINT if text == event.text else f"The text is long: these are the first {len(text):,} of its characters."
+    return gr.Tabs(selected="speak"), view.status(told), text, *_keep_previous(script)
 
 
-def beginning(text: str) -> str:
-    """As many whole sentences of a text as are spoken at once; of one endless sentence, as many words."""
+def truncated_script(text: str) -> str:
+    """As many whole sentences of a text as fit MAX_CHARACTERS; of a longer sentence, as many words."""
     if len(text) <= MAX_CHARACTERS:
         return text
     cut = text[: MAX_CHARACTERS + 1]
@@ -324,7 +327,7 @@ def beginning(text: str) -> str:
 
 
 def voice_info() -> str:
-    """How many voices there are here, and whether natural ones could be more."""
+    """How many voices there are, and how to get natural ones if there are none."""
     count, natural = len(speech.VOICES), len(performer.installed())
     told = f"{count + natural} of them: type to find one."
     return told if natural else f"{told} For natural ones, see the README's “Voices”."

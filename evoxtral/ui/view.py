@@ -1,7 +1,6 @@
 """Transcripts as HTML: pure functions, no Gradio.
 
-Everything that a model or a person wrote goes through `Markup.format`, which escapes it; nothing here joins
-raw strings into HTML.
+Text of models and people goes through `Markup.format`, which escapes it; raw strings are never joined into HTML.
 """
 
 import re
@@ -13,36 +12,45 @@ from markupsafe import Markup, escape
 
 from evoxtral import confidence, metrics, tags
 from evoxtral.transcript import Cue, Token, Transcript
-from evoxtral.ui.diff import WORD, Change, Item, Marks, against, agreed_share, between, tag_change
+from evoxtral.ui.diff import (
+    WORD,
+    Item,
+    Marks,
+    TagChange,
+    mark_against_reference,
+    mark_differences,
+    tag_change,
+    word_agreement,
+)
 
 NO_MARKS = Marks()
-MAX_CHARACTERS = 40_000  # of a text that a visitor pastes or changes: half an hour of fast speech has fewer
+MAX_CHARACTERS = 40_000  # limit on a pasted or edited text: half an hour of fast speech has fewer
 
 
 @dataclass(frozen=True)
 class Filter:
     """Which tags are shown: those of `categories` that are at least `min_probability` likely.
 
-    words_alone: none at all, and no stress either. With min_probability 0, a doubtful transcript shows those that are
-    as likely as its own `hide_below` asks.
+    words_alone: no tags and no stress. With min_probability 0, a doubtful transcript shows those of at least its own
+    `hide_below`.
     """
 
     categories: frozenset[str] = frozenset(tags.CATEGORIES)
     min_probability: float = 0.0
     words_alone: bool = False
 
-    def of(self, transcript: Transcript) -> Transcript:
+    def apply(self, transcript: Transcript) -> Transcript:
         if self.words_alone:
             return transcript.words_alone()
         least = self.min_probability or transcript.hide_below
         return transcript.without(least, frozenset(tags.CATEGORIES) - self.categories)
 
-    def of_text(self, text: str) -> str:
-        """What of a text that a person wrote has its like in what is shown."""
-        return self.of(Transcript((Cue(0.0, 0.0, (Token(text, None),)),), 0.0, 0.0)).text
+    def apply_to_text(self, text: str) -> str:
+        """A person's text with the same categories hidden, to be compared with what is shown."""
+        return self.apply(Transcript((Cue(0.0, 0.0, (Token(text, None),)),), 0.0, 0.0)).text
 
     def likely(self, transcript: Transcript) -> Transcript:
-        """All tags that are likely enough, whether their category is shown or not."""
+        """With all tags that are likely enough, of hidden categories too."""
         return transcript.without(self.min_probability or transcript.hide_below)
 
 
@@ -51,11 +59,11 @@ EVERYTHING = Filter()
 
 @dataclass(frozen=True)
 class Heading:
-    """What a column is called, one line that says what it is, and what it will hold."""
+    """A column's title, a line on its variant, and a placeholder until it has text."""
 
     title: str
-    line: str
-    gives: str = "What was said, and how: [tags] for sounds, feelings and pauses, CAPITALS for what was stressed."
+    description: str
+    placeholder: str = "What was said, and how: [tags] for sounds, feelings and pauses, CAPITALS for what was stressed."
 
 
 HEADINGS: Mapping[str, Heading] = {
@@ -73,10 +81,10 @@ def heading(variant: str) -> Heading:
 class Column:
     """One transcript among those side by side.
 
-    key: tells it from the others.  transcript: as it is shown and exported, None before the first clip.
-    written: as the model wrote it, the same unless a person changed it.  stem: what its downloads are called
-    before `.srt`.  result: which result it is of, for the page's script.  clip: tells what was heard from other clips.
-    reference: what was really said, if it is known.
+    key: unique among the columns.  transcript: as shown and exported, None before the first clip.  written: as the
+    model wrote it, before edits.  stem: file name of its downloads, without suffix.  result: id of its result, for
+    `page.js`.  clip: identifies the clip, as only columns of one clip are compared.  reference: tagged reference, if
+    known.
     """
 
     key: str
@@ -90,7 +98,7 @@ class Column:
 
 
 def percent(share: float) -> str:
-    """0.9345 → "93 %" with a no-break space; never rounded up to a 100 % that it is not."""
+    """0.9345 → "93 %" with a no-break space; only 1 gives "100 %"."""
     return f"{int(share * 100) if share > 0.99 else round(share * 100)}\u00a0%"
 
 
@@ -108,9 +116,9 @@ def _clock(seconds: float) -> str:
 
 
 def chip(raw: str, name: str, probability: float | None = None, differs: bool = False) -> Markup:
-    """One tag, looking like its category; its brackets stay in the page's text, so copying keeps them.
+    """A tag as a chip in the style of its category; its brackets are in the text, so that copying keeps them.
 
-    What it says on hover and focus, a screen reader reads in its place.
+    The text of its tooltip is also its label for screen readers.
     """
     kind = tags.category(name)
     like = [] if tags.group(name) == name else [f"like {tags.group(name)}"]
@@ -130,7 +138,7 @@ def chip(raw: str, name: str, probability: float | None = None, differs: bool = 
 
 
 def _word(raw: str, differs: bool) -> Markup:
-    """One word with what is around it; its runs of capitals are emphasis."""
+    """A word with its punctuation; runs of capitals are emphasised."""
     parts: list[Markup] = []
     end = 0
     for stressed in tags.EMPHASIS.finditer(raw):
@@ -146,9 +154,11 @@ def _missing(lost: Iterable[Item]) -> Markup:
     return Markup("").join(Markup('<del class="ev-missing">{}</del> ').format(item.text) for item in lost)
 
 
-def body(text: str, sure: Mapping[int, float | None], marks: Marks = NO_MARKS, start: int = 0) -> Markup:
-    """Tagged text, or the part of one that starts at `start`: places in `sure` (the probability of each tag, by
-    its position) and `marks` count from the start of the whole."""
+def tagged_text(text: str, sure: Mapping[int, float | None], marks: Marks = NO_MARKS, start: int = 0) -> Markup:
+    """Tagged text, or the part of a text that starts at offset `start`.
+
+    sure: probability of each tag, by its offset. Offsets in `sure` and `marks` count from the start of the whole text.
+    """
     parts: list[Markup] = []
     position = start
     for piece in tags.parse(text):
@@ -168,21 +178,21 @@ def body(text: str, sure: Mapping[int, float | None], marks: Marks = NO_MARKS, s
     return Markup("").join(parts)
 
 
-def _times(cue: Cue) -> str:
-    """Where a segment lies in the clip: "0:28–0:55"."""
+def _time_range(cue: Cue) -> str:
+    """The times of a cue: "0:28–0:55"."""
     return f"{_clock(cue.start)}–{_clock(cue.end)}"
 
 
 def _cues(visible: Transcript, marks: Marks) -> Markup:
-    """The text, a paragraph for each segment; where there are several, each with its times."""
+    """The text, a paragraph for each cue; where there are several, with their times."""
     timed = len(visible.cues) > 1
     sure = {span.offset: span.probability for span in visible.tags}
     paragraphs: list[Markup] = []
     start = 0
     for cue in visible.cues:
         if cue.text:
-            time = Markup('<span class="ev-time">{}</span> ').format(_times(cue)) if timed else Markup("")
-            paragraphs.append(time + body(cue.text, sure, marks, start))
+            time = Markup('<span class="ev-time">{}</span> ').format(_time_range(cue)) if timed else Markup("")
+            paragraphs.append(time + tagged_text(cue.text, sure, marks, start))
             start += len(cue.text) + 1  # one space joins two cues
     last = Markup(" ") + _missing(marks.missing.get(len(visible.text), ()))
     if not visible.done:
@@ -206,7 +216,7 @@ def _stats(written: Transcript, shown_tags: int) -> Markup:
 
 
 def download(name: str, mime: str, content: str | bytes, label: str, hint: str) -> Markup:
-    """A link that carries its file: nothing is stored on the server."""
+    """A download link that contains its file: nothing is stored on the server."""
     return Markup('<a download="{}" href="data:{},{}" title="{}">{}</a>').format(
         name, mime, quote(content), hint, label
     )
@@ -222,16 +232,16 @@ HINTS = {
 }
 
 
-def exports(transcript: Transcript, shown: Filter = EVERYTHING) -> dict[str, str]:
+def exports(transcript: Transcript, tag_filter: Filter = EVERYTHING) -> dict[str, str]:
     """Kind of file → content: TXT, SRT and VTT hold what is shown; JSON holds every tag with its probability."""
-    visible = shown.of(transcript)
+    visible = tag_filter.apply(transcript)
     contents = visible.to_txt(), transcript.to_json(), visible.to_srt(), visible.to_vtt()
     return dict(zip(KINDS, contents, strict=True))
 
 
-def _exports(transcript: Transcript, shown: Filter, stem: str) -> Markup:
-    """Copy, downloads, and the way to the Speak tab."""
-    files = exports(transcript, shown)
+def _exports(transcript: Transcript, tag_filter: Filter, stem: str) -> Markup:
+    """Buttons and links: copy, downloads, and "Speak it"."""
+    files = exports(transcript, tag_filter)
     links = Markup("").join(
         download(f"{stem}.{kind}", f"{KINDS[kind]};charset=utf-8", content, kind.upper(), HINTS[kind])
         for kind, content in files.items()
@@ -241,7 +251,7 @@ def _exports(transcript: Transcript, shown: Filter, stem: str) -> Markup:
     copy = Markup('<button type="button" class="ev-copy" data-copy="{}" title="{}">Copy for v3</button>').format(
         files["txt"], "Copy the tagged text as shown: it is ready for an ElevenLabs v3 prompt"
     )
-    again = Markup('<button type="button" data-say="{}" title="{}">Speak it</button>').format(
+    again = Markup('<button type="button" data-speak="{}" title="{}">Speak it</button>').format(
         files["txt"], "Take this text to the Speak tab and hear it"
     )
     return Markup('<p class="ev-exports">{}{}{}</p>').format(copy, links, again)
@@ -273,7 +283,7 @@ def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
 
 
 def _about_recording(transcript: Transcript) -> Markup:
-    """What is missing of the recording, and what of it was left out; once it is transcribed."""
+    """After decoding: what the recording lacks, and what of it was left out."""
     missing = (incomplete(transcript.incomplete),) if transcript.incomplete else ()
     notes = (*missing, *(f"{note[0].upper()}{note[1:]}." for note in transcript.notes))
     if not transcript.done or not notes:
@@ -282,15 +292,15 @@ def _about_recording(transcript: Transcript) -> Markup:
 
 
 def _editor(title: str, transcript: Transcript) -> Markup:
-    """The whole text to be changed, hidden tags and all, a box for each segment."""
+    """The editor: the whole text with hidden tags, a box for each cue."""
     timed = len(transcript.cues) > 1
     boxes = (
         Markup(
             '<label>{}<textarea aria-label="{}" rows="{}" maxlength="{}" spellcheck="false">{}</textarea></label>'
         ).format(
-            Markup('<span class="ev-time">{}</span>').format(_times(cue)) if timed else "",
-            f"{title}, {_times(cue)}",
-            2 + len(cue.text) // 40,  # for browsers that do not size it by its content
+            Markup('<span class="ev-time">{}</span>').format(_time_range(cue)) if timed else "",
+            f"{title}, {_time_range(cue)}",
+            2 + len(cue.text) // 40,  # for browsers that do not fit the box to its content
             MAX_CHARACTERS,
             cue.text,
         )
@@ -301,40 +311,40 @@ def _editor(title: str, transcript: Transcript) -> Markup:
     )
 
 
-def _pens(transcript: Transcript, editing: bool) -> Markup:
-    """What can be done to a finished text; the tab's script says which button was pressed."""
+def _edit_buttons(transcript: Transcript, editing: bool) -> Markup:
+    """The edit buttons of a finished text; see COLUMN_EVENTS_JS in `compare`."""
     if not transcript.done or not transcript.cues:
         return Markup("")
-    pens = [("done", "Done", "Keep the text as it stands here")] if editing else []
-    pens += [("undo", "Undo edit", "Back to what the model wrote")] if transcript.edited else []
-    pens += [] if editing else [("open", "Edit", "Change the text before it is copied, downloaded or spoken")]
+    actions = [("done", "Done", "Keep the text as it stands here")] if editing else []
+    actions += [("undo", "Undo edit", "Back to what the model wrote")] if transcript.edited else []
+    actions += [] if editing else [("open", "Edit", "Change the text before it is copied, downloaded or spoken")]
     buttons = Markup("").join(
-        Markup('<button type="button" data-pen="{}" title="{}">{}</button>').format(what, hint, label)
-        for what, label, hint in pens
+        Markup('<button type="button" data-edit="{}" title="{}">{}</button>').format(action, hint, label)
+        for action, label, hint in actions
     )
-    return Markup('<span class="ev-pens">{}</span>').format(buttons)
+    return Markup('<span class="ev-edit-buttons">{}</span>').format(buttons)
 
 
-def card(
+def draw_column(
     column: Column,
-    shown: Filter = EVERYTHING,
+    tag_filter: Filter = EVERYTHING,
     marks: Marks = NO_MARKS,
     scores: Mapping[str, str] | None = None,
     editing: bool = False,
 ) -> Markup:
-    """One column. scores: of each metric by name, against a reference.  editing: whether its text is being changed."""
-    title, line = column.heading.title, column.heading.line
+    """One column. scores: metric → figure, against a reference.  editing: whether its editor is open."""
+    title, line = column.heading.title, column.heading.description
     transcript = column.transcript
-    text = Markup('<p class="ev-note">{}</p>').format(column.heading.gives)
+    text = Markup('<p class="ev-note">{}</p>').format(column.heading.placeholder)
     foot = Markup('<p class="ev-stats">\u00a0</p>')
-    pens = badge = Markup("")
+    buttons = badge = Markup("")
     if transcript is not None:
-        visible = shown.of(transcript)
+        visible = tag_filter.apply(transcript)
         text = _editor(title, transcript) if editing else _text(transcript, visible, marks)
         foot = _stats(column.written or transcript, len(visible.tags))
         if transcript.done and not editing:
-            foot += _exports(transcript, shown, column.stem)
-        pens = _pens(transcript, editing)
+            foot += _exports(transcript, tag_filter, column.stem)
+        buttons = _edit_buttons(transcript, editing)
         if transcript.edited:
             badge = Markup(' <span class="ev-badge" title="{}">edited</span>').format(
                 "A person changed this text: marks, scores and exports are of the text as it stands here"
@@ -342,7 +352,7 @@ def card(
     table = _score_table(scores) if scores else Markup("")
     return Markup(
         '<article class="ev-column" data-variant="{key}" data-result="{result}" aria-busy="{busy}"'
-        ' aria-label="{title}"><header><h2>{title}{badge}</h2>{pens}<p>{line}</p></header>'
+        ' aria-label="{title}"><header><h2>{title}{badge}</h2>{buttons}<p>{line}</p></header>'
         '<div class="ev-text" tabindex="0" role="region" aria-label="{title} text"><div>{text}</div></div>{table}'
         '<footer class="ev-foot">{foot}</footer></article>'
     ).format(
@@ -351,7 +361,7 @@ def card(
         busy="false" if transcript is None or transcript.done else "true",
         title=title,
         badge=badge,
-        pens=pens,
+        buttons=buttons,
         line=line,
         text=text,
         table=table,
@@ -359,22 +369,22 @@ def card(
     )
 
 
-def cards(
+def draw_columns(
     columns: Sequence[Column],
-    shown: Filter = EVERYTHING,
+    tag_filter: Filter = EVERYTHING,
     scores: Mapping[str, Mapping[str, str]] | None = None,
     editing: str = "",
 ) -> Markup:
     """All columns, side by side.
 
-    Differences are marked once every text is complete: against the reference where there is one, else between the
-    columns of one clip.  scores: key → metric → figure.  editing: key of the column whose text is being changed.
+    Differences are marked once all texts are complete: from the reference where there is one, else among the columns of
+    one clip.  scores: key → metric → figure.  editing: key of the column whose editor is open.
     """
-    marks = _marks(columns, shown) if all(column.transcript.done for column in columns) else {}
+    marks = _marks(columns, tag_filter) if all(column.transcript.done for column in columns) else {}
     return _side_by_side(
-        card(
+        draw_column(
             column,
-            shown,
+            tag_filter,
             marks.get(column.key, NO_MARKS),
             (scores or {}).get(column.key),
             editing=column.key == editing,
@@ -383,24 +393,24 @@ def cards(
     )
 
 
-def _marks(columns: Sequence[Column], shown: Filter) -> dict[str, Marks]:
-    """What to point out in each column, by its key."""
+def _marks(columns: Sequence[Column], tag_filter: Filter) -> dict[str, Marks]:
+    """Highlights for each column, by key."""
     marks: dict[str, Marks] = {}
     compared: dict[str, dict[str, str]] = {}  # clip → key → text
     for column in columns:
-        text = shown.of(column.transcript).text
+        text = tag_filter.apply(column.transcript).text
         if column.reference:
-            marks[column.key] = against(shown.of_text(column.reference), text)
+            marks[column.key] = mark_against_reference(tag_filter.apply_to_text(column.reference), text)
         else:
             compared.setdefault(column.clip, {})[column.key] = text
     for texts in compared.values():
-        marks |= between(texts)
+        marks |= mark_differences(texts)
     return marks
 
 
-def empty_cards() -> Markup:
-    """What stands there before the first clip; which variants the model has is not known then."""
-    return _side_by_side(card(Column(variant, heading(variant))) for variant in HEADINGS)
+def draw_empty_columns() -> Markup:
+    """The columns before the first clip, when the model's variants are not known yet."""
+    return _side_by_side(draw_column(Column(variant, heading(variant))) for variant in HEADINGS)
 
 
 def _side_by_side(drawn: Iterable[Markup]) -> Markup:
@@ -410,7 +420,7 @@ def _side_by_side(drawn: Iterable[Markup]) -> Markup:
 # ------------------------------------------------------------------------------------------------ one line
 
 
-def _change(before: str, after: str, change: Change) -> str:
+def _change(before: str, after: str, change: TagChange) -> str:
     if not change.added and not change.dropped:
         return f"{after} has the same tags as {before}"
     counts = {"adds": len(change.added), "drops": len(change.dropped)}
@@ -418,21 +428,21 @@ def _change(before: str, after: str, change: Change) -> str:
     return f"{after} {' and '.join(done)} against {before}"
 
 
-def doubt(columns: Sequence[Column], shown: Filter) -> str:
-    """One quiet sentence where a text is not to be trusted, and how to see the tags that are hidden for it; or ""."""
+def doubt(columns: Sequence[Column], tag_filter: Filter) -> str:
+    """A warning where a transcript is doubtful, with how to see its hidden tags; else ""."""
     doubtful = [column.transcript for column in columns if column.transcript and column.transcript.doubtful]
     if not doubtful:
         return ""
-    hidden = not shown.min_probability and any(
+    hidden = not tag_filter.min_probability and any(
         len(transcript.without(transcript.hide_below).tags) < len(transcript.tags) for transcript in doubtful
     )
     more = " Unlikely tags are hidden: move “At least % sure” to 1 to see them." if hidden else ""
     return confidence.WARNING + more
 
 
-def agreement(columns: Sequence[Column], shown: Filter = EVERYTHING) -> str:
-    """ "All three agree on 93 % of words; RL adds 2 tags against SFT"; nothing of the kind between different clips."""
-    texts = {column.key: shown.of(column.transcript).text for column in columns}
+def agreement(columns: Sequence[Column], tag_filter: Filter = EVERYTHING) -> str:
+    """ "All three agree on 93 % of words; RL adds 2 tags against SFT"; different clips are not compared."""
+    texts = {column.key: tag_filter.apply(column.transcript).text for column in columns}
     if not any(texts.values()):
         return "No speech was found in this clip."
     if len(texts) < 2:
@@ -440,7 +450,7 @@ def agreement(columns: Sequence[Column], shown: Filter = EVERYTHING) -> str:
     if len({column.clip for column in columns}) > 1:
         return "These are different clips: their words are not compared."
     everyone = {2: "Both", 3: "All three"}.get(len(texts), f"All {len(texts)}")
-    sentence = f"{everyone} agree on {percent(agreed_share(texts))} of words"
+    sentence = f"{everyone} agree on {percent(word_agreement(texts))} of words"
     tagged = [column for column in columns if tags.names(texts[column.key])]
     if len(tagged) > 1:
         before, after = tagged[-2:]
@@ -450,22 +460,22 @@ def agreement(columns: Sequence[Column], shown: Filter = EVERYTHING) -> str:
 
 
 def status(sentence: str) -> Markup:
-    """A plain word on how things stand."""
+    """The status line."""
     return Markup('<p class="ev-status" role="status">{}</p>').format(sentence)
 
 
 def working(sentence: str) -> Markup:
-    """What is being done."""
+    """The status line while work is in progress."""
     return Markup('<p class="ev-status ev-working" role="status">{}</p>').format(sentence)
 
 
 def waiting(sentence: str) -> Markup:
-    """What is yet to be done; Gradio writes the place in the queue beside it."""
+    """The status line while waiting; Gradio shows the position in the queue beside it."""
     return Markup('<p class="ev-status ev-waiting" role="status">{}</p>').format(sentence)
 
 
 def verdict(sentence: str, scored: bool) -> Markup:
-    """The sentence on a finished clip, with the key to its marks. scored: against a reference."""
+    """The sentence on a finished clip, with a legend of its highlights. scored: against a reference."""
     key = [("span", "ev-sure", "how sure"), ("em", "ev-emphasis", "STRESSED")]
     key += [("mark", "ev-differs", "not said" if scored else "not in all")]
     key += [("del", "ev-missing", "missed")] if scored else []
@@ -473,9 +483,9 @@ def verdict(sentence: str, scored: bool) -> Markup:
     return Markup('<p class="ev-status" role="status">{} <span class="ev-signs">{}</span></p>').format(sentence, signs)
 
 
-def alarm(sentence: str) -> Markup:
-    """What went wrong and what to do, for a person to read in place."""
-    return Markup('<p class="ev-status ev-alarm" role="alert">{}</p>').format(sentence)
+def error(sentence: str) -> Markup:
+    """The status line with an error and what to do."""
+    return Markup('<p class="ev-status ev-error" role="alert">{}</p>').format(sentence)
 
 
 def incomplete(how: str) -> str:
@@ -484,7 +494,7 @@ def incomplete(how: str) -> str:
 
 
 def clip_length(seconds: float, heard: Sequence[float] = ()) -> str:
-    """How long a clip is, before it is transcribed.  heard: seconds of its segments, where they are known."""
+    """The duration of a clip, before decoding.  heard: durations of its segments in s, where they are known."""
     length = f"{seconds:.1f} s of audio" if seconds < 60 else f"{_clock(seconds)} min of audio"
     parts = f" in {len(heard)} parts" if len(heard) > 1 else ""
     silent = seconds - sum(heard) if heard else 0.0
@@ -495,10 +505,10 @@ _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
 
 
 def file_stem(path: str) -> str:
-    """A name for downloads, from that of the clip."""
+    """A file name for downloads, from the clip's path, without suffix."""
     return safe(path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0])
 
 
 def safe(name: str) -> str:
-    """What any system takes as the name of a file, without its ending."""
+    """A file name without suffix that every system accepts."""
     return _UNSAFE_IN_NAMES.sub("-", name).strip("-.")[:60] or "transcript"

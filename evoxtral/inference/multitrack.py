@@ -1,4 +1,4 @@
-"""Transcripts of a recording's tracks and channels, one by one."""
+"""Transcripts of a recording with several tracks or channels: mixed, one of them, or each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ def stream(
     track: int | None = None,
     channels: audio.Channels = "mix",
 ) -> Iterator[dict[str, Transcript]]:
-    """Growing transcripts of a recording, or of one track or channel of it; of each channel, only the last ones."""
+    """Partial transcripts of a recording, or of one track or channel of it, final ones for `channels="each"`."""
     if channels == "each":
         yield from transcribe(engine, source, variants, language, max_seconds, track, channels)
         return
@@ -55,7 +55,7 @@ def transcribe(
 
 
 def interleaved(by_channel: Mapping[str, Transcript]) -> Transcript:
-    """One transcript of several that were spoken at the same time: cues by time, each after its channel's name."""
+    """Join the transcripts of channels recorded together: cues by time, each after its channel's name."""
     cues = [_named(cue, channel) for channel, transcript in by_channel.items() for cue in transcript.cues if cue.text]
     first = next(iter(by_channel.values()))
     known = [one.confidence for one in by_channel.values() if one.confidence is not None]
