@@ -1,7 +1,7 @@
 """`python -m evoxtral`: the command line.
 
-Results go to stdout and everything else to stderr, so that a pipe carries only results. A mistake ends with
-exit code 2 and one sentence. Heavy modules are imported by the command that needs them: `--help` is instant.
+Results go to stdout and everything else to stderr, so that a pipe carries only results. An error of the caller ends
+with exit code 2 and one sentence. Heavy modules are imported by the command that needs them: `--help` is instant.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class UsageError(EvoxtralError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Argparse with one sentence for a mistake, and help whose last lines may cost an import."""
+    """argparse with errors in one sentence, and help texts that may need a slow import."""
 
     late_epilog: Callable[[], str] | None = None
 
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code: 0, 2 for what a person can put right, 130 for Ctrl-C."""
+    """Run one command. Returns the exit code: 0, 2 for an error of the caller, 130 for Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show "…" gets an escape instead
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -104,7 +104,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
 
 
 def _transcribe(args: argparse.Namespace) -> int:
-    """Every file is tried: one that cannot be read is named on stderr and in the JSON, and costs the others nothing."""
+    """A file that cannot be read is named on stderr and in the JSON, and the others are transcribed."""
     from evoxtral.inference import bulk, multitrack
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
@@ -149,7 +149,7 @@ def _variants(asked: str | None, checkpoint: "Checkpoint") -> tuple[str, ...]:
 
 
 def _warn(file: str, transcripts: Mapping[str, "Transcript"]) -> None:
-    """On stderr, of texts that are not to be trusted."""
+    """Warn on stderr about doubtful transcripts."""
     from evoxtral import confidence
 
     doubtful = {variant: transcript for variant, transcript in transcripts.items() if transcript.doubtful}
@@ -181,7 +181,7 @@ def _number_or(text: str | None, option: str, *words: str) -> int | str | None:
 
 
 def _say_what_is_missing(file: str, transcript: "Transcript") -> None:
-    """On stderr, of a recording that is incomplete or was not transcribed as a whole."""
+    """Warn on stderr about a recording that is incomplete or of which parts were left out."""
     if transcript.incomplete:
         print(f"{file}: incomplete: {transcript.incomplete}.", file=sys.stderr)
     for note in transcript.notes:
@@ -209,7 +209,7 @@ def _add_bulk(commands: argparse._SubParsersAction) -> None:
 
 
 def _bulk(args: argparse.Namespace) -> int:
-    """Files that are in the output already are passed over; those that cannot be read are named on stderr."""
+    """Files that are already in the output are skipped; those that cannot be read are named on stderr."""
     from tqdm import tqdm
 
     from evoxtral.inference import bulk
@@ -257,7 +257,7 @@ def _bulk_output(
 
 def _add_speak(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("speak", help="tagged text to a WAV file")
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # keeps the names of the voices whole
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # does not break the names of voices
     parser.late_epilog = _voices
     parser.add_argument("text", metavar="TEXT", help='"[nervous] So… I was thinking. [sighs]"')
     parser.add_argument("-o", "--output", required=True, metavar="FILE.wav", help="16 kHz mono, 16 bit")
@@ -405,7 +405,7 @@ def _serve(args: argparse.Namespace) -> int:
     _show_progress(not args.quiet)
     asked = {"megabytes": args.max_megabytes, "seconds": args.max_seconds}
     limits = api.Limits(**{name: value for name, value in asked.items() if value is not None})
-    with api.address(args.host, args.port) as at:  # before the weights: what is wrong with it is known at once
+    with api.address(args.host, args.port) as at:  # before the weights are loaded, so that an error is reported at once
         api.run(Engine(checkpoints.resolve(args.model)), at, limits)
     return OK
 
@@ -414,7 +414,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _add_request(parser: Parser) -> None:
-    """What the transcribing commands ask the model."""
+    """Arguments of the commands that transcribe."""
     parser.add_argument("--variant", help="base, sft, rl … or all (default: the model's last, as a rule rl)")
     parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken (default: 1800)")
@@ -441,7 +441,7 @@ def _add_json(parser: Parser) -> None:
 
 
 def _show_progress(shown: bool) -> None:
-    """Whether downloading and loading weights draw their bars on stderr."""
+    """Whether progress bars of downloading and loading weights go to stderr."""
     from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 

@@ -1,8 +1,8 @@
-"""How much of a transcript to believe: the share of its words that is expected to be right.
+"""Confidence of a transcript: the expected share of words that are right.
 
-A logistic regression over what the decoder knows (the probabilities of its tokens, how fast and how oddly it writes),
-fitted by `training/confidence.py` to the word accuracy of validation clips. Its figures lie beside a model, in
-`confidence.json`. A model without that file has the mean of its words' probabilities, which nobody has calibrated.
+A logistic regression over features of decoding (probabilities of tokens, rate of words, unusual output), fitted by
+`training/confidence.py` to the word accuracy of validation clips. Its weights are in the model's folder, in
+`confidence.json`. Without that file, confidence is the mean probability of the words, uncalibrated.
 """
 
 import json
@@ -28,14 +28,14 @@ FEATURES = (
     "cut",  # ended by a loop or its budget
     "log_seconds",
 )
-UNLIKELY = 1e-4  # the least probability that is told apart
+UNLIKELY = 1e-4  # smaller probabilities count as this one
 
 
 @dataclass(frozen=True)
 class Calibration:
     """weights: of the standardised FEATURES, with `means` and `scales`. bias: of the logit. warn: confidence below
     which a transcript is not to be trusted. tag: probability below which its tags are then hidden. tuned: whether
-    validation clips have been looked at.
+    it was fitted to validation clips.
     """
 
     means: tuple[float, ...]
@@ -58,7 +58,7 @@ class Calibration:
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
 
     def judged(self, transcript: Transcript) -> Transcript:
-        """The same, with its confidence and, where that is low, the probability below which its tags are hidden."""
+        """A copy with its confidence and, where that is low, the probability below which its tags are hidden."""
         confidence = self.confidence(transcript)
         low = confidence is not None and confidence < self.warn
         return replace(transcript, confidence=confidence, hide_below=self.tag if low else 0.0)

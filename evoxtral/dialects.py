@@ -1,4 +1,4 @@
-"""Transcripts as other systems write them, as tagged text, so that all can be scored against the same references.
+"""Read the transcripts of other systems as tagged text, so that all can be scored against the same references.
 
 | format | how it marks an event | from |
 |---|---|---|
@@ -6,7 +6,7 @@
 | scribe | `(laughter)` | ElevenLabs Scribe with `tag_audio_events` |
 | sensevoice | `<|LAUGHTER|>`, `<|HAPPY|>`, before the words | SenseVoice, before its post-processing |
 | wesr | `[laughs]` at a point, `<whispering>…</whispering>` around words | WESR-Bench |
-| plain | not at all: what stands in brackets is no speech and is left out | Whisper and most others |
+| plain | not at all: text in brackets is removed | Whisper and most others |
 
 In each, SRT and WebVTT are read too: their numbers and times are left out. Systems call the same sound by different
 names, so in every format but `evoxtral` a tag is named as its group in `tags` is, by `EVENTS` where that has no name
@@ -28,7 +28,7 @@ EVENTS: Mapping[str, str] = {
     # WESR-Bench
     "crowd laughter": "laughs",
     "roar": "shouts",
-    # Scribe, and captions for people who do not hear
+    # Scribe, and captions for deaf people
     "audience laughing": "laughs",
     "all laughing": "laughs",
     "audience applauding": "applause",
@@ -63,7 +63,7 @@ def read(text: str, written_as: str) -> str:
         name = group(next(name for name in mark.groups() if name))
         return f" [{name}] " if name else " "
 
-    if written_as == "wesr":  # where a stretch ends is told by the sentence, as for our own tags
+    if written_as == "wesr":  # the end of a stretch is the end of its sentence, as for our own tags
         text = _CLOSING.sub(" ", text)
     return " ".join(marks.sub(tag, text).split())
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What readers raise when a file is not there, damaged, or holds something else than it should.
+# Exceptions of readers for a file that is missing, damaged, or has unexpected content.
 _UNREADABLE = (
     OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError,
 )  # fmt: skip
@@ -20,11 +20,11 @@ class AudioError(EvoxtralError):
 
 
 class CheckpointError(EvoxtralError):
-    """Weights that cannot be found, do not fit the model, or did not all land."""
+    """Weights that cannot be found, do not fit the model, or are incomplete."""
 
 
 class DeviceFullError(EvoxtralError):
-    """The device has no memory left for what was asked; later it may."""
+    """The device has too little free memory for the request; a later one may succeed."""
 
 
 class SpeechError(EvoxtralError):
@@ -37,9 +37,9 @@ class RecipeError(EvoxtralError):
 
 @contextmanager
 def reading(file: str | Path, *also: type[Exception]) -> Iterator[None]:
-    """While a file of a model is read: what is wrong with it becomes a CheckpointError that names it.
+    """Context in which errors on reading a model's file become a CheckpointError that names it.
 
-    also: the reader's own errors.
+    also: further exceptions of the reader.
     """
     try:
         yield

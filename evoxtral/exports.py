@@ -15,21 +15,21 @@ STDIN = "-"
 
 
 class ExportError(EvoxtralError):
-    """A place or a format that transcripts cannot be written to or as."""
+    """An output path or a format that cannot be written."""
 
 
 def content(transcript: Transcript, form: str) -> str:
-    """A transcript as one of FORMATS; without the tags that are too doubtful to be shown, but in JSON."""
+    """A transcript in one of FORMATS; without the tags that are hidden as doubtful, except in JSON."""
     return (transcript if form == "json" else transcript.without(transcript.hide_below)).export(form)
 
 
 def is_folder(path: str) -> bool:
-    """Whether a name given for the output is that of a folder: it is one, ends in a slash, or has no ending."""
+    """Whether an output name means a folder: it exists as one, ends in a slash, or has no suffix."""
     return Path(path).is_dir() or path.endswith(os.sep) or not Path(path).suffix
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all. Raises ExportError."""
+    """Write a file atomically. Raises ExportError."""
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,10 +40,10 @@ def write(path: Path, text: str) -> None:
 
 
 class Folder:
-    """A folder with a file for each recording and variant. done: the recordings whose files are all there."""
+    """A folder with a file for each recording and variant. done: the recordings whose files all exist."""
 
     def __init__(self, path: str | Path, form: str, files: Mapping[str, Path], variants: Sequence[str]):
-        """files: recording -> where it lies below what was asked for, which is where its own files lie here.
+        """files: recording -> its path relative to the folder on the command line; its outputs get the same one.
 
         Raises ExportError where two recordings would be written to one file.
         """
@@ -76,9 +76,9 @@ class Folder:
 
 
 class Output:
-    """What `transcribe` gives: to `say`, a piece at a time, into a file, or into a folder.
+    """The output of `transcribe`: printed by `say` piece by piece, or written to a file or a folder.
 
-    As a context it writes what there is however it ends. Raises ExportError for what cannot be joined or written.
+    As a context manager it also writes the results so far after an error. Raises ExportError.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Output:
             )
         elif path is not None:
             self._file = Path(path)
-            try:  # what is wrong with it is known before anything is transcribed
+            try:  # errors in it are found before anything is transcribed
                 self._file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ExportError(f"{path} cannot be written: {error.strerror}.") from error
@@ -135,14 +135,14 @@ class Output:
             self._texts.append(text)
 
     def _headed(self, file: str, transcripts: Mapping[str, Transcript]) -> Iterator[str]:
-        """Bare text for the only variant of the only file; otherwise a heading above each text."""
+        """The text alone for one variant of one file; otherwise with a heading above each text."""
         for variant, transcript in transcripts.items():
             text = content(transcript, self.form).rstrip("\n")
             yield from (text,) if self._alone else (f"== {file} · {variant} ==", text, "")
 
 
 def _form_of(path: str | None) -> str:
-    """The format that the ending of an output's name asks for."""
+    """The format for the suffix of an output's name."""
     ending = Path(path).suffix.lower().lstrip(".") if path and not is_folder(path) else ""
     if path and path.lower().endswith(".prompt.txt"):
         return "prompt"

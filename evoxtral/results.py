@@ -1,4 +1,4 @@
-"""What is given back for one transcribed file, the same from the command line and the API."""
+"""The result for one transcribed file, the same from the command line and the API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 A cue is at most two lines of 42 characters and, where the speech allows, shown for 1 to 7 s at 20 characters a second
 or fewer, the limits of common subtitling guidelines (https://bbc.github.io/subtitle-guidelines/). Cues end where
-sentences do, else at a clause or a breath. A tag is never torn, and stays with what it tells of.
+sentences do, else at a clause or a breath. A tag is never split, and stays with the words it belongs to.
 
 Words have no times of their own yet: those inside a segment come from its stretches of sound. Characters are spread
 evenly over what sounds, and ends of sentences and clauses are placed in pauses near where they are expected.
@@ -30,7 +30,7 @@ _ABBREVIATIONS = frozenset("mr mrs ms dr st prof vs etc no e.g i.e".split())
 _SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’»)]*$")
 _CLAUSE_END = re.compile(r"[,;:–—.!?…，；：、。！？-][\"'”’»)]*$")
 
-# How well an atom ends a cue, by what ends there: the worth of a pause found there, and what ending there costs.
+# Weights of the search for cue boundaries, by what ends at an atom: the gain for a pause there, and the cost of ending.
 _WORTH = {"pause": 1.2, "sentence": 1.0, "clause": 0.6, "sound": 0.6}
 _COST = {"pause": 0.0, "sentence": 0.0, "clause": 2.0, "after": 1.0, "sound": 2.0, "word": 6.0, "lead": 20.0}
 _PER_SECOND_OFF = 0.35  # what a pause loses in worth for each second that it lies from where it is expected
@@ -58,7 +58,7 @@ class Caption:
 
 
 class _Atom(NamedTuple):
-    """What is never divided: a word, a tag, or both where no white space is between them.
+    """The smallest unit of a cue: a word, a tag, or both where no white space is between them.
 
     spaced: whether white space comes before it.  weight: how long it lasts, in characters.  ends: what ends with it, a
     key of _COST: "lead" is a tag that tells how what follows is said, "after" a sound behind a sentence.
@@ -71,7 +71,7 @@ class _Atom(NamedTuple):
 
 
 def captions(segments: Iterable[Spoken]) -> list[Caption]:
-    """The cues of segments in order of their time; none lasts into the next where the segments do not."""
+    """The cues of segments, sorted by time; they overlap only where the segments do."""
     found = [
         (caption, segment.end)
         for segment in segments
@@ -132,7 +132,7 @@ def paragraphs(text: str, most: int) -> list[str]:
 
 @lru_cache(1024)  # a page draws the same text again and again
 def _divided(start: float, end: float, text: str, sounds: Sounds) -> tuple[Caption, ...]:
-    """The cues of one segment, each from the first sound of its text to the last: the cheapest way to divide it."""
+    """The cues of one segment by dynamic programming: the division with the lowest cost."""
     atoms = _atoms(text)
     if not atoms:
         return ()
@@ -156,7 +156,7 @@ def _divided(start: float, end: float, text: str, sounds: Sounds) -> tuple[Capti
 
 
 def _cost(atoms: Sequence[_Atom], times: Sequence[tuple[float, float]], first: int, stop: int, end: float) -> float:
-    """Of a cue of atoms[first:stop]; 0.5 is that of a sentence that can be read."""
+    """The cost of a cue of atoms[first:stop]; 0.5 for a sentence at a readable rate."""
     begins, ends = times[first][0], times[stop - 1][1]
     until = times[stop][0] if stop < len(atoms) else max(end, ends)  # it may be shown until then
     cost = 0.5
@@ -175,7 +175,7 @@ def _cost(atoms: Sequence[_Atom], times: Sequence[tuple[float, float]], first: i
 
 
 def _lines(atoms: Sequence[_Atom]) -> tuple[str, ...]:
-    """Atoms as lines, of like length and divided behind a clause where that can be; () if they do not fit."""
+    """Atoms in lines of similar length, divided after a clause where possible; () if they do not fit."""
     text = _joined(atoms)
     if len(text) <= MAX_LINE:
         return (text,)
@@ -211,7 +211,7 @@ def _atoms(text: str) -> list[_Atom]:
 
 
 def _groups(text: str) -> list[list[str]]:
-    """Words and tags, those together between which no white space is."""
+    """Groups of words and tags that have no white space between them."""
     groups: list[list[str]] = []
     apart = True
     for piece in parse(text):
@@ -289,7 +289,7 @@ def _times(atoms: Sequence[_Atom], sounds: Sounds) -> list[tuple[float, float]]:
 def _anchor(
     atoms: Sequence[_Atom], weights: Sequence[float], sounds: Sounds, first: int, stop: int, low: int, high: int
 ) -> tuple[int, int] | None:
-    """The surest place where atoms[first:stop] pause: the atom and the sound that begin after it."""
+    """The most certain pause in atoms[first:stop]: the atom and the sound that begin after it."""
     expected = _shares(weights[first:stop], sum(end - begin for begin, end in sounds[low:high]))
     sounded = [0.0, *accumulate(end - begin for begin, end in sounds[low:high])]
     best, found = 0.05, None

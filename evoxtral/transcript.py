@@ -1,4 +1,4 @@
-"""What the engine gives back: text with tags, where it lies in the clip, and how sure the model was.
+"""Transcripts: tagged text with its times in the clip and the probabilities of its tokens.
 
 Times are seconds from the start of the clip; probabilities lie in [0, 1]; offsets count characters of
 `Transcript.text`.
@@ -60,13 +60,13 @@ class Cue:
 
     @property
     def heard(self) -> tuple[float, float]:
-        """Start and end of what sounds in it, without the silence around."""
+        """Start and end of its sound, without the silence around it."""
         return (self.sounds[0][0], self.sounds[-1][1]) if self.sounds else (self.start, self.end)
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What one variant wrote for one clip.
+    """The transcript of one clip by one variant.
 
     cues: the clip's segments in order.  duration: seconds of audio.  elapsed: seconds spent on it so far.
     done: False while more text is still being decoded.  edited: whether a person changed the text since.
@@ -129,7 +129,7 @@ class Transcript:
         return tuple(spans)
 
     def without(self, min_probability: float = 0.0, hidden_categories: Collection[str] = frozenset()) -> "Transcript":
-        """The same, less the tags below a probability and those of hidden categories.
+        """A copy without tags below a probability and without tags of hidden categories.
 
         A tag of unknown probability is not below any. Where a tag is hidden, the white space of one side goes
         with it, and of both sides at the ends of the text and before closing punctuation. Emphasis stays.
@@ -153,12 +153,12 @@ class Transcript:
         return self._rewritten([character if i in places else "" for i, character in enumerate(text)])
 
     def words_alone(self) -> "Transcript":
-        """The same without any tag, and with stressed words written as others are: what was said, not how."""
+        """A copy without tags, and without the capitals of stressed words."""
         spoken = self.without(hidden_categories=CATEGORIES)
         return spoken._rewritten(unstressed(spoken.text))
 
     def broken_off(self) -> "Transcript":
-        """As far as it has come, where nothing more will: its last segment is truncated."""
+        """This partial transcript as a final one: its last segment is truncated."""
         if self.done:
             return self
         *before, last = self.cues or (Cue(0.0, self.duration, ()),)
@@ -168,7 +168,7 @@ class Transcript:
         return self.text
 
     def to_json(self) -> str:
-        """What programs are given, and whether a person changed it."""
+        """As JSON: the fields of `VariantResult`, and whether a person edited the text."""
         return json.dumps(asdict(VariantResult.of(self)) | {"edited": self.edited}, ensure_ascii=False, indent=2)
 
     def to_prompt(self) -> str:
@@ -192,7 +192,7 @@ class Transcript:
         return (cue for cue in self.cues if cue.text)
 
     def _rewritten(self, characters: Sequence[str]) -> "Transcript":
-        """The same, with each character of `text` replaced; by nothing, where it is to go."""
+        """A copy with each character of `text` replaced by a string; the empty string deletes it."""
         starts, ends, _ = self.placed_tokens()
         spans = map(slice, starts, ends)
         cues = []
@@ -209,7 +209,7 @@ class Transcript:
         offset = 0
         for cue in self.spoken_cues():
             raw = "".join(token.text for token in cue.tokens)
-            # White space that `Cue.text` strips takes no room: its tokens shrink to nothing at the ends.
+            # White space that `Cue.text` strips has no characters there: such tokens get an empty range.
             low, high = offset, offset + len(cue.text)
             position = low - (len(raw) - len(raw.lstrip()))
             for token in cue.tokens:
@@ -235,9 +235,9 @@ class CueResult:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """What programs are given of a transcript, whichever door they come through."""
+    """A transcript as programs get it, from the command line, the APIs and the page alike."""
 
-    __pydantic_config__ = {"use_attribute_docstrings": True}  # they are the descriptions in each door's schema
+    __pydantic_config__ = {"use_attribute_docstrings": True}  # the docstrings below are the descriptions in the schemas
 
     text: str
     """with tags"""

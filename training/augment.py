@@ -1,4 +1,4 @@
-"""What happens to speech before a model hears it: distance, rooms, other sounds, microphones, telephones and codecs.
+"""Augmentation of speech: distance, rooms, other sounds, microphones, telephones and codecs.
 
 `microphone` draws a chain of these for one clip, all from the given generator: the same seed gives the same waveform.
 """
@@ -193,7 +193,7 @@ def _decoded(data: io.BytesIO, rate: int) -> np.ndarray:
 
 
 def _aligned(waveform: np.ndarray, original: np.ndarray) -> np.ndarray:
-    """Without what the codec put before it, and as long as the original."""
+    """Remove the codec's delay, and restore the original length."""
     n = len(original)
     waveform = np.pad(waveform, (0, max(0, n + 2400 - len(waveform))))
     likeness = fftconvolve(waveform[: n + 2400], original[::-1])[n - 1 : n + 2399]

@@ -27,7 +27,7 @@ from evoxtral.errors import EvoxtralError
 log = logging.getLogger(__name__)
 
 SAVE_EVERY = 180.0  # s between two saves of a state: what an interruption can cost
-MISTAKE = "mistake.txt"  # what a worker has to say to a person
+MISTAKE = "mistake.txt"  # messages of a worker for the user
 PRECISION = "EVOXTRAL_TRAINING_PRECISION"  # in the environment, which the processes of `parallel` share
 
 
@@ -52,7 +52,7 @@ class Schedule:
 
 
 def cores() -> int:
-    """How many this process may use, where the system tells (Linux), or else how many there are."""
+    """Number of cores that this process may use (Linux), or else of all cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -76,7 +76,7 @@ def parallel(work: Callable[..., None], *args, processes: int | None = None) -> 
 
 
 def end_with_parent() -> None:
-    """A worker outlives a parent that was killed, and would go on writing beside the one that resumes its work."""
+    """End a worker when its parent was killed: otherwise it would write files beside the resumed run."""
 
     def watch() -> None:
         multiprocessing.parent_process().join()

@@ -23,8 +23,8 @@ IGNORE = -100  # label of positions without a loss
 class Shape:
     """The scale model's size.
 
-    It looks at sound half as often as the published model (25 encoder positions a second, not 50) and puts two, not
-    four, side by side in an audio token, so that both have 12.5 audio tokens a second.
+    It has half as many encoder positions as the published model (25 a second, not 50) and joins two, not four, in an
+    audio token, so that both have 12.5 audio tokens a second.
     """
 
     merges: int = 1000
@@ -85,7 +85,8 @@ def new_base(folder: Path, merges: list[bytes], shape: Shape, seed: int = 0) -> 
 def initialise(model: VoxtralForConditionalGeneration) -> None:
     """Scales from which a small model learns within minutes.
 
-    The stock initialisation leaves the convolutions' output far below the positions', and the encoder starts deaf.
+    The stock initialisation leaves the convolutions' output far below the positions', so the encoder would ignore its
+    input at first.
     """
     tower = model.model.audio_tower
     positions = tower.embed_positions.weight  # (P, D), sinusoidal as in Whisper, but quieter than the sound

@@ -1,8 +1,9 @@
-"""From the channels of a track to one waveform: which of them carry speech is measured.
+"""Mix the channels of a track that carry speech.
 
-Speech comes in syllables: its envelope moves at 2 to 8 Hz. Noise, hum and time code keep theirs. So a channel's score
-is the share of its envelope that moves at these rates (Houtgast & Steeneken, "The modulation transfer function in room
-acoustics", 1973, found speech to peak at 4 Hz), and channels with less than half of the best score are left out.
+The envelope of speech is modulated by its syllables, at 2 to 8 Hz; those of noise, hum and time code are not. A
+channel's score is the share of its envelope's modulation at these rates (Houtgast & Steeneken, "The modulation transfer
+function in room acoustics", 1973, found speech to peak at 4 Hz), and channels with less than half of the best score are
+left out.
 """
 
 from collections.abc import Sequence
@@ -17,13 +18,13 @@ SYLLABLES = slice(2, 9)  # bins of a second's envelope: 2 to 8 Hz
 MIN_SPEECH = 0.15  # score; steady noise has 0.03, hum 0.01, speech 0.4 and more
 SHARE = 0.5  # of the best score, from which on a channel counts
 QUIET = 1e-3  # of a channel's loudest second, in power: below it there is no speech to measure
-INVERTED = -0.5  # correlation with the best channel, below which a channel is turned over
+INVERTED = -0.5  # correlation with the best channel; below it, a channel's polarity is inverted
 MAX_MEASURED = 600  # seconds of a track that are looked at, spread evenly
 OFFSET = 0.05  # of a channel's deviation; a smaller mean is no constant offset
 
 
 def measured(track: Track) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each of a track's channels is: speech scores (C,), correlations with the best (C,), offsets (C,)."""
+    """Measurements of a track's channels: speech scores (C,), correlations with the best (C,), offsets (C,)."""
     channels = max(piece.shape[1] for piece in track.pieces)
     step = max(1, track.samples // (MAX_MEASURED * SAMPLE_RATE))
     seconds = (piece[i : i + SAMPLE_RATE] for piece in track.pieces for i in range(0, len(piece), SAMPLE_RATE))
@@ -41,9 +42,9 @@ def measured(track: Track) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def mix(track: Track) -> tuple[np.ndarray, list[str]]:
-    """The mean (T,) of the channels that carry speech, each turned as the best is; and what was left out, in words.
+    """The mean (T,) of the channels that carry speech, with the polarity of the best one; and a note on the others.
 
-    Where none carries any, the mean of all. Empties `track.pieces`: both at once are never held.
+    The mean of all if none carries speech. Empties `track.pieces`, to bound memory.
     """
     scores, correlations, offsets = measured(track)
     counts = scores >= SHARE * scores.max() if scores.max() >= MIN_SPEECH else np.ones(len(scores), bool)
@@ -102,7 +103,7 @@ def moments(pieces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def speech_scores(pieces: Sequence[np.ndarray]) -> np.ndarray:
-    """How much of each channel's envelope moves as syllables do: (C,), 0 for silence. Pieces are (T, C) at 16 kHz."""
+    """Share of each channel's modulation at the rates of syllables, (C,); 0 for silence. pieces: (T, C) at 16 kHz."""
     powers = [_powers(piece) for piece in pieces if len(piece) > FRAME]
     if not powers:
         return np.zeros(pieces[0].shape[1])

@@ -1,6 +1,6 @@
-"""What files are, state and lack: formats that are read, the length a file states, and where one breaks off.
+"""File formats: those that are read, the duration that a file states, and whether a file is incomplete.
 
-ffmpeg decodes what there is of a damaged file and says nothing. These functions find out what is missing.
+ffmpeg decodes a damaged file without reporting it. These functions find out what is missing.
 """
 
 import io
@@ -48,7 +48,7 @@ def without_tag(file: BinaryIO) -> BinaryIO:
 
 
 def cut_off(file: BinaryIO) -> str | None:
-    """What the bytes of a file show to be missing or left over: half a sentence, or None. The file is rewound.
+    """A clause on what is missing in a file or left over behind it, or None. The file is rewound.
 
     A WAV or AVI whose data chunk is longer than the file, an Ogg file that stops inside a page, a Matroska or WebM
     file that stops inside an element, a WAV with another behind it.
@@ -67,7 +67,7 @@ def cut_off(file: BinaryIO) -> str | None:
 
 
 def _riff(file: BinaryIO, size: int) -> str | None:
-    """What is wrong with the chunks of a RIFF file of so many bytes."""
+    """A clause on what is wrong with the chunks of a RIFF file of this size in bytes; None where nothing is."""
     file.seek(8)
     kind, position = file.read(4), 12
     while position + 8 <= size:
@@ -88,7 +88,7 @@ def _riff(file: BinaryIO, size: int) -> str | None:
 
 
 def _behind(file: BinaryIO, position: int, size: int) -> str | None:
-    """What stands behind the data chunk: chunks of notes are usual, a second recording or bare bytes are not."""
+    """Check what follows the data chunk: chunks of metadata are usual, a second recording or other bytes are not."""
     while position + 8 <= size:
         file.seek(position)
         head = file.read(8)
@@ -122,14 +122,14 @@ def _stops_inside_element(file: BinaryIO, size: int) -> bool:
         head = file.read(12)  # identifier and length: each begins with one zero bit less than it has bytes
         name_bytes = 9 - head[0].bit_length()
         if name_bytes > 4:
-            return False  # no element: something was glued to the file
+            return False  # no element: something was appended to the file
         length_bytes = 9 - head[name_bytes].bit_length() if len(head) > name_bytes else 8
         start = position + name_bytes + length_bytes
         if start > size:
             return True
         unknown = (1 << 7 * length_bytes) - 1
         length = int.from_bytes(head[name_bytes : name_bytes + length_bytes]) & unknown
-        inside = head[:4] in (SEGMENT, CLUSTER)  # on with what is in these: how long they are is often not known
+        inside = head[:4] in (SEGMENT, CLUSTER)  # look inside these: their length is often not stated
         if length == unknown and not inside:
             return False
         position = start if inside else start + length
@@ -139,7 +139,7 @@ def _stops_inside_element(file: BinaryIO, size: int) -> bool:
 def mp3_frame_bytes(frame: bytes, rate: int) -> int:
     """How long an MPEG audio frame of layer III says it is, in bytes; 0 for another layer or a free bit rate.
 
-    ffmpeg decodes a torn one as if nothing was missing. rate: in Hz.
+    ffmpeg decodes a truncated frame without an error. rate: in Hz.
     """
     version, layer = 2 - (frame[1] >> 3 & 1), 4 - (frame[1] >> 1 & 3)
     kilobits = MP3_KILOBITS[version][frame[2] >> 4]
@@ -195,7 +195,7 @@ def _clock(text: str) -> float:
 
 
 def unreadable(head: bytes, name: str) -> AudioError:
-    """The mistake of what ffmpeg cannot open: by its first 12 bytes a recording, or something else."""
+    """The error for a file that ffmpeg cannot open: its first 12 bytes show whether it is a recording."""
     starts = (b"fLaC", b"OggS", b"ID3", EBML)
     if head.startswith(starts) or head[4:8] == b"ftyp" or head[8:] == b"WAVE":
         return AudioError(f"{name} is damaged or incomplete and cannot be decoded: copy, export or record it again.")

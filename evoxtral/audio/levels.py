@@ -11,11 +11,11 @@ from evoxtral.audio.tracks import SAMPLE_RATE
 TARGET = -23.0  # LUFS (EBU R 128)
 TOLERANCE = 9.0  # LU around the target within which nothing is changed
 MAX_GAIN = 80.0  # dB
-CEILING = 0.9  # of full scale, for samples: the wave between them is less than 1 dB higher for speech
+CEILING = 0.9  # of full scale, sample peak; the true peak of speech is less than 1 dB higher
 BLOCK = round(0.4 * SAMPLE_RATE)  # samples, as in BS.1770
 MAX_BLOCKS = 1_500  # that are measured, spread evenly over a long recording
 MIN_LOUDNESS = -100.0  # LUFS, the absolute gate; BS.1770 has -70, but the speech of a 24-bit file may lie below it
-KNOCK = 2.0  # times the peak that 0.1 % of the samples pass: more counts as a click, not as loudness
+KNOCK = 2.0  # times the level that 0.1 % of the samples exceed; higher peaks are clicks
 RELATIVE_GATE = -10.0  # LU
 LIMITER = 40  # samples (2.5 ms) that a limiter looks at together
 
@@ -56,9 +56,9 @@ def _weighting() -> np.ndarray:
 
 
 def levelled(waveform: np.ndarray) -> np.ndarray:
-    """A waveform (T,) at the level models are given: as it is within 9 LU of -23 LUFS, else brought there.
+    """A waveform (T,) at the level that models expect: unchanged within 9 LU of -23 LUFS, else brought there.
 
-    A peak that the gain lifts above full scale, as of a knock, is turned down by itself, 5 ms around it.
+    A peak that the gain would lift above full scale, such as a knock, is limited, 5 ms around it.
     """
     level = loudness(waveform)
     if not np.isfinite(level) or abs(level - TARGET) <= TOLERANCE:
@@ -67,7 +67,7 @@ def levelled(waveform: np.ndarray) -> np.ndarray:
 
 
 def limited(waveform: np.ndarray) -> np.ndarray:
-    """A waveform (T,) with no sample above 0.9 of full scale, turned down smoothly where one would be."""
+    """A waveform (T,) with no sample above 0.9 of full scale, with a smooth limiter."""
     if len(waveform) == 0 or max(waveform.max(), -waveform.min()) <= CEILING:
         return waveform
     peaks = np.maximum.reduceat(np.abs(waveform), np.arange(0, len(waveform), LIMITER))

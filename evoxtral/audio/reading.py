@@ -1,7 +1,7 @@
-"""A recording as people have it -> waveforms: (T,) float32, mono, 16 kHz, within [-1, 1].
+"""Read recordings of any kind -> waveforms: (T,) float32, mono, 16 kHz, within [-1, 1].
 
 PyAV (ffmpeg inside a wheel) decodes everything: libsndfile reads neither M4A/AAC nor WebM, and a second reader would
-only add a second set of roundings, limits and errors. ffmpeg is kept away from the network and from other files: it is
+add its own rounding, limits and errors. ffmpeg is kept away from the network and from other files: it is
 given an open file, never a name or an address, and may neither take a playlist format nor open anything by itself.
 
 What can be decoded of a damaged or torn file is given, with a sentence on what is missing: `Recording.incomplete`.
@@ -33,7 +33,7 @@ Channels = int | Literal["mix", "each"]  # mix: the ones that carry speech
 
 @dataclass(frozen=True)
 class Recording:
-    """A waveform (T,) float32 at 16 kHz, and what there is to say about it.
+    """A waveform (T,) float32 at 16 kHz, with notes on how it was read.
 
     incomplete: what is missing, as "ends after 12.4 of 30.0 s"; None where nothing is.  notes: what was left out, and
     why.  track, channel: which it is, where one was asked for, or each.
@@ -220,7 +220,7 @@ def _opened(source: str | os.PathLike[str] | bytes | bytearray) -> Iterator[tupl
             raise AudioError(f'There is no file "{str(path)[-200:]}": check the path.')
         if path.stat().st_size == 0:
             raise AudioError(f"{name} is empty (0 bytes): copy or record it again.")
-        # Opened again by its number, a file has no name: ffmpeg would believe the ending of the name.
+        # Opened by its descriptor a file has no name: ffmpeg would trust the suffix of a name.
         with path.open("rb") as named, open(named.fileno(), "rb", closefd=False) as file:
             yield file, name
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Where in a waveform there is sound, and where to cut it into segments that fit a model's window."""
+"""Detect sound in a waveform, and cut it into segments that fit a model's window."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ FRAME = SAMPLE_RATE // FRAMES_PER_SECOND  # 250 samples
 MIN_SOUND_LEVEL = -60.0  # dBFS; nothing below is heard
 MAX_NOISE_LEVEL = -45.0  # dBFS; nothing above is taken for noise, however steady
 ABOVE_NOISE = 6.0  # dB from the recording's noise floor to sound; steady noise moves by 2 dB or less
-MIN_SOUND = round(0.06 * FRAMES_PER_SECOND)  # frames; less is a click, as of the mouse that stops it
+MIN_SOUND = round(0.06 * FRAMES_PER_SECOND)  # frames; shorter sounds are clicks, such as that of a mouse button
 WORD_GAP = round(0.15 * FRAMES_PER_SECOND)  # frames; shorter silences are the t, p and k inside words
 PAUSE = round(0.85 * FRAMES_PER_SECOND)  # frames; a longer silence is a [pause], which means something
 MAX_PAUSE = 3.0  # s; a longer silence stands between utterances
@@ -100,7 +100,7 @@ def _spans(sounds: np.ndarray, power: np.ndarray, window: int, earliest: int, la
         yield _with_margin(first, min(before, cut), earliest, cut, window, margin)
         after = int(sounds[np.searchsorted(sounds[:, 1], cut, side="right"), 0])  # start of the next, or same
         first, earliest = max(after - margin, cut), cut
-        if last - after <= window:  # a margin is no reason to cut once more
+        if last - after <= window:  # a margin alone does not cause another cut
             first = max(first, last - window)
     yield _with_margin(first, last, earliest, latest, window, margin)
 
@@ -114,7 +114,7 @@ def _with_margin(first: int, last: int, earliest: int, latest: int, window: int,
 
 
 def _cut(sounds: np.ndarray, power: np.ndarray, low: int, high: int) -> int:
-    """The frame in [low, high] where a cut hurts least, in the order of preference given in `segments`."""
+    """The best frame for a cut in [low, high], by the order of preference given in `segments`."""
     from_low = max(np.searchsorted(sounds[:, 1], low) - 1, 0)
     near = sounds[from_low : np.searchsorted(sounds[:, 0], high, side="right") + 1]
     gaps = []

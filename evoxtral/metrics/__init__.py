@@ -1,8 +1,7 @@
 """Evoxtral-Bench: how well a tagged transcript matches its reference.
 
-`scores` counts and scores, `place` says which tags stand where they should, `english` is Whisper's normaliser,
-`bootstrap` gives intervals and differences, `curve` scores over confidence and `pairs` reads files of
-pairs.
+`scores` has the counts and scores, `place` matches tags by position, `english` is Whisper's normaliser, `bootstrap`
+gives intervals and differences, `curve` precision and recall over confidence, and `pairs` reads files.
 """
 
 from evoxtral.metrics.bootstrap import RESAMPLES, Difference, Interval, compare, intervals, summary

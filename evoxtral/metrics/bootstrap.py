@@ -1,4 +1,4 @@
-"""How far other clips could move a score: bootstrap intervals, and paired differences of two systems."""
+"""Bootstrap over clips: intervals of scores, and paired differences of two systems."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -91,7 +91,7 @@ def summary(report: Report, resamples: int = RESAMPLES, seed: int = 0) -> dict:
 
 
 def _reference(clip: ClipCounts) -> tuple:
-    """What the counts tell of a clip's reference."""
+    """The counts that depend on a clip's reference alone."""
     expected = {name: overlap.reference for name, overlap in clip.by_tag.items() if overlap.reference}
     return clip.words.length, clip.characters.length, clip.emphasis.reference, expected
 
@@ -124,7 +124,7 @@ def _ends(drawn: np.ndarray) -> tuple[float, float]:
 
 
 def _p_value(differences: np.ndarray) -> float:
-    """Two-sided, from the resamples on the far side of zero; never 0, which no resampling can prove."""
+    """Two-sided p-value, from the resamples on the other side of zero; never 0, as resampling cannot show that."""
     defined = differences[~np.isnan(differences)]
     beyond = min((defined <= 0).sum(), (defined >= 0).sum())
     return min(1.0, 2 * (int(beyond) + 1) / (len(defined) + 1))

@@ -1,9 +1,9 @@
 """WER as papers and leaderboards report it: after the English normaliser that Whisper was published with.
 
 It is transformers' copy (`models/whisper/english_normalizer.py`). The table of British spellings that turns "colour"
-into "color" is not part of that package, so spellings stay. What the normaliser does beyond case and punctuation can
-surprise: "oh" becomes "0", "one two three" becomes "123", "mhm" disappears. Tags are taken out by this project's own
-grammar before, so that none is left in the text and no word is lost with one.
+into "color" is not part of that package, so spellings stay. Beyond case and punctuation, the normaliser has effects
+that surprise: "oh" becomes "0", "one two three" becomes "123", "mhm" disappears. Tags are taken out by this project's
+own grammar before, so that none is left in the text and no word is lost with one.
 """
 
 from functools import cache
@@ -25,7 +25,7 @@ def _normaliser() -> "EnglishTextNormalizer":
 
 
 def version() -> str:
-    """Which normaliser this is: results that name another are not comparable."""
+    """Name and version of the normaliser: results with another one are not comparable."""
     from transformers import __version__
 
     return f"transformers {__version__}, EnglishTextNormalizer, no table of spellings"

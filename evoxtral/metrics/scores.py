@@ -1,7 +1,7 @@
 """Evoxtral-Bench: how well a tagged transcript matches its reference. Counts first, scores derived from them.
 
 A pair is `(prediction, reference)`, both tagged text. `count` turns a pair into counts, `score` turns pairs into a
-`Report`. The seven published scores are means over clips (`METRICS` defines each); what such means hide is here too
+`Report`. The seven published scores are means over clips (`METRICS` defines each); other aggregates are here too
 (`FURTHER`): corpus error rates, F1 over pooled counts, of tagged clips alone, and by place.
 """
 
@@ -135,7 +135,7 @@ class TagScore:
 
 @dataclass(frozen=True)
 class ClipCounts:
-    """Everything that the scores need to know about one clip. `by_tag` has each tag that either text has.
+    """The counts of one clip, from which all scores are computed. `by_tag` has each tag of either text.
 
     right, nearly: how many tags of each name are in their place, exactly and within one word; see `place`.
     """

@@ -1,1 +1,1 @@
-"""The engine for other programs."""
+"""The HTTP service."""

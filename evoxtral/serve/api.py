@@ -1,8 +1,8 @@
-"""The engine over HTTP: `python -m evoxtral serve`, then http://localhost:8000/docs.
+"""The HTTP service: `python -m evoxtral serve`, then http://localhost:8000/docs.
 
     curl -F file=@clip.wav -F variant=all http://localhost:8000/transcribe
 
-Every answer is JSON; every mistake of the caller is a 4xx with one sentence in `detail`.
+Every answer is JSON; every error of the caller is a 4xx with one sentence in `detail`.
 """
 
 import socket
@@ -31,7 +31,7 @@ Format = StrEnum("Format", {form: form for form in ("json", *MEDIA_TYPES)})
 
 
 def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
-    """The API of one engine."""
+    """The FastAPI app of one engine."""
     limits = limits or Limits()
     app = FastAPI(
         title="Evoxtral",
@@ -54,7 +54,7 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
 
     @app.get("/health")
     def health() -> dict:
-        """Which model answers here, and what it takes."""
+        """The model of this service, and its limits."""
         return {
             "status": "ok",
             "version": __version__,
@@ -103,7 +103,7 @@ def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
 
 
 def address(host: str, port: int) -> socket.socket:
-    """A socket at this address, on which nobody is answered yet. Raises EvoxtralError where it cannot be had."""
+    """A socket bound to this address, not yet listening. Raises EvoxtralError if the address cannot be used."""
     taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -132,6 +132,6 @@ def _refused(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def _misfit(request: Request, error: RequestValidationError) -> JSONResponse:
-    """Every field that does not fit, in one sentence instead of FastAPI's tree."""
+    """All invalid fields in one sentence, instead of FastAPI's nested errors."""
     problems = (f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
     return JSONResponse({"detail": "; ".join(problems) + "."}, 422)

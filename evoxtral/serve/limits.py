@@ -1,4 +1,4 @@
-"""What a service takes: sizes, how many requests at a time, and for how long anybody waits for them."""
+"""Limits of the service: size of a request, number of concurrent requests, and clients that disconnect."""
 
 import asyncio
 import threading
@@ -17,15 +17,15 @@ from evoxtral import audio
 
 RETRY_AFTER = {"Retry-After": "5"}  # s; a short clip's time
 CROWDED = "More is asked than can be answered at a time: ask again in a few seconds."
-LOOK_EVERY = 0.1  # s between two looks whether a client is still there
-DRAIN_SECONDS = 60.0  # for which a client that is sent away may go on sending
+LOOK_EVERY = 0.1  # s between two checks whether a client is still connected
+DRAIN_SECONDS = 60.0  # s: how long the body of a rejected request is read
 
 Last = TypeVar("Last")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many may be under way; more are answered 503."""
+    """Limits on one request, and on the number of requests in progress; others get a 503."""
 
     megabytes: float = audio.MAX_MEGABYTES  # of a request, file and form together; 10^6 bytes
     seconds: float = audio.MAX_SECONDS  # of audio
@@ -34,7 +34,7 @@ class Limits:
 
 
 class BodyLimit:
-    """ASGI middleware: no body of more than `megabytes` is read, whether its length is stated or not."""
+    """ASGI middleware: rejects bodies of more than `megabytes`, with or without a Content-Length."""
 
     def __init__(self, app: ASGIApp, megabytes: float):
         self.app = app
@@ -60,10 +60,10 @@ class BodyLimit:
 
 
 class CrowdLimit:
-    """ASGI middleware: at most so many requests are under way, /health aside; others get 503 and when to ask again.
+    """ASGI middleware: limits the requests in progress, except /health; others get a 503 with Retry-After.
 
-    What they send is read and dropped first: a connection that is closed over unread bytes is reset, and its client
-    never sees the answer.
+    Their bodies are read and dropped first: closing a connection with unread bytes resets it, and the client would not
+    see the answer.
     """
 
     def __init__(self, app: ASGIApp, requests: int, megabytes: float):
@@ -96,13 +96,13 @@ class CrowdLimit:
 
 
 class Turns:
-    """Who decodes: so many at a time, the others wait, and whoever has hung up leaves at the next look."""
+    """Limits the requests that decode at a time; others wait. Clients that disconnect are dropped."""
 
     def __init__(self, at_once: int):
         self._free = threading.BoundedSemaphore(at_once)
 
     async def last(self, request: Request, growing: Callable[[], Iterator[Last]]) -> Last | None:
-        """The last of what an iterator gives, run in a thread; None if the client left before it came."""
+        """The last item of an iterator that runs in a thread; None if the client disconnects first."""
         gone = threading.Event()
 
         async def watch() -> None:

@@ -1,4 +1,4 @@
-"""flite (Debian's package `flite`): four English voices of the 2000s, through ctypes. Fast, and told apart at once.
+"""flite (Debian's package `flite`): four English voices of the 2000s, through ctypes. Fast, and easy to tell apart.
 
 Reference: flite 2.2's flite.h, cst_item.h and cst_wave.h. The library keeps its voices for the life of the process.
 """

@@ -1,4 +1,4 @@
-"""What voices that are ONNX models share: the model with its phoneme durations, and espeak-ng's phonemes by word."""
+"""Shared code of voices that are ONNX models: phoneme durations, and espeak-ng's phonemes by word."""
 
 import os
 import re

@@ -83,7 +83,7 @@ class _Phrase:
 
 
 def spoken_as(name: str) -> str | None:
-    """What the embedded voice makes of a tag's name: its sound, delivery or pause, or its synonym's; None: nothing."""
+    """The sound, delivery or pause that the embedded voice has for a tag's name or a synonym; None if it has none."""
     return next((n for n in (name, tags.group(name)) if n in SPOKEN_TAGS), None)
 
 
@@ -184,7 +184,7 @@ def _by_number(word: str) -> str:
 
 
 def _sounding(waveform: np.ndarray) -> int:
-    """Samples up to the last that is heard beside the loudest: the gap after a comma is no part of its word."""
+    """Number of samples up to the last audible one: the gap after a comma is not part of its word."""
     level = np.abs(waveform)
     heard = np.nonzero(level > HEARD * level.max(initial=0))[0]
     return int(heard[-1]) + 1 if len(heard) else len(waveform)
