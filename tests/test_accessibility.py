@@ -93,7 +93,7 @@ def test_axe_finds_nothing_serious_in_any_tab(used, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_what_opens_when_it_is_asked_for(used, scheme):
+def test_axe_finds_nothing_serious_in_editors_and_accordions(used, scheme):
     page = used(scheme)
     page.locator("[data-edit=open]").last.click()
     expect(page.locator("#columns textarea")).to_be_visible(timeout=PATIENCE)
@@ -109,7 +109,7 @@ def test_axe_finds_nothing_serious_in_what_opens_when_it_is_asked_for(used, sche
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_a_report_on_an_uploaded_file_and_in_a_complaint(
+def test_axe_finds_nothing_serious_in_an_uploads_report_and_in_an_error(
     visit,  # noqa: F811
     scheme,
     tmp_path,

@@ -37,14 +37,14 @@ def upload(client: TestClient, data: bytes = CLIP, **fields: str):
     return client.post("/transcribe", files={"file": ("clip.wav", io.BytesIO(data))}, data=fields)
 
 
-def test_health_says_which_model_answers_and_what_it_takes(client):
+def test_health_names_the_model_and_its_limits(client):
     answer = client.get("/health").json()
     assert answer["status"] == "ok"
     assert (answer["model"], answer["variants"]) == ("random", ["base", "sft", "rl"])
     assert (answer["max_megabytes"], answer["max_seconds"]) == (0.2, 5)
 
 
-def test_a_recording_gives_the_object_of_the_command_line(client, engine):
+def test_a_recording_gives_the_same_object_as_the_command_line(client, engine):
     result = upload(client, variant="all").json()
     assert (result["file"], result["model"]) == ("clip.wav", "random")
     assert result["duration"] == pytest.approx(1.5)
@@ -55,13 +55,13 @@ def test_a_recording_gives_the_object_of_the_command_line(client, engine):
         assert (entry["text"], entry["plain"]) == (expected.text, expected.plain)
 
 
-def test_what_a_recording_lacks_and_which_channel_was_asked_for_is_said(client):
+def test_the_answer_has_incomplete_notes_and_channel(client):
     result = upload(client, CLIP[: len(CLIP) // 2], channels="1").json()
     assert result["incomplete"].startswith("has ") and result["channel"] == "channel 1"
     assert upload(client, channels="all").status_code == 422
 
 
-def test_the_last_adapter_answers_unless_another_variant_is_asked_for(client):
+def test_the_default_variant_is_the_last_adapter(client):
     assert list(upload(client).json()["variants"]) == ["rl"]
     assert list(upload(client, variant="sft").json()["variants"]) == ["sft"]
 
@@ -79,13 +79,13 @@ def test_the_last_adapter_answers_unless_another_variant_is_asked_for(client):
     ],
     ids=["variant", "language", "empty", "noise", "track", "long", "large"],
 )
-def test_a_mistake_is_a_4xx_with_one_sentence(client, data, fields, status, mentioned):
+def test_a_callers_error_is_a_4xx_with_one_sentence(client, data, fields, status, mentioned):
     answer = upload(client, data, **fields)
     assert answer.status_code == status
     assert mentioned in answer.json()["detail"]
 
 
-def test_only_so_many_requests_are_decoded_at_a_time(engine, monkeypatch):
+def test_concurrent_decoding_is_limited(engine, monkeypatch):
     """Each has a cache of its own: all of them together would be bounded by nothing."""
     now, most, counting = 0, 0, threading.Lock()
     stream, pair = engine.stream, threading.Barrier(2)
@@ -185,7 +185,7 @@ def wait_until_crowded(to: tuple[str, int], crowded: bool = True) -> None:
         time.sleep(0.01)
 
 
-def test_a_client_that_hangs_up_stops_its_decoding_and_lets_the_next_begin(served):
+def test_a_disconnected_client_stops_its_decoding(served):
     slow, to = served
     first = sent(to)
     slow.begun.acquire()
@@ -198,7 +198,7 @@ def test_a_client_that_hangs_up_stops_its_decoding_and_lets_the_next_begin(serve
     assert answer.startswith(b"HTTP/1.1 200") and slow.finished == 1
 
 
-def test_who_hangs_up_while_waiting_is_never_decoded(served):
+def test_a_client_that_disconnects_while_waiting_is_never_decoded(served):
     slow, to = served
     with sent(to) as first:
         slow.begun.acquire()
@@ -210,7 +210,7 @@ def test_who_hangs_up_while_waiting_is_never_decoded(served):
     assert slow.finished == 1 and not slow.begun.acquire(blocking=False)
 
 
-def test_beyond_the_limit_every_client_gets_503_with_when_to_ask_again(served):
+def test_beyond_the_limit_clients_get_503_with_retry_after(served):
     slow, to = served
     with sent(to), sent(to):
         slow.begun.acquire()
@@ -228,7 +228,7 @@ def test_beyond_the_limit_every_client_gets_503_with_when_to_ask_again(served):
         slow.go.set()
 
 
-def test_a_body_of_unstated_length_is_held_to_the_limit_too(client):
+def test_a_body_without_content_length_is_limited_too(client):
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     chunks = iter([head, *[bytes(50_000)] * 5])
     headers = {"content-type": "multipart/form-data; boundary=x"}
@@ -237,7 +237,7 @@ def test_a_body_of_unstated_length_is_held_to_the_limit_too(client):
     assert "0.2 MB" in answer.json()["detail"]
 
 
-def test_a_request_without_a_file_is_told_so(client):
+def test_a_request_without_a_file_gets_one_sentence(client):
     answer = client.post("/transcribe")
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith("file: ")
@@ -267,9 +267,7 @@ def test_serve_answers_over_a_socket(checkpoint, unused_port):
 @pytest.mark.parametrize(
     ("port", "reason"), [("70000", "(ports are 0 to 65535): choose"), ("taken", "(Address already in use): choose")]
 )
-def test_an_address_that_cannot_be_had_is_said_before_the_weights_are_read(
-    port, reason, unused_port, monkeypatch, capsys
-):
+def test_an_unusable_address_is_an_error_before_the_weights_are_loaded(port, reason, unused_port, monkeypatch, capsys):
     monkeypatch.setattr(Engine, "__init__", lambda *_: pytest.fail("the weights were read"))
     with socket.socket() as other:
         other.bind(("127.0.0.1", unused_port))
@@ -280,7 +278,7 @@ def test_an_address_that_cannot_be_had_is_said_before_the_weights_are_read(
     assert said.count("\n") == 1 and f"{reason} another --host or --port" in said
 
 
-def test_a_full_device_is_a_reason_to_ask_again_later(engine, monkeypatch):
+def test_a_full_device_gives_503(engine, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError
 

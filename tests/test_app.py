@@ -61,7 +61,7 @@ def test_compare_gives_text_plain_tags_seconds_and_times_of_every_variant(client
         assert all(0 <= cue["start"] < cue["end"] for cue in transcript["cues"])
 
 
-def test_language_is_english_unless_said_otherwise(client, clip):
+def test_the_default_language_is_english(client, clip):
     said, unsaid = (client.predict(handle_file(clip), *more, api_name="/compare") for more in (("en",), ()))
     assert {name: t["text"] for name, t in said.items()} == {name: t["text"] for name, t in unsaid.items()}
 
@@ -86,7 +86,9 @@ def test_silence_is_an_empty_transcript_not_an_error(client, tmp_path):
         ("page.html", b"<html>"),
     ],
 )
-def test_a_file_that_is_no_recording_gives_one_sentence_and_the_app_goes_on(client, clip, tmp_path, name, content):
+def test_a_file_that_is_no_recording_gives_one_sentence_and_the_app_keeps_working(
+    client, clip, tmp_path, name, content
+):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(AppError, match=r"^[^\n]+\.$") as failure:
@@ -94,7 +96,7 @@ def test_a_file_that_is_no_recording_gives_one_sentence_and_the_app_goes_on(clie
     assert "Traceback" not in str(failure.value)
 
 
-def test_after_all_that_it_still_works(client, clip):
+def test_the_app_still_works_after_errors(client, clip):
     assert client.predict(handle_file(clip), api_name="/compare")["rl"]["elapsed"] > 0
 
 
@@ -131,7 +133,7 @@ def test_every_endpoint_parameter_and_result_is_described_and_typed(client):
             assert value["python_type"]["type"] != "Any"
 
 
-def test_what_a_call_needs_is_required_and_comes_with_an_example(client):
+def test_required_parameters_are_marked_and_have_examples(client):
     needed = {
         f"{name} {parameter['label']}": parameter["example_input"]
         for name, endpoint in described(client).items()
@@ -149,7 +151,7 @@ def test_what_a_call_needs_is_required_and_comes_with_an_example(client):
     assert all(tags.names(example) for example in needed.values() if isinstance(example, str))
 
 
-def test_every_key_of_an_answer_is_declared_and_so_is_that_it_may_be_null(client, clip):
+def test_every_key_of_an_answer_is_in_its_schema(client, clip):
     schemas = {name: endpoint["returns"][0]["type"] for name, endpoint in described(client).items()}
     transcript, score = schemas["/transcribe"], schemas["/score"]["properties"]
     tag, cue = (transcript["$defs"][name]["properties"] for name in ("TagSpan", "CueResult"))
@@ -195,7 +197,7 @@ def test_without_words_in_the_reference_the_word_scores_are_null(client):
     assert scores["wer"] is scores["cer"] is None and scores["tag_f1"] == 1.0
 
 
-def test_speak_gives_a_recording_and_the_tags_it_left_out_and_a_sentence_for_what_cannot_be_spoken(client):
+def test_speak_returns_a_recording_and_skipped_tags_or_one_sentence(client):
     recording, skipped = client.predict("[sighs] We waited [levitates] for the train.", api_name="/speak")
     assert audio.duration(audio.load(recording)) > 1.5 and skipped == ["[levitates]"]
     for impossible in ("", "[levitates]", "word " * 1000):
@@ -237,7 +239,7 @@ def test_every_endpoint_answers_curl(clip):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
-def test_a_file_of_one_visitor_is_not_found_by_another_from_what_it_holds_nor_are_those_of_the_server(clip):
+def test_files_of_other_visitors_and_of_the_server_cannot_be_read(clip):
     folder = Path(uploaded(clip)["path"]).parent
     assert len(folder.name) == 64 and folder.name != hashlib.sha256(Path(clip).read_bytes()).hexdigest()
     for path in (folder, folder.parent, ROOT / "app.py", "/etc/hostname"):
@@ -279,7 +281,7 @@ def test_the_cache_is_cleaned_of_visitors_files_and_the_examples_stay(tmp_path, 
         demo.close()
 
 
-def test_a_clip_that_the_clean_up_took_is_said_to_be_gone(tmp_path):
+def test_a_deleted_clip_gets_one_sentence(tmp_path):
     gone = compare.describe_clip(str(tmp_path / "gone.wav"), compare.Decoder(Model("tiny")))
     assert "no longer on the server" in gone and str(tmp_path) not in gone
 
@@ -323,7 +325,7 @@ class Loaded(Model):
         self._engine = engine
 
 
-def test_the_gpu_is_asked_for_what_the_clip_needs_and_less_than_a_visitor_has_in_a_day():
+def test_the_requested_gpu_time_fits_the_clip_and_the_daily_quota():
     decoder = compare.Decoder(Model("tiny"))
     three, one = ("base", "sft", "rl"), ("rl",)
     short, long, long_by_one = (
@@ -333,7 +335,7 @@ def test_the_gpu_is_asked_for_what_the_clip_needs_and_less_than_a_visitor_has_in
     assert short < 30 and short < long_by_one < long < 120
 
 
-def test_a_clip_too_long_for_one_visit_is_refused_before_a_gpu_is_asked_for(tmp_path, monkeypatch):
+def test_a_clip_too_long_for_the_quota_is_rejected_before_a_gpu_is_requested(tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "ZERO_GPU", True)
     audio.save(tmp_path / "long.wav", np.tile(tone(10.0), 180))
     decoder = compare.Decoder(Model("tiny"))
@@ -343,7 +345,7 @@ def test_a_clip_too_long_for_one_visit_is_refused_before_a_gpu_is_asked_for(tmp_
         decoder.last(str(tmp_path / "long.wav"), "en", ("base", "sft", "rl"))
 
 
-def test_silence_asks_for_no_gpu(engine, tmp_path, monkeypatch):
+def test_silence_requests_no_gpu(engine, tmp_path, monkeypatch):
     decoder = compare.Decoder(Loaded(engine))
     monkeypatch.setattr(decoder, "_on_gpu", None)
     audio.save(tmp_path / "silence.wav", np.zeros(32_000, np.float32))
@@ -352,12 +354,12 @@ def test_silence_asks_for_no_gpu(engine, tmp_path, monkeypatch):
     }  # fmt: skip
 
 
-def test_everything_that_crosses_to_the_gpu_process_and_back_can_be_pickled(engine):
+def test_arguments_and_results_of_the_gpu_process_can_be_pickled(engine):
     for transcripts in engine.stream((audio.SAMPLE_RATE, tone(2.0))):
         assert pickle.loads(pickle.dumps(transcripts)) == transcripts
 
 
-def test_a_mistake_found_in_the_gpu_process_reaches_the_caller_as_itself(engine):
+def test_an_error_in_the_gpu_process_keeps_its_type_and_sentence(engine):
     decoder = compare.Decoder(Loaded(engine))
     (handed_over,) = decoder._on_gpu(tone(1.0), "en", ("gold",))
     assert isinstance(pickle.loads(pickle.dumps(handed_over)), EvoxtralError)
@@ -365,7 +367,7 @@ def test_a_mistake_found_in_the_gpu_process_reaches_the_caller_as_itself(engine)
         decoder.last(str(EXAMPLES[0].clip), "en", ("gold",))
 
 
-def test_the_length_is_asked_with_the_very_arguments_of_the_decoder():
+def test_gpu_seconds_takes_the_arguments_of_the_decoder():
     decoder = compare.Decoder(Model("tiny"))
     assert list(inspect.signature(decoder._on_gpu).parameters) == list(
         inspect.signature(decoder.gpu_seconds).parameters
@@ -382,7 +384,7 @@ def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
     assert "There is no model '/no/such/model'" in ended.stderr and "Traceback" not in ended.stderr
 
 
-def test_while_the_model_comes_the_page_says_how_far_it_is_and_then_stops_looking(monkeypatch):
+def test_the_page_shows_the_progress_of_loading_and_then_stops_polling(monkeypatch):
     def load(checkpoint, on_progress):
         on_progress("Downloading me/base: 40% of 9.4 GB, 01:20 left")
         waiting, timer = page.head(model)
@@ -397,12 +399,12 @@ def test_while_the_model_comes_the_page_says_how_far_it_is_and_then_stops_lookin
     assert "the scale model" in named and not timer.active
 
 
-def test_the_page_says_which_model_runs_and_what_it_understands(checkpoint):
+def test_the_page_names_the_model_and_what_it_understands(checkpoint):
     title, understands = description(checkpoint)
     assert checkpoint.name in title and understands
 
 
-def test_an_adapter_that_the_environment_names_is_a_column(checkpoint, clip, monkeypatch):
+def test_an_adapter_from_the_environment_has_a_column(checkpoint, clip, monkeypatch):
     monkeypatch.setenv("EVOXTRAL_MODEL", str(Path(checkpoint.base).parent))
     monkeypatch.setenv("EVOXTRAL_ADAPTERS", f"mine={checkpoint.adapters['sft']}")
     decoder = compare.Decoder(Model("auto"))
@@ -419,7 +421,7 @@ def test_at_least_three_examples_are_one_click_away_and_small():
         assert tags.names(example.reference) and not audio.is_silent(audio.load(example.clip))
 
 
-def test_the_examples_are_what_the_embedded_voice_says():
+def test_the_examples_are_spoken_by_the_embedded_voice():
     listing = json.loads((ROOT / "examples" / "examples.json").read_text(encoding="utf-8"))
     for entry in listing:
         spoken = speak(entry["text"], entry["voice"], entry["seed"]).waveform

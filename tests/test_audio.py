@@ -161,7 +161,7 @@ def file(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_every_format_gives_the_same_wave_at_the_same_place(kind):
+def test_every_format_gives_the_same_waveform_with_the_same_timing(kind):
     waveform = audio.load(file(kind))
     assert waveform.dtype == np.float32 and waveform.ndim == 1
     assert np.abs(waveform).max() <= 1
@@ -261,7 +261,7 @@ ARRAYS = st.builds(
 @settings(deadline=None, max_examples=40)
 @given(st.integers(8_000, 192_000), ARRAYS)
 @example(44_100, np.tile(np.array([-32_768, 32_767], np.int16).repeat(20), 50))
-def test_any_array_becomes_a_mono_float_wave_within_one(rate, samples):
+def test_any_array_becomes_a_mono_float_waveform_within_full_scale(rate, samples):
     before = samples.copy()
     waveform = audio.load((rate, samples))
     assert waveform.dtype == np.float32 and waveform.ndim == 1
@@ -285,7 +285,7 @@ ZIP = b"PK\x03\x04" + bytes(range(256)) * 40
 
 @pytest.mark.parametrize("data", [TEXT, PNG, PDF, ZIP, b"x", b"\x00" * 5_000, b"RIFF\x04\x00\x00\x00WEBP"])
 @pytest.mark.parametrize("name", [None, "voice.mp3", "voice.wav", "voice.flac"])
-def test_what_is_not_audio_is_named_as_such_whatever_it_is_called(data, name, tmp_path):
+def test_a_file_that_is_not_audio_is_recognised_under_any_name(data, name, tmp_path):
     source = data
     if name:
         source = tmp_path / name
@@ -312,7 +312,7 @@ def read_or_refused(data: bytes) -> audio.Recording | None:
 
 
 @pytest.mark.parametrize("kind", sorted(FILES.keys() - UNSTATED))
-def test_of_a_file_that_states_more_than_it_holds_what_there_is_is_read(kind):
+def test_a_file_shorter_than_it_states_is_read_to_its_end(kind):
     data = file(kind)
     for share in (0.5, 0.8):
         recording = read_or_refused(data[: int(share * len(data))])
@@ -335,12 +335,12 @@ def test_a_recording_that_stops_inside_a_frame_is_incomplete(kind):
 
 
 @pytest.mark.parametrize("kind", ["MP3 by ffmpeg", "MP3 by LAME"])
-def test_a_last_frame_that_is_torn_is_not_missed_where_the_stated_length_is_there(kind):
+def test_a_truncated_last_frame_is_ignored_if_the_stated_length_is_reached(kind):
     assert audio.duration(audio.load(file(kind)[:-1])) == pytest.approx(SECONDS, abs=0.1)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 24_000, 32_000, 44_100, 48_000])
-def test_every_frame_of_a_streamed_mp3_is_as_long_as_it_says(rate):
+def test_the_stated_length_of_every_mp3_frame_is_right(rate):
     data = encode("mp3", "libmp3lame", rate=rate, write_xing="0", id3v2_version="0")
     position, frames = 0, 0
     while position < len(data):
@@ -349,23 +349,23 @@ def test_every_frame_of_a_streamed_mp3_is_as_long_as_it_says(rate):
 
 
 @pytest.mark.parametrize("kind", ["WebM", "WebM from a browser", "Matroska"])
-def test_what_is_glued_behind_a_webm_file_is_no_sound_and_no_damage(kind):
+def test_bytes_after_a_webm_file_are_ignored(kind):
     assert audio.duration(audio.load(file(kind) + bytes(500))) == pytest.approx(SECONDS, abs=0.1)
 
 
 @pytest.mark.parametrize("kind", ["AAC", "FLAC streamed", "FLAC 16 bit", "MP3 without a stated length"])
-def test_a_tag_behind_the_last_frame_is_no_sound_and_no_damage(kind):
+def test_a_metadata_tag_after_the_last_frame_is_ignored(kind):
     assert audio.duration(audio.load(file(kind) + b"TAG" + b"x" * 125)) == pytest.approx(SECONDS, abs=0.1)
 
 
 @pytest.mark.parametrize("kind", sorted(UNSTATED - FRAMES))
-def test_a_recording_that_states_no_length_is_read_as_far_as_it_goes(kind):
+def test_a_recording_without_a_stated_length_is_read_to_its_end(kind):
     data = file(kind)
     assert 0.2 * SECONDS < audio.duration(audio.load(data[: len(data) // 2])) < SECONDS
 
 
 @pytest.mark.parametrize("kind", ["FLAC 24 bit", "MP3 by LAME", "OGG Opus", "OGG Vorbis", "M4A AAC", "WebM"])
-def test_a_file_with_a_hole_is_damaged(kind):
+def test_a_gap_in_a_file_is_reported(kind):
     data = file(kind)
     third = len(data) // 3
     garbage = np.random.default_rng(0).bytes(third)
@@ -375,7 +375,7 @@ def test_a_file_with_a_hole_is_damaged(kind):
 
 @settings(deadline=None, max_examples=40)
 @given(st.sampled_from(sorted(FILES)), st.integers(0, 2**32 - 1))
-def test_no_damage_whatsoever_gives_more_than_a_wave_or_a_sentence(kind, seed):
+def test_any_damage_gives_a_waveform_or_a_sentence(kind, seed):
     rng = np.random.default_rng(seed)
     data = np.frombuffer(file(kind), np.uint8).copy()
     places = rng.integers(0, min(len(data), 2_000), 20)
@@ -388,7 +388,7 @@ def test_no_damage_whatsoever_gives_more_than_a_wave_or_a_sentence(kind, seed):
         assert np.isfinite(waveform).all() and np.abs(waveform).max() <= 1
 
 
-def test_files_without_sound_are_told_from_files_without_an_audio_track():
+def test_empty_tracks_and_missing_tracks_have_different_errors():
     for empty in (write("WAV", None, np.zeros(0)), write("OGG", "VORBIS", np.zeros(0))):
         with pytest.raises(AudioError, match="length of zero"):
             audio.load(empty)
@@ -398,7 +398,7 @@ def test_files_without_sound_are_told_from_files_without_an_audio_track():
         audio.load(encode("mp4", "", picture=True))
 
 
-def test_paths_that_hold_no_file_each_have_their_sentence(tmp_path):
+def test_each_kind_of_invalid_path_has_its_sentence(tmp_path):
     (tmp_path / "empty.wav").touch()
     os.mkfifo(tmp_path / "pipe.wav")
     for source, sentence in {
@@ -419,7 +419,7 @@ def test_paths_that_hold_no_file_each_have_their_sentence(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions bind neither root nor Windows")
-def test_a_file_one_may_not_read_is_named(tmp_path):
+def test_a_file_without_read_permission_is_named(tmp_path):
     path = tmp_path / "private.wav"
     path.write_bytes(file("WAV 16 bit"))
     path.chmod(0)
@@ -428,7 +428,7 @@ def test_a_file_one_may_not_read_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-def test_samples_that_are_no_numbers_are_named(bad):
+def test_nan_samples_are_rejected(bad):
     samples = np.zeros(48_000)
     samples[20_000] = bad
     with pytest.raises(AudioError, match="NaN or infinite"):
@@ -438,7 +438,7 @@ def test_samples_that_are_no_numbers_are_named(bad):
 
 
 @pytest.mark.parametrize("rate", [0, -1, 1, 3_999, 768_001, 2_000_000_000])
-def test_a_silly_sample_rate_is_named(rate):
+def test_an_unusable_sample_rate_is_rejected(rate):
     with pytest.raises(AudioError, match=f"rate of {rate:,} Hz: convert it to one of 4,000 to 768,000 Hz"):
         audio.load((rate, np.zeros(100, np.float32)))
     if rate > 0 and rate < 2_000_000:
@@ -446,7 +446,7 @@ def test_a_silly_sample_rate_is_named(rate):
             audio.load(write("WAV", None, np.zeros(10), rate))
 
 
-def test_arrays_of_unusable_shape_or_type_are_named():
+def test_arrays_of_unusable_shape_or_type_are_rejected():
     for source, sentence in (
         ((SAMPLE_RATE, np.zeros((5, 0), np.float32)), "0 channels"),
         ((SAMPLE_RATE, np.zeros((2, 16_000), np.float32)), r"16,000 channels: .*\(time, channels\)"),
@@ -465,7 +465,7 @@ def test_arrays_of_unusable_shape_or_type_are_named():
             audio.load(source)
 
 
-def test_too_long_says_how_long_it_is_and_how_long_it_may_be():
+def test_a_recording_that_is_too_long_gets_an_error_with_both_durations():
     with pytest.raises(AudioError, match="is 2 s long and the limit is 1.5 s"):
         audio.load(file("WAV 16 bit"), max_seconds=1.5)
     with pytest.raises(AudioError, match="is at least 1.* s long and the limit is 1 s"):
@@ -476,7 +476,7 @@ def test_too_long_says_how_long_it_is_and_how_long_it_may_be():
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_twenty_minutes_in_a_small_file_is_refused_without_being_held_in_memory(live):
+def test_twenty_minutes_in_a_small_file_are_rejected_with_bounded_memory(live):
     long = encode("flac", "flac", np.zeros(1_200 * 8_000, np.float32), rate=8_000, live=live)
     length = "at least 20.* s" if live else "20 min"
     tracemalloc.start()
@@ -487,7 +487,7 @@ def test_twenty_minutes_in_a_small_file_is_refused_without_being_held_in_memory(
     assert peak < 2 * 20 * SAMPLE_RATE * 4 + len(long)
 
 
-def test_nothing_is_ever_fetched(tmp_path):
+def test_no_network_address_is_ever_opened(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -523,7 +523,7 @@ def test_nothing_is_ever_fetched(tmp_path):
 # ---- writing -----------------------------------------------------------------------------------------------
 
 
-def test_a_saved_wave_comes_back_as_its_16_bits(tmp_path):
+def test_saving_and_loading_is_exact_in_16_bits(tmp_path):
     samples = np.arange(-32_768, 32_768, dtype=np.int32).astype(np.int16)
     waveform = (samples / 32_768).astype(np.float32)
     audio.save(tmp_path / "out.wav", waveform)
@@ -533,7 +533,7 @@ def test_a_saved_wave_comes_back_as_its_16_bits(tmp_path):
     assert soundfile.info(io.BytesIO(audio.wav_bytes(waveform, rate=24_000))).samplerate == 24_000
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_a_path_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(AudioError, match="cannot be written"):
         audio.save(tmp_path / "no" / "folder" / "out.wav", silence(1))
 
@@ -553,7 +553,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     ],
     ids=["nothing", "digital silence", "-60 dBFS of noise", "-50 dBFS of noise", "an offset", "two clicks"],
 )
-def test_silence_is_known_in_all_its_forms(waveform):
+def test_silence_offsets_noise_and_clicks_are_silent(waveform):
     assert audio.is_silent(waveform)
     assert audio.segments(waveform, 30) == []
 
@@ -595,7 +595,7 @@ def render(schedule, lead_in=0.0, floor=0.0) -> tuple[np.ndarray, list[tuple[flo
 
 @settings(deadline=None, max_examples=40)
 @given(SCHEDULES, WINDOWS, st.floats(0, 8), st.sampled_from([0.0, 0.01]))
-def test_segments_hold_all_sound_in_order_apart_and_within_the_window(schedule, window, lead_in, floor):
+def test_segments_cover_all_sound_in_order_without_overlap_within_the_window(schedule, window, lead_in, floor):
     waveform, places = render(schedule, lead_in, floor)
     segments = audio.segments(waveform, window)
     edges = [edge for segment in segments for edge in (segment.start, segment.end)]
@@ -623,7 +623,7 @@ def test_silence_between_segments_is_dropped_only_where_it_is_long(schedule, win
 @settings(deadline=None, max_examples=40)
 @given(st.floats(11, 19), st.floats(0.2, 4.5), st.floats(9.5, 19), st.sampled_from([0.0, 0.01]))
 @example(17.0, 4.0, 19.0, 0.0)  # sound and its margin just pass a window, sound alone does not
-def test_a_cut_lies_in_the_pause_when_there_is_one(before, pause, after, floor):
+def test_a_cut_is_at_a_pause_if_there_is_one(before, pause, after, floor):
     waveform, _ = render([(before, pause), (after, 0.0)], floor=floor)
     segments = audio.segments(waveform, 20)
     if before + pause + after > 20.1:
@@ -633,7 +633,7 @@ def test_a_cut_lies_in_the_pause_when_there_is_one(before, pause, after, floor):
 
 @settings(deadline=None, max_examples=40)
 @given(st.floats(11, 19), st.floats(0.9, 2.9), st.floats(9.5, 19))
-def test_a_pause_that_must_be_cut_is_still_heard_on_one_side(before, pause, after):
+def test_a_pause_at_a_cut_stays_whole_on_one_side(before, pause, after):
     waveform, _ = render([(before, pause), (after, 0.0)])
     segments = audio.segments(waveform, 20)
     if len(segments) == 2:
@@ -641,7 +641,7 @@ def test_a_pause_that_must_be_cut_is_still_heard_on_one_side(before, pause, afte
         assert max(first.end - before, before + pause - second.start) >= 0.84
 
 
-def test_a_gap_between_words_is_cut_rather_than_a_pause():
+def test_a_gap_between_words_is_preferred_to_a_pause_for_a_cut():
     waveform, _ = render([(12, 0.3), (3, 1.5), (10, 0)])
     first, second = audio.segments(waveform, 20)
     assert 12 < first.end == second.start < 12.3
@@ -662,13 +662,13 @@ def test_sound_without_a_gap_is_cut_at_its_quietest_point():
     assert 24.8 < first.end == second.start < 25.2
 
 
-def test_what_fits_the_window_is_one_segment_pauses_included():
+def test_a_recording_that_fits_the_window_is_one_segment():
     waveform, _ = render([(2, 1.2), (3, 3.0), (0.5, 0.3)], lead_in=0.9)
     assert audio.segments(waveform, 30) == [Segment(0.0, audio.duration(waveform))]
     assert np.array_equal(audio.segments(waveform, 30)[0].of(waveform), waveform)
 
 
-def test_sound_that_just_fits_is_not_divided_for_the_sake_of_its_margins():
+def test_margins_do_not_cause_an_additional_cut():
     waveform, _ = render([(9.9, 5.0)], lead_in=5.0)
     (segment,) = audio.segments(waveform, 10)
     assert 4.9 <= segment.start <= 5 and 14.9 <= segment.end <= 15

@@ -23,12 +23,12 @@ def reverberation(response: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("rt60", [0.15, 0.4, 0.8])
-def test_a_room_rings_as_long_as_asked(rt60):
+def test_a_room_has_the_requested_reverberation_time(rt60):
     rooms = [augment.room(np.random.default_rng(seed), rt60, 2.0) for seed in range(5)]
     assert np.mean([reverberation(room) for room in rooms]) == pytest.approx(rt60, rel=0.2)
 
 
-def test_who_is_farther_has_less_direct_sound():
+def test_direct_sound_falls_with_distance():
     def clarity(distance: float) -> float:
         response = augment.room(np.random.default_rng(0), 0.5, distance)
         return response[0] ** 2 / np.sum(response[80:] ** 2)
@@ -37,7 +37,7 @@ def test_who_is_farther_has_less_direct_sound():
 
 
 @pytest.mark.parametrize("snr", [0.0, 15.0, 30.0])
-def test_noise_has_the_ratio_asked(waveform, snr):
+def test_noise_has_the_requested_snr(waveform, snr):
     noise = augment.noise(np.random.default_rng(1), len(waveform))
     added = augment.mixed(waveform.astype(float), noise, snr) - waveform
     sounding = waveform[np.abs(waveform) > 0.05 * np.abs(waveform).max()]
@@ -51,7 +51,7 @@ def test_pink_noise_falls_by_three_decibels_an_octave():
 
 
 @pytest.mark.parametrize("codec", augment.CODECS, ids=lambda codec: f"{codec.encoder}-{codec.rate}")
-def test_a_codec_gives_the_wave_back_in_step(waveform, codec):
+def test_a_codec_keeps_the_waveform_aligned(waveform, codec):
     coded = augment.coded(waveform.astype(float), np.random.default_rng(0), codec)
     assert len(coded) == len(waveform)
     envelopes = [np.convolve(np.abs(w), np.full(400, 1 / 400), "same") for w in (waveform, coded)]

@@ -41,7 +41,7 @@ def stocked(tmp_path, monkeypatch) -> str:
     return name
 
 
-def test_a_bank_gives_its_sentences_back(stocked):
+def test_a_bank_returns_its_sentences(stocked):
     found = Bank.load(stocked)
     assert [item.sentence.plain for item in found.items] == list(SENTENCES)
     assert set(found.by_voice) == {"natural:bella"}
@@ -113,7 +113,7 @@ def test_an_accent_is_that_of_the_first_voice(voice, accent):
     assert bank.accent(voice) == accent
 
 
-def test_ordinary_sentences_come_two_at_a_time_and_are_cut_apart():
+def test_ordinary_sentences_are_spoken_in_pairs_and_divided():
     _, sentences = bank._utterance(random.Random(0), 3, BankConfig(split="ordinary"))
     assert sentences == list(bank.ordinary()[6:8])
     count = sum(len(s.words) for s in sentences)
@@ -143,14 +143,14 @@ def test_lines_of_a_dialogue_file_are_named_as_their_clips():
 
 
 @pytest.mark.parametrize("kind", nonspeech.KINDS)
-def test_sounds_without_speech_are_as_long_as_asked_and_never_the_same(kind):
+def test_sounds_without_speech_have_the_requested_duration_and_differ(kind):
     make = nonspeech.KINDS[kind]
     one, again, other = (make(np.random.default_rng(seed), 2.0) for seed in (1, 1, 2))
     assert len(one) == 2 * SAMPLE_RATE and np.isfinite(one).all() and np.abs(one).max() > 0
     assert np.array_equal(one, again) and not np.array_equal(one, other)
 
 
-def test_words_are_normalised_alike_for_every_system():
+def test_words_are_normalised_in_the_same_way_for_every_system():
     assert people.normalised("[sighs] Don’t STOP, now...") == "don't stop now"
     assert people.word_errors([("We went.", "we [laughs] WENT"), ("", "x")]) == 0
     assert people.word_errors([("", "x")]) is None
@@ -162,7 +162,7 @@ def measured(name: str, reference: str, text: str) -> dict:
     return {"set": name, "id": "1", "reference": reference, "seconds": 6.0, "variants": variants}
 
 
-def test_the_table_has_a_row_for_each_set_with_what_is_asked_of_it():
+def test_the_table_has_a_row_for_each_set():
     rows = {
         "natural": [
             measured("natural", "[sad] We went.", "[sad] We went."),

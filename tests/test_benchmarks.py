@@ -33,12 +33,12 @@ def records(tmp_path_factory) -> list[dict]:
     return json.loads(results.read_text())
 
 
-def test_both_ways_write_the_same_tokens(records):
+def test_engine_and_baseline_write_the_same_tokens(records):
     (tokens,) = (entry for entry in records if entry["part"] == "tokens")
     assert tokens["same"] == {"base": 1.0, "sft": 1.0, "rl": 1.0}
 
 
-def test_a_record_says_what_was_measured_where_and_when(records, decode):
+def test_a_record_states_measurement_machine_and_date(records, decode):
     assert [entry["part"] for entry in records] == ["batch", "clip", "long", "memory", "start", "table", "tokens"]
     for entry in records:
         assert entry["shape"] == "tiny" and entry["dtype"] == "float32" and entry["tokens"] == 12
@@ -52,14 +52,14 @@ def test_a_long_clip_streams_its_first_text_before_its_last(records):
     assert entry["clip_s"] == 70 and 0 < entry["first_s"] < entry["ours_s"]
 
 
-def test_memory_is_that_of_a_fresh_process_beyond_the_weights(records, decode):
+def test_peak_memory_is_measured_in_a_fresh_process(records, decode):
     (entry,) = (entry for entry in records if entry["part"] == "memory")
     assert entry["base_bytes"] == 4 * decode.SHAPES["tiny"].parameters()["base"]
     assert entry["over_base"] == pytest.approx(entry["over_base_bytes"] / entry["base_bytes"])
     assert entry["reference_over_base_bytes"] != entry["over_base_bytes"]
 
 
-def test_a_newer_record_takes_the_place_of_the_older_one(records, decode, tmp_path):
+def test_a_newer_record_replaces_the_older_one(records, decode, tmp_path):
     file = tmp_path / "results.json"
     batch, clip, *_ = records
     for entry in (batch, clip, {**clip, "ours_s": 1.0}, {**clip, "shape": "250m"}):
@@ -84,7 +84,7 @@ def test_the_published_sizes_are_the_published_models(decode):
     assert 200e6 < decode.SHAPES["250m"].parameters()["base"] < 300e6
 
 
-def test_the_documentation_shows_what_was_measured(decode):
+def test_the_documentation_equals_the_results_file(decode):
     results = json.loads(decode.RESULTS.read_text(encoding="utf-8")) if decode.RESULTS.exists() else []
     assert decode.START + decode.tables(results) + decode.END in decode.DOCS.read_text(encoding="utf-8")
 

@@ -189,7 +189,7 @@ def drop(page, file: Path) -> None:
 
 
 @pytest.mark.parametrize("give", [choose, drop])
-def test_a_webm_that_the_browser_takes_for_a_video_is_a_clip_as_any_other(visit, webm, tmp_path, give):
+def test_a_webm_file_is_accepted_as_a_clip(visit, webm, tmp_path, give):
     page = visit()
     file = tmp_path / "note.webm"
     file.write_bytes(webm)
@@ -220,7 +220,7 @@ def test_a_recording_from_the_microphone_is_transcribed(visit):
     photograph(page, "recorded")
 
 
-def test_an_example_is_one_click_away_and_scored_against_what_was_spoken(visit):
+def test_an_example_is_transcribed_on_one_click_and_scored(visit):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -229,7 +229,7 @@ def test_an_example_is_one_click_away_and_scored_against_what_was_spoken(visit):
     assert page.locator("#clip .timestamps").is_visible()
 
 
-def test_an_example_that_is_clicked_while_another_is_decoded_comes_next(visit):
+def test_an_example_clicked_during_decoding_is_decoded_next(visit):
     page = visit()
     page.evaluate(  # from inside the page: from outside, a quick machine would be done before it is seen at work
         """() => new MutationObserver((_, watch) => {
@@ -244,7 +244,7 @@ def test_an_example_that_is_clicked_while_another_is_decoded_comes_next(visit):
     open_history(page, 2)
 
 
-def test_the_reference_of_one_clip_is_not_that_of_the_next_but_what_was_typed_stays(visit, spoken_clip):
+def test_a_new_clip_clears_the_reference_unless_it_was_typed(visit, spoken_clip):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -261,7 +261,7 @@ def test_the_reference_of_one_clip_is_not_that_of_the_next_but_what_was_typed_st
     assert SPOKEN in references and len(references) == 2
 
 
-def test_whoever_waits_is_told_so_and_sees_the_place_in_the_queue(visit, long_clip):
+def test_a_waiting_visitor_sees_the_position_in_the_queue(visit, long_clip):
     busy, waiting = visit(), visit()
     upload(busy, long_clip)
     busy.get_by_role("button", name="Compare", exact=True).click()
@@ -276,7 +276,7 @@ def test_whoever_waits_is_told_so_and_sees_the_place_in_the_queue(visit, long_cl
     finish(waiting)
 
 
-def test_text_grows_in_every_column_at_once(visit):
+def test_text_streams_into_all_columns(visit):
     page = visit()
     page.evaluate(
         """() => {
@@ -309,7 +309,7 @@ def test_a_script_is_spoken_and_transcribed_with_itself_as_the_reference(visit):
     expect(column(page, "rl").locator(".ev-scores")).to_contain_text("Tag F1")
 
 
-def test_on_a_phone_the_timeline_is_as_wide_as_the_waveform_and_no_label_is_cut(visit):
+def test_on_a_phone_the_timeline_is_as_wide_as_the_waveform_and_no_label_is_clipped(visit):
     page = visit(390, 844)
     write_script(page, "[whispers] We waited for it. [clears throat] So. [short pause] Never.")
     page.get_by_role("button", name="Speak", exact=True).click()
@@ -326,7 +326,7 @@ def test_on_a_phone_the_timeline_is_as_wide_as_the_waveform_and_no_label_is_cut(
 # ------------------------------------------------------------------------------------- failures
 
 
-def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoken_clip, tmp_path):
+def test_a_broken_file_gets_one_sentence_and_the_page_keeps_working(visit, spoken_clip, tmp_path):
     page = visit()
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"this is no recording")
@@ -342,7 +342,7 @@ def test_a_broken_file_is_said_in_one_sentence_and_the_page_goes_on(visit, spoke
     expect(page.locator("[role=alert]:visible")).to_have_count(0)
 
 
-def test_a_file_that_the_browser_takes_for_no_audio_is_refused_by_its_content(visit, tmp_path):
+def test_a_file_that_is_no_audio_is_rejected_by_its_content(visit, tmp_path):
     page = visit()
     (tmp_path / "notes.txt").write_bytes(b"this is no recording")
     choose(page, tmp_path / "notes.txt")
@@ -351,7 +351,7 @@ def test_a_file_that_the_browser_takes_for_no_audio_is_refused_by_its_content(vi
     expect(page.locator(".toast-body")).to_have_count(0)
 
 
-def test_a_torn_recording_is_taken_and_the_page_says_that_it_is_incomplete(visit, webm, tmp_path):
+def test_an_incomplete_recording_is_transcribed_and_reported_as_incomplete(visit, webm, tmp_path):
     page = visit()
     (tmp_path / "torn.webm").write_bytes(webm[: len(webm) // 2])
     choose(page, tmp_path / "torn.webm")
@@ -373,7 +373,7 @@ def test_a_clip_that_is_too_long_is_refused_before_anything_runs(visit, tmp_path
     )
 
 
-def test_a_language_is_chosen_and_those_without_tags_say_so(visit, spoken_clip):
+def test_a_language_can_be_chosen_and_untested_ones_are_labelled(visit, spoken_clip):
     page = visit()
     page.locator("#language input").click()
     page.get_by_role("option", name="Spanish · tags untested").click()
@@ -382,13 +382,13 @@ def test_a_language_is_chosen_and_those_without_tags_say_so(visit, spoken_clip):
     expect(page.locator("#status")).to_contain_text("All three agree")
 
 
-def test_comparing_nothing_says_what_to_do(visit):
+def test_compare_without_a_clip_gets_one_sentence(visit):
     page = visit()
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.locator("#status [role=alert]")).to_contain_text("Record or upload a clip")
 
 
-def test_a_later_failure_leaves_nothing_of_the_clip_before_on_the_screen(visit, tmp_path):
+def test_a_failed_clip_clears_the_columns_of_the_previous_one(visit, tmp_path):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -401,7 +401,7 @@ def test_a_later_failure_leaves_nothing_of_the_clip_before_on_the_screen(visit, 
     expect(page.locator(".ev-exports")).to_have_count(0)
 
 
-def test_markup_from_a_visitor_is_text(visit):
+def test_markup_from_a_visitor_is_escaped(visit):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -412,7 +412,7 @@ def test_markup_from_a_visitor_is_text(visit):
     assert page.title() == "Evoxtral"
 
 
-def test_markup_in_a_script_and_in_the_name_of_a_file_is_text(visit, tmp_path, spoken_clip):
+def test_markup_in_a_script_and_in_a_file_name_is_escaped(visit, tmp_path, spoken_clip):
     page = visit()
     hostile = tmp_path / "<img src=x onerror=document.title=3>.wav"
     shutil.copy(spoken_clip, hostile)
@@ -457,7 +457,7 @@ def test_categories_are_switched_on_and_off_without_decoding_again(visit):
     assert column(page, "rl").locator('[data-stat="time"]').inner_text() == seconds
 
 
-def test_a_tag_says_how_sure_the_model_is_when_it_has_the_focus(visit):
+def test_a_focused_tag_shows_its_probability(visit):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -494,7 +494,7 @@ def test_a_transcript_is_copied_and_downloaded_as_it_is(visit):
     assert files["SRT"].startswith("1\n00:00:00,") and files["VTT"].startswith("WEBVTT")
 
 
-def test_a_transcript_is_taken_to_the_speak_tab(visit):
+def test_a_transcript_can_be_sent_to_the_speak_tab(visit):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -529,7 +529,7 @@ def test_the_first_paint_needs_few_bytes(visit):
     assert 0 < loaded < 3e6
 
 
-def test_nothing_jumps_while_text_streams(visit):
+def test_the_layout_does_not_shift_while_text_streams(visit):
     page = visit()
     page.evaluate(  # looks at every frame: a quick machine decodes between two looks from outside
         """() => {
@@ -555,7 +555,7 @@ def test_nothing_jumps_while_text_streams(visit):
     assert seen["jumps"] < 0.02  # cumulative layout shift: up to 0.1 is called good
 
 
-def test_on_a_phone_the_columns_stay_where_they_are_while_text_streams(visit, long_clip):
+def test_on_a_phone_the_layout_does_not_shift_while_text_streams(visit, long_clip):
     page = visit(390, 844)
     upload(page, long_clip)
     page.evaluate(
@@ -574,7 +574,7 @@ def test_on_a_phone_the_columns_stay_where_they_are_while_text_streams(visit, lo
     assert len(page.evaluate("[...places]")) == 1
 
 
-def test_a_phone_needs_no_scrolling_across(visit):
+def test_a_phone_needs_no_horizontal_scrolling(visit):
     page = visit(390, 844)
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -608,7 +608,7 @@ def test_metrics_show_the_published_table_and_a_bar_for_each_tag(visit):
     photograph(page, "dark-metrics")
 
 
-def test_a_metric_is_defined_where_it_stands(visit):
+def test_a_metrics_definition_opens_below_it(visit):
     page = visit()
     page.get_by_role("tab", name="Metrics").click()
     definition = page.locator("#ev-published-wer")
@@ -629,7 +629,7 @@ def test_the_curves_of_the_training_run_are_drawn(visit):
     photograph(page, "training")
 
 
-def test_a_file_of_pairs_is_scored_and_a_wrong_line_in_another_costs_nothing(visit, tmp_path):
+def test_a_file_of_pairs_is_scored_and_an_invalid_file_keeps_the_last_report(visit, tmp_path):
     page = visit()
     page.get_by_role("tab", name="Metrics").click()
     page.get_by_role("tab", name="Score your own").click()
@@ -703,7 +703,7 @@ def test_a_transcript_is_edited_in_place_exported_as_edited_and_undone(visit):
     assert page.title() == "Evoxtral"
 
 
-def test_earlier_results_outlive_a_reload_and_are_shown_compared_and_exported_again(visit):
+def test_results_survive_a_reload_and_can_be_shown_compared_and_exported(visit):
     page = visit()
     for number, example in enumerate(page.locator("#examples .gallery-item").all()[:2]):
         example.click()
@@ -735,7 +735,7 @@ def test_earlier_results_outlive_a_reload_and_are_shown_compared_and_exported_ag
     photograph(page, "history-compared")
 
 
-def test_the_history_is_cleared_after_asking(visit):
+def test_the_history_is_cleared_after_a_confirmation(visit):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -751,7 +751,7 @@ def test_the_history_is_cleared_after_asking(visit):
     expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
 
 
-def test_results_can_be_shown_and_deleted_once_they_are_chosen(visit):
+def test_show_and_delete_are_enabled_by_a_selection(visit):
     page = visit()
     page.get_by_role("tab", name="History").click()
     expect(page.locator("#history-status")).to_contain_text("Nothing yet", timeout=PATIENCE)
@@ -776,7 +776,7 @@ def test_results_can_be_shown_and_deleted_once_they_are_chosen(visit):
     expect(delete).to_be_disabled()
 
 
-def test_two_tabs_write_the_same_history_and_what_one_deletes_stays_deleted(visit):
+def test_two_tabs_share_the_history_and_deleted_results_stay_deleted(visit):
     one = visit()
     other = one.context.new_page()
     other.goto(app_url())
@@ -807,7 +807,7 @@ FULL = "localStorage.setItem('of others', 'x'.repeat(5 * 2 ** 20 - 50))"
 
 
 @pytest.mark.parametrize("storage", [BLOCKED, FULL], ids=["blocked", "full"])
-def test_what_the_browser_does_not_store_stays_in_the_page_which_says_so(chromium, storage):
+def test_results_that_cannot_be_stored_stay_in_the_page_with_a_warning(chromium, storage):
     context = new_context(chromium)
     context.add_init_script(storage)
     page = context.new_page()
@@ -830,7 +830,7 @@ def test_what_the_browser_does_not_store_stays_in_the_page_which_says_so(chromiu
     context.close()
 
 
-def test_the_oldest_results_go_when_there_are_too_many_or_they_are_too_large(visit):
+def test_the_oldest_results_are_evicted_beyond_the_limits(visit):
     page = visit()
     add = """([first, last, size]) => {
         for (let i = first; i <= last; i++)
@@ -844,7 +844,7 @@ def test_the_oldest_results_go_when_there_are_too_many_or_they_are_too_large(vis
 
 
 @pytest.mark.parametrize("stored", ["not JSON", "", "7", "null", "[1, 2]", '{"id": "a"}'])
-def test_whatever_else_is_in_the_storage_the_page_works(chromium, stored):
+def test_the_page_works_with_any_content_of_the_storage(chromium, stored):
     context = new_context(chromium)
     context.add_init_script(f"localStorage.setItem('evoxtral-result-a', {json.dumps(stored)})")
     page = context.new_page()
@@ -854,7 +854,7 @@ def test_whatever_else_is_in_the_storage_the_page_works(chromium, stored):
     context.close()
 
 
-def test_a_full_queue_is_said_and_nothing_on_the_screen_is_lost(visit):
+def test_a_full_queue_is_reported_and_the_columns_are_kept(visit):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
@@ -872,7 +872,7 @@ def test_a_full_queue_is_said_and_nothing_on_the_screen_is_lost(visit):
 # ------------------------------------------------------------------------------------- ElevenLabs
 
 
-def test_what_elevenlabs_speaks_is_transcribed_with_its_script_as_the_reference(visit):
+def test_a_clip_of_elevenlabs_is_transcribed_with_its_script_as_the_reference(visit):
     recording = io.BytesIO()
     soundfile.write(recording, speak(SPOKEN).waveform, audio.SAMPLE_RATE, format="MP3")
     with serving(ELEVENLABS_PORT) as elevenlabs:
@@ -892,7 +892,7 @@ def test_what_elevenlabs_speaks_is_transcribed_with_its_script_as_the_reference(
     expect(column(page, "rl").locator(".ev-scores")).to_contain_text("Tag F1")
 
 
-def test_a_key_that_cannot_be_used_is_said_and_is_gone_after_a_reload(visit):
+def test_an_invalid_key_is_reported_and_gone_after_a_reload(visit):
     page = visit()
     page.get_by_role("tab", name="Speak").click()
     page.get_by_role("button", name="In ElevenLabs v3").click()
@@ -911,7 +911,7 @@ def test_a_key_that_cannot_be_used_is_said_and_is_gone_after_a_reload(visit):
     expect(page.locator("#key input")).to_have_value("", timeout=PATIENCE)
 
 
-def test_a_script_that_gives_way_to_another_is_brought_back(visit):
+def test_a_replaced_script_can_be_brought_back(visit):
     page = visit()
     script = write_script(page, "[sighs] This one is mine.")
     page.get_by_role("button", name="Surprise me").click()

@@ -50,7 +50,7 @@ def run(checkpoint, capsys, tmp_path):
     return run
 
 
-def test_every_recording_of_a_folder_is_transcribed_as_if_it_were_alone(run, clips, engine):
+def test_every_recording_of_a_folder_is_transcribed_as_by_itself(run, clips, engine):
     code, results, err = run(clips, variant="all")
     assert results.keys() == {"a.wav", "b.WAV", "long.wav", "silent.wav"}
     for result in results.values():
@@ -63,7 +63,7 @@ def test_every_recording_of_a_folder_is_transcribed_as_if_it_were_alone(run, cli
     assert code == 2 and err.startswith(f"{clips / 'broken.wav'}: ") and err.count("\n") == 1
 
 
-def test_what_is_done_is_not_done_again_and_what_failed_is_tried_again(run, clips):
+def test_finished_files_are_skipped_and_failed_ones_are_retried(run, clips):
     run(clips / "a.wav")
     first = run.output.read_bytes()
     code, results, err = run(clips / "a.wav", clips / "inside", clips / "broken.wav")
@@ -90,7 +90,7 @@ def test_an_interrupted_line_is_written_again(run, clips, left):
         (b'{"file": "a.wav", "model": "tiny", "variants": {"rl": {}}}\n', "line 1 was written by rl of tiny"),
     ],
 )
-def test_a_file_that_cannot_be_gone_on_with_is_left_alone(run, clips, written, sentence, capsys):
+def test_a_file_that_cannot_be_continued_is_not_changed(run, clips, written, sentence, capsys):
     run.output.write_bytes(written)
     asked = ["-q", "bulk", str(clips), "-o", str(run.output), "--model", "tiny", "--variant", "sft"]
     assert cli.main(asked) == 2
@@ -98,9 +98,7 @@ def test_a_file_that_cannot_be_gone_on_with_is_left_alone(run, clips, written, s
     assert run.output.read_bytes() == written
 
 
-def test_a_format_writes_a_file_for_each_recording_and_goes_on_where_it_was(
-    clips, checkpoint, engine, tmp_path, capsys
-):
+def test_a_format_writes_a_file_for_each_recording_and_resumes(clips, checkpoint, engine, tmp_path, capsys):
     model, out = str(Path(checkpoint.base).parent), tmp_path / "out"
     asked = ["-q", "bulk", str(clips), "-o", str(out), "--model", model, "--variant", "sft", "--format", "vtt"]
     assert cli.main(asked) == 2, "one file is no recording"
@@ -118,7 +116,7 @@ def test_a_format_writes_a_file_for_each_recording_and_goes_on_where_it_was(
     assert "name a folder with -o" in capsys.readouterr().err
 
 
-def test_a_recording_longer_than_asked_for_is_refused_and_the_others_are_not(run, clips, checkpoint, tmp_path, capsys):
+def test_only_recordings_beyond_max_seconds_are_rejected(run, clips, checkpoint, tmp_path, capsys):
     model = str(Path(checkpoint.base).parent)
     asked = ["-q", "bulk", str(clips / "a.wav"), str(clips / "long.wav"), "--max-seconds", "2"]
     assert cli.main([*asked, "-o", str(tmp_path / "r.jsonl"), "--model", model]) == 2
@@ -127,7 +125,7 @@ def test_a_recording_longer_than_asked_for_is_refused_and_the_others_are_not(run
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_folder_without_recordings_is_said_at_once(run, tmp_path):
+def test_a_folder_without_recordings_is_an_error(run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty")[2].startswith("There are no recordings in the folder")
 
@@ -139,7 +137,7 @@ def test_files_are_found_once_and_in_order(clips):
     ]  # fmt: skip
 
 
-def test_reading_is_ahead_but_never_far(clips):
+def test_reading_ahead_is_bounded(clips):
     asked = []
 
     def files():
@@ -153,12 +151,12 @@ def test_reading_is_ahead_but_never_far(clips):
     reading.close()
 
 
-def test_of_a_long_recording_only_what_is_said_is_held(clips):
+def test_only_the_segments_of_a_long_recording_stay_in_memory(clips):
     recording = bulk._read(str(clips / "a.wav"), window=10.0, max_seconds=60.0)
     assert recording.waveforms and all(waveform.base is None for waveform in recording.waveforms)
 
 
-def test_files_without_speech_are_told_in_groups_too(clips):
+def test_files_without_speech_are_grouped_in_pools_too(clips):
     pools = bulk._pools([str(clips / "silent.wav")] * 7, window=10.0, segments=3, max_seconds=60.0)
     assert [len(pool) for pool in pools] == [3, 3, 1]
 

@@ -38,7 +38,7 @@ def test_a_folder_holds_base_and_adapters_in_the_order_they_were_trained(checkpo
     assert found.base == str(tmp_path / "base") and found.adapters["rl"] == str(tmp_path / "rl")
 
 
-def test_a_hub_id_is_a_base_alone_and_a_revision_stays_with_it():
+def test_a_hub_id_is_a_base_without_adapters_and_keeps_its_revision():
     assert resolve("me/my-voxtral@v2", environ={}) == Checkpoint("me/my-voxtral@v2", "me/my-voxtral@v2")
 
 
@@ -47,7 +47,7 @@ def test_a_folder_with_a_configuration_is_a_base_alone(checkpoint):
 
 
 @pytest.mark.parametrize("name", ["large", "no/such/folder", "./nofolder", "/nofolder", "../no", "", "tiny "])
-def test_an_unknown_name_says_what_is_known(name):
+def test_an_unknown_name_lists_the_known_ones(name):
     with pytest.raises(CheckpointError, match="no model .* use tiny, mini-3b, a folder"):
         resolve(name, environ={})
 
@@ -66,7 +66,7 @@ def test_a_gpu_that_is_too_small_gets_tiny_and_the_reason(monkeypatch):
     assert chosen.name == "tiny" and "the GPU has 9 GB and mini-3b needs 12" in chosen.reason
 
 
-def test_an_empty_variable_is_as_good_as_none(monkeypatch):
+def test_an_empty_variable_counts_as_unset(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve("auto", environ={"EVOXTRAL_MODEL": "", "EVOXTRAL_SFT": "", "EVOXTRAL_ADAPTERS": ""}).name == "tiny"
 
@@ -99,7 +99,7 @@ def gpu(monkeypatch, tmp_path):
     return Gpu
 
 
-def test_a_gpu_gets_mini_without_the_hub_where_all_of_it_is_cached(gpu):
+def test_a_gpu_gets_mini_without_the_hub_if_it_is_cached(gpu):
     gpu.error = ConnectionError("no network")
     assert resolve("auto", gpu.environ).name == "mini-3b"
 
@@ -107,7 +107,7 @@ def test_a_gpu_gets_mini_without_the_hub_where_all_of_it_is_cached(gpu):
 @pytest.mark.parametrize(
     "absent", ["all", "model-00002-of-00002.safetensors", "tekken.json", "preprocessor_config.json", lora.WEIGHTS_FILE]
 )
-def test_where_something_is_not_cached_it_depends_on_the_hub(gpu, absent):
+def test_if_files_are_not_cached_the_hub_decides(gpu, absent):
     gpu.files = set() if absent == "all" else gpu.files - {absent}
     assert resolve("auto", gpu.environ).name == "mini-3b"
     gpu.error = ConnectionError("no network")
@@ -115,7 +115,7 @@ def test_where_something_is_not_cached_it_depends_on_the_hub(gpu, absent):
     assert chosen.name == "tiny" and "the Hub does not give it (ConnectionError)" in chosen.reason
 
 
-def test_a_gated_base_is_said_to_be_gated(gpu):
+def test_a_gated_base_is_reported_as_gated(gpu):
     gpu.files, gpu.error = set(), GatedRepoError("gated", response=response(403))
     chosen = resolve("auto", gpu.environ)
     assert chosen.name == "tiny" and "is gated: accept its terms" in chosen.reason
@@ -135,7 +135,7 @@ def test_the_environment_chooses_model_and_adapters():
     assert resolve("me/base", environ).base == "me/base", "a name that is asked for wins over EVOXTRAL_MODEL"
 
 
-def test_adapters_of_mini_are_not_put_onto_a_tiny_that_nobody_asked_for(monkeypatch, tmp_path):
+def test_adapters_of_mini_are_ignored_when_tiny_is_chosen_automatically(monkeypatch, tmp_path):
     """So that the copy of a Space starts on a CPU. A folder is taken at its owner's word."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(checkpoints, "_base_and_adapters", lambda name: ("base", {"sft": "its own"}))
@@ -150,7 +150,7 @@ def test_adapters_of_mini_are_not_put_onto_a_tiny_that_nobody_asked_for(monkeypa
 
 
 @pytest.mark.parametrize("adapters", ["me/my-lora", "=me/my-lora", "mine=", "base=me/x", "all=me/x", "a b=c"])
-def test_an_adapter_list_that_cannot_be_read_says_how_to_write_it(adapters):
+def test_a_malformed_adapter_list_gets_an_error_with_the_format(adapters):
     with pytest.raises(CheckpointError, match="EVOXTRAL_ADAPTERS has .* write name="):
         resolve("mini-3b", {"EVOXTRAL_ADAPTERS": adapters})
 
@@ -191,7 +191,7 @@ def test_a_model_of_hub_ids_is_downloaded_and_runs_and_later_without_the_hub(hub
     assert on_progress[-1] == "Downloaded me/sft" and on_progress.count(on_progress[-1]) == 1
 
 
-def test_a_download_tells_how_far_it_is(hub, tmp_path, monkeypatch):
+def test_a_download_reports_its_progress(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "_REPORT_EVERY", 0)
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "model.safetensors").write_bytes(bytes(45_000_000))
@@ -212,12 +212,12 @@ def test_a_download_tells_how_far_it_is(hub, tmp_path, monkeypatch):
         ("me/base@v2", "me/base has no revision 'v2'"),
     ],
 )
-def test_what_the_hub_answers_becomes_one_sentence(hub, reference, sentence):
+def test_errors_of_the_hub_become_one_sentence(hub, reference, sentence):
     with pytest.raises(CheckpointError, match=sentence):
         fetch(reference)
 
 
-def test_where_the_hub_cannot_be_reached_it_is_said(hub):
+def test_an_unreachable_hub_is_reported(hub):
     hub.shutdown()
     hub.server_close()
     with pytest.raises(CheckpointError, match="the Hub cannot be reached: check the network"):
@@ -231,7 +231,7 @@ def test_where_the_hub_cannot_be_reached_it_is_said(hub):
         (RuntimeError("IO Error: No space left on device"), "download of me/model@v1 broke off .*No space left"),
     ],
 )
-def test_a_download_that_breaks_off_is_said_to(monkeypatch, error, sentence):
+def test_an_interrupted_download_is_reported(monkeypatch, error, sentence):
     def snapshot(*arguments, dry_run=False, **settings):
         if dry_run:
             return []
@@ -242,7 +242,7 @@ def test_a_download_that_breaks_off_is_said_to(monkeypatch, error, sentence):
         fetch("me/model@v1")
 
 
-def test_a_disk_that_is_too_small_is_said_before_the_download(monkeypatch, tmp_path):
+def test_a_full_disk_is_reported_before_the_download(monkeypatch, tmp_path):
     class File:
         will_download, file_size = True, 10**18
 
@@ -266,7 +266,7 @@ def test_a_revision_is_pinned_and_a_folder_is_used_as_it_is(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("reference", ["/no/such/folder", "./nofolder", "me/my--model", "me/model.git"])
-def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(reference):
+def test_an_invalid_hub_id_is_rejected_without_a_request(reference):
     with pytest.raises(CheckpointError, match="neither a folder nor a Hub id"):
         fetch(reference)
 
@@ -274,13 +274,13 @@ def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(reference):
 # ------------------------------------------------------------------------------------------------------- load
 
 
-def test_weights_may_stay_in_their_files_until_they_are_read(tmp_path):
+def test_weights_can_be_memory_mapped(tmp_path):
     save_base(tmp_path)
     read, mapped = (load_base(tmp_path, torch.float32, mapped).state_dict() for mapped in (False, True))
     assert read.keys() == mapped.keys() and all(read[name].equal(mapped[name]) for name in read)
 
 
-def test_a_base_that_is_not_whole_or_not_voxtral_is_refused(tmp_path, capsys, caplog):
+def test_an_incomplete_base_or_another_architecture_is_rejected(tmp_path, capsys, caplog):
     save_base(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
 
@@ -332,7 +332,7 @@ def test_a_configuration_that_no_model_can_be_built_from_is_named(checkpoint, tm
         checkpoints.parameter_counts(Checkpoint("mine", str(tmp_path)))
 
 
-def test_a_base_in_several_files_is_whole_or_the_missing_file_is_named(checkpoint, tmp_path):
+def test_a_sharded_base_loads_or_names_the_missing_file(checkpoint, tmp_path):
     whole = load_base(Path(checkpoint.base), torch.float32)
     whole.save_pretrained(tmp_path, max_shard_size="200KB")
     first, *others = sorted(tmp_path.glob("model-*.safetensors"))
@@ -346,7 +346,7 @@ def test_a_base_in_several_files_is_whole_or_the_missing_file_is_named(checkpoin
         load_base(tmp_path, torch.float32)
 
 
-def test_a_loaded_base_is_what_transformers_loads(checkpoint):
+def test_a_loaded_base_equals_that_of_transformers(checkpoint):
     ours = load_base(Path(checkpoint.base), torch.float32)
     theirs = VoxtralForConditionalGeneration.from_pretrained(checkpoint.base, dtype=torch.float32)
     assert ours.state_dict().keys() == theirs.state_dict().keys()

@@ -77,7 +77,7 @@ def test_a_bad_argument_is_one_sentence_that_names_it_and_points_to_the_help(run
     assert_one_sentence(*run(*arguments), mentioned, "--help")
 
 
-def test_it_runs_as_a_module_and_a_reader_that_stops_early_is_no_error():
+def test_module_entry_point_and_a_closed_pipe_is_no_error():
     command = f'"{sys.executable}" -m evoxtral speak --help | head -n 1; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
@@ -88,13 +88,13 @@ def test_it_runs_as_a_module_and_a_reader_that_stops_early_is_no_error():
 # --- speak ------------------------------------------------------------------------------------------------
 
 
-def test_speak_writes_a_wave_of_the_models_rate_and_nothing_to_stdout(run):
+def test_speak_writes_a_16_khz_file_and_nothing_to_stdout(run):
     code, out, _ = run("speak", SENTENCE, "-o", "said.wav")
     assert (code, out) == (0, "")
     assert audio.duration(audio.load(Path("said.wav"))) > 1
 
 
-def test_the_same_seed_speaks_the_same_wave_and_another_seed_another(run):
+def test_speak_is_deterministic_for_a_seed(run):
     for name, seed in (("a.wav", 1), ("b.wav", 1), ("c.wav", 2)):
         run("speak", SENTENCE, "-o", name, "--seed", seed)
     a, b, c = (Path(name).read_bytes() for name in ("a.wav", "b.wav", "c.wav"))
@@ -107,7 +107,7 @@ def test_a_tag_without_a_sound_is_skipped_and_named(run):
     assert "[levitates]" in err
 
 
-def test_quiet_says_nothing_that_is_only_progress(run):
+def test_quiet_prints_no_progress(run):
     assert run("--quiet", "speak", "Hello.", "-o", "said.wav") == (0, "", "")
 
 
@@ -130,7 +130,7 @@ def test_the_help_of_speak_lists_the_voices(capsys):
         (["Hello.", "-o", "said.wav", "--voice", "\udcff"], "does not exist"),
     ],
 )
-def test_what_cannot_be_spoken_or_written_is_one_sentence(run, arguments, mentioned):
+def test_speak_errors_are_one_sentence(run, arguments, mentioned):
     assert_one_sentence(*run("speak", *arguments), mentioned)
 
 
@@ -182,7 +182,7 @@ def test_score_reads_other_systems_transcripts(run, tmp_path):
     assert_one_sentence(*run("score", file, "--format", "braille"), "braille")
 
 
-def test_a_score_that_no_clip_counts_in_is_null_and_not_a_number_that_json_lacks(run, tmp_path):
+def test_an_undefined_score_is_null_in_json(run, tmp_path):
     file = write_lines(tmp_path / "pairs.jsonl", pair("hello", "[sighs]"))
     _, out, _ = run("score", file, "--json")
     assert json.loads(out)["wer"] is None
@@ -272,17 +272,17 @@ def test_a_recording_longer_than_allowed_is_refused_with_both_lengths(run, model
     assert_one_sentence(*run("-q", "transcribe", clip, "--model", model, "--max-seconds", "1"), "1.5", "1")
 
 
-def test_a_text_that_was_cut_is_said_to_be(run, model, clip, monkeypatch):
+def test_a_truncated_text_is_reported(run, model, clip, monkeypatch):
     monkeypatch.setattr(Decoding, "budget", lambda *_: 3)
     _, _, told = run("transcribe", clip, "--variant", "sft", "--model", model)
     assert "cut at the length limit or in a loop: sft." in told
 
 
-def test_rl_is_the_variant_unless_another_is_asked_for(run, model, clip, engine):
+def test_the_default_variant_is_rl(run, model, clip, engine):
     assert run("transcribe", clip, "--model", model)[1] == engine.transcribe(clip, "rl").text + "\n"
 
 
-def test_a_merged_folder_is_a_model_and_its_only_variant_is_what_it_runs(run, model, clip, engine):
+def test_a_merged_folder_is_a_model_with_one_variant(run, model, clip, engine):
     assert run("merge", "--model", model, "-o", "merged")[:2] == (0, "")
     assert run("transcribe", clip, "--model", "merged")[:2] == (0, engine.transcribe(clip, "rl").text + "\n")
     assert_one_sentence(*run("-q", "merge", "--model", "merged", "-o", "again"), "'base' cannot be merged", "none")
@@ -294,7 +294,7 @@ def test_several_texts_have_headings(run, model, clip):
     assert headings == ["== clip.wav · base ==", "== clip.wav · sft ==", "== clip.wav · rl =="]
 
 
-def test_a_text_that_is_not_to_be_trusted_is_warned_of_on_stderr(run, model, clip):
+def test_a_doubtful_text_gets_a_warning_on_stderr(run, model, clip):
     code, out, err = run("-q", "transcribe", clip, "--model", model, "--format", "json")
     entry = json.loads(out)[0]["variants"]["rl"]
     assert code == 0 and entry["doubtful"] and 0 <= entry["confidence"] < 0.5  # its weights are random
@@ -302,7 +302,7 @@ def test_a_text_that_is_not_to_be_trusted_is_warned_of_on_stderr(run, model, cli
 
 
 @pytest.mark.parametrize("form", ["json", "txt"])
-def test_a_file_that_fails_is_named_and_the_others_are_kept(run, model, clip, broken, form):
+def test_a_file_that_fails_is_named_and_the_others_are_transcribed(run, model, clip, broken, form):
     code, out, err = run("-q", "transcribe", broken, clip, "none.wav", "--model", model, "--format", form)
     assert code == 2
     failed = [line.split(":")[0] for line in err.splitlines() if not re.search("cut at|expect mistakes", line)]
@@ -317,7 +317,7 @@ def test_a_file_that_fails_is_named_and_the_others_are_kept(run, model, clip, br
         assert out.startswith(f"== {clip} · rl ==\n")
 
 
-def test_ctrl_c_costs_none_of_the_json_that_was_ready(run, model, clip, monkeypatch):
+def test_ctrl_c_still_prints_the_finished_json(run, model, clip, monkeypatch):
     transcribe = multitrack.transcribe
 
     def interrupted(engine, file, *rest, **options):
@@ -368,7 +368,7 @@ def test_in_a_folder_each_recording_and_variant_has_its_own_file(run, model, cli
         (["clip.wav", "-o", "clip.wav/a.txt"], "clip.wav/a.txt cannot be written"),
     ],
 )
-def test_what_cannot_be_written_so_is_one_sentence(run, model, clip, options, mentioned):
+def test_output_errors_are_one_sentence(run, model, clip, options, mentioned):
     assert_one_sentence(*run("-q", "transcribe", *options, "--model", model), mentioned)
 
 
@@ -408,7 +408,7 @@ def call(tmp_path) -> str:
     return str(path)
 
 
-def test_what_is_there_of_a_torn_recording_is_written_with_a_warning_unless_strict(run, model, call):
+def test_an_incomplete_recording_is_transcribed_with_a_warning_unless_strict(run, model, call):
     code, out, err = run("-q", "transcribe", call, "--model", model, "--format", "json")
     (result,) = json.loads(out)
     assert code == 0 and "incomplete" in err
@@ -428,7 +428,7 @@ def test_the_channels_of_a_call_are_written_by_name_in_the_order_of_time(run, mo
 
 
 @pytest.mark.parametrize("asked", [("--track", "0"), ("--track", "x"), ("--channels", "all"), ("--channels", "3")])
-def test_a_track_or_channel_that_is_not_there_is_one_sentence(run, model, call, asked):
+def test_a_missing_track_or_channel_is_one_sentence(run, model, call, asked):
     assert_one_sentence(*run("-q", "transcribe", call, "--model", model, *asked), asked[0].strip("-").rstrip("s"))
 
 
@@ -446,12 +446,12 @@ def test_info_counts_the_published_model_without_its_weights(run):
     }
 
 
-def test_info_for_people_says_the_share(run):
+def test_info_as_text_has_the_share_of_trainable_parameters(run):
     _, out, _ = run("info", "--model", "mini-3b")
     assert "4,801,051,648 parameters, 124,780,544 of them trainable (2.5990%)" in out
 
 
-def test_info_counts_the_adapter_that_is_there_and_misses_the_one_that_is_not(run, model, monkeypatch, tmp_path):
+def test_info_counts_an_existing_adapter_and_reports_a_missing_one(run, model, monkeypatch, tmp_path):
     def trainable() -> int:
         return json.loads(run("info", "--model", model, "--json")[1])["trainable_parameters"]
 

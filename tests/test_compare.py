@@ -37,7 +37,7 @@ def controls(view_state: ViewState, clip: str | None, reference: str = "", tags_
     return view_state, tags_on, list(tags.CATEGORIES), 0, reference, clip
 
 
-def test_the_last_step_puts_the_result_on_the_screen_and_into_the_history(tab, clip):
+def test_the_last_step_shows_the_result_and_adds_it_to_the_history(tab, clip):
     (first, *_, last), view_state = list(decoding(tab, ViewState(), clip, "[sad] So.")), ViewState()
     assert first[:2] == (SKIPPED, SKIPPED) and "Decoding" in first[2]
     comparison, changes, _, columns = last
@@ -45,7 +45,7 @@ def test_the_last_step_puts_the_result_on_the_screen_and_into_the_history(tab, c
     assert columns == compare.draw(comparison, view_state.tag_filter, "[sad] So.")
 
 
-def test_a_control_that_is_moved_while_text_streams_holds_from_then_on(tab, clip):
+def test_a_control_changed_during_decoding_takes_effect_at_once(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)
     comparison = next(step[0] for step in steps if step[0] != SKIPPED)
@@ -57,21 +57,21 @@ def test_a_control_that_is_moved_while_text_streams_holds_from_then_on(tab, clip
     assert "ev-working" not in status
 
 
-def test_of_two_clips_at_once_the_later_has_the_screen_and_the_earlier_goes_to_the_history(tab, clip):
+def test_of_two_clips_at_once_the_later_is_shown_and_both_are_in_the_history(tab, clip):
     view_state = ViewState()
     earlier = decoding(tab, view_state, clip)
     next(earlier), next(earlier)
-    *_, (tag_filter, kept, _, _) = decoding(tab, view_state, clip)
+    *_, (later, kept, _, _) = decoding(tab, view_state, clip)
     *drawn, (comparison, changes, status, columns) = earlier
     assert {item for step in drawn for item in map(str, step)} <= {str(SKIPPED)}
     assert (comparison, status, columns) == (SKIPPED,) * 3
     assert [change["add"]["id"] for change in changes] != [change["add"]["id"] for change in kept]
-    assert kept == history.additions(*tag_filter.results) and not view_state.decoding
+    assert kept == history.additions(*later.results) and not view_state.decoding
     ids = [result[0]["add"]["id"] for result in (changes, kept)]
     assert ids == sorted(ids), "the history knows the order, within a second too"
 
 
-def test_what_was_written_before_a_break_is_kept_and_said_to_be_cut(tab, clip):
+def test_text_before_a_failure_is_kept_and_marked_truncated(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)
     partial = next(step[0] for step in steps if step[0] != SKIPPED and all_begun(step[0]))
@@ -84,7 +84,7 @@ def test_what_was_written_before_a_break_is_kept_and_said_to_be_cut(tab, clip):
     assert all(t.truncated for t in texts(comparison))
 
 
-def test_the_line_says_that_a_clip_waits_until_it_is_decoded_or_cannot_be(tab, clip):
+def test_the_status_line_shows_waiting_until_decoding_or_failure(tab, clip):
     view_state = ViewState()
     *_, (comparison, *_) = decoding(tab, view_state, clip)
     ends = [
@@ -98,7 +98,7 @@ def test_the_line_says_that_a_clip_waits_until_it_is_decoded_or_cannot_be(tab, c
         assert compare.redraw(comparison, *controls(view_state, clip))[0] != SKIPPED
 
 
-def test_a_clip_that_is_sent_while_another_is_decoded_leaves_the_line_to_that_one(tab, clip):
+def test_a_queued_clip_does_not_replace_the_status_of_the_current_one(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)
     next(steps)
@@ -106,12 +106,12 @@ def test_a_clip_that_is_sent_while_another_is_decoded_leaves_the_line_to_that_on
     steps.close()
 
 
-def test_without_a_clip_nobody_waits_to_be_told_so():
+def test_compare_without_a_clip_is_an_error_at_once():
     view_state = ViewState()
     assert compare.NO_CLIP in compare.enqueue(*controls(view_state, None)) and not view_state.decoding
 
 
-def test_a_new_clip_takes_away_what_was_wrong_with_the_last_one_and_no_other_line(tab, clip):
+def test_a_new_clip_clears_the_error_of_the_last_one(tab, clip):
     view_state = ViewState()
     assert compare.READY in compare.reset_status(None, *controls(view_state, None))
     *_, (comparison, *_) = decoding(tab, view_state, clip)
@@ -123,7 +123,7 @@ def test_a_new_clip_takes_away_what_was_wrong_with_the_last_one_and_no_other_lin
     assert compare.reset_status(comparison, *controls(view_state, "new.wav")) == SKIPPED
 
 
-def test_a_clip_that_cannot_be_used_takes_the_screen_only_while_no_later_one_has_it(tab, clip):
+def test_an_unusable_clip_clears_the_columns_unless_a_later_one_is_shown(tab, clip):
     view_state = ViewState()
     *_, (comparison, changes, status, columns) = decoding(tab, view_state, "gone.wav")
     assert (comparison, changes, columns) == (None, [], view.draw_empty_columns()) and compare.CLIP_DELETED in status
@@ -136,7 +136,7 @@ def test_a_clip_that_cannot_be_used_takes_the_screen_only_while_no_later_one_has
     later.close()
 
 
-def test_a_full_queue_leaves_a_clip_that_is_being_decoded_on_the_screen(tab, clip):
+def test_a_full_queue_keeps_the_clip_in_progress_on_the_screen(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)
     partial = next(step[0] for step in steps if step[0] != SKIPPED)
@@ -148,7 +148,7 @@ def test_a_full_queue_leaves_a_clip_that_is_being_decoded_on_the_screen(tab, cli
 @pytest.mark.parametrize(
     ("full", "sentence"), [(True, compare.QUEUE_FULL), (False, compare.DECODE_FAILED), (None, "again")]
 )
-def test_a_clip_that_was_never_begun_leaves_the_result_before_on_the_screen(full, sentence):
+def test_a_clip_that_was_never_decoded_keeps_the_last_result_on_the_screen(full, sentence):
     comparison, changes, status, columns = compare.decode_failed(full, None, *controls(ViewState(), "tone.wav"))
     assert (comparison, changes, columns) == (SKIPPED, [], SKIPPED) and sentence in status
 

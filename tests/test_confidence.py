@@ -31,13 +31,13 @@ PLAIN = Calibration(
 )
 
 
-def test_a_word_is_as_likely_as_its_tokens_together():
+def test_a_words_probability_is_the_product_of_its_tokens():
     assert confidence.word_probabilities(SURE) == pytest.approx([0.99, 0.98 * 0.99 * 0.99])
     assert confidence.word_probabilities(UNSURE) == pytest.approx([0.2, 0.2, 0.4])  # the tag is no word
     assert confidence.word_probabilities(transcript(("[sighs]", 0.7))) == pytest.approx([0.7])
 
 
-def test_features_are_what_they_are_called():
+def test_features_have_the_values_their_names_promise():
     found = dict(zip(FEATURES, confidence.features(UNSURE), strict=True))
     assert found["mean_probability"] == pytest.approx((0.2 + 0.2 + 0.4) / 3)
     assert found["mean_log_probability"] == pytest.approx((2 * math.log(0.2) + math.log(0.4)) / 3)
@@ -46,13 +46,13 @@ def test_features_are_what_they_are_called():
     assert found["cut"] == 1 and found["log_seconds"] == pytest.approx(math.log(4))
 
 
-def test_nothing_is_known_of_what_was_not_written_or_was_typed():
+def test_empty_or_typed_text_has_no_confidence():
     assert confidence.features(transcript()) is None and UNTUNED.confidence(transcript()) is None
     assert PLAIN.confidence(transcript(("Hello", None))) is None
     assert PLAIN.judged(transcript()) == transcript()
 
 
-def test_without_a_calibration_it_is_the_mean_over_words():
+def test_without_calibration_confidence_is_the_mean_over_words():
     assert UNTUNED.confidence(SURE) == pytest.approx((0.99 + 0.98 * 0.99 * 0.99) / 2)
     assert UNTUNED.judged(UNSURE).doubtful and not UNTUNED.judged(SURE).doubtful
 
@@ -66,7 +66,7 @@ def test_only_a_doubtful_transcript_hides_its_less_likely_tags():
     assert not likely.doubtful and Filter().apply(likely).text == "So [laughs] well"
 
 
-def test_the_page_says_so_in_one_sentence_and_an_edit_ends_it():
+def test_the_page_warns_about_a_doubtful_text_until_it_is_edited():
     judged = PLAIN.judged(UNSURE)
     column = view.Column("rl", view.heading("rl"), judged, judged)
     assert view.doubt([column], Filter()).startswith(confidence.WARNING)
@@ -83,7 +83,7 @@ def test_a_calibration_survives_its_file_and_a_model_without_one_is_untuned(tmp_
     assert confidence.load(tmp_path / "elsewhere") == UNTUNED
 
 
-def test_fitting_finds_the_accuracies_that_the_features_tell():
+def test_fitting_recovers_accuracies_from_features():
     rng = np.random.default_rng(0)
     features = rng.normal(2, 3, (2000, len(FEATURES)))
     expected = 1 / (1 + np.exp(-(0.5 * features[:, 1] - features[:, 4] + 0.3)))

@@ -44,17 +44,17 @@ def test_a_row_ends_at_its_end_of_text_and_the_end_is_no_part_of_it():
     assert len(row.probabilities) == 2
 
 
-def test_a_row_ends_at_its_budget_and_says_that_it_was_cut():
+def test_a_row_ends_at_its_budget_and_is_marked_truncated():
     row = added([7, 8, 9, 10], budget=3)
     assert (row.ids, row.done, row.truncated) == ([7, 8, 9], True, True)
 
 
-def test_text_that_just_fits_its_budget_is_cut_too_for_nobody_knows_what_was_to_come():
+def test_a_row_that_just_fills_its_budget_is_marked_truncated():
     assert added([7, 8, EOS], budget=2).truncated
 
 
 @pytest.mark.parametrize("unit", [1, 2, 5, LOOP_UNIT])
-def test_a_repeating_tail_is_stopped_and_stands_once(unit):
+def test_a_repeating_tail_is_stopped_and_kept_once(unit):
     phrase = list(range(100, 100 + unit))
     row = added([50, 51, *phrase * 100])
     assert row.done and row.truncated
@@ -63,11 +63,11 @@ def test_a_repeating_tail_is_stopped_and_stands_once(unit):
 
 
 @pytest.mark.parametrize("said", [[5] * 12, [5, 6] * 8, [5, 6, 7, 8, 9, 10] * 3, list(range(100, 101 + LOOP_UNIT)) * 3])
-def test_what_a_person_may_well_say_is_no_loop(said):
+def test_ordinary_repetitions_are_no_loop(said):
     assert added(said).ids == said
 
 
-def test_loops_may_be_left_alone():
+def test_loop_detection_can_be_switched_off():
     assert len(added([5] * 300, stop_loops=False).ids) == 300
 
 
@@ -112,7 +112,7 @@ def test_sampling_follows_the_distribution():
     np.testing.assert_allclose(torch.bincount(token, minlength=4) / 1000, probabilities, atol=2e-3)
 
 
-def test_the_nucleus_is_the_smallest_set_with_the_probability_asked_for():
+def test_the_nucleus_is_the_smallest_set_with_probability_top_p():
     probabilities = torch.tensor([0.05, 0.5, 0.15, 0.3])
     uniform = torch.linspace(0, 1 - 1e-6, 500)
     token, _ = choose(probabilities.log().repeat(500, 1), Decoding(temperature=1.0, top_p=0.75), uniform)
@@ -129,7 +129,7 @@ def test_temperature_sharpens_what_is_sampled_and_leaves_the_reported_probabilit
 
 
 @given(st.floats(0, 1, exclude_max=True, width=32), st.floats(0.01, 1.0))
-def test_no_chance_leads_out_of_the_nucleus(uniform, top_p):
+def test_no_draw_leaves_the_nucleus(uniform, top_p):
     logits = torch.tensor([[0.1, -3.0, 2.5, 2.4, -50.0]])
     token, log_probability = choose(logits, Decoding(temperature=0.7, top_p=top_p), torch.tensor([uniform]))
     assert 0 <= token.item() < 5 and log_probability.isfinite().all()
@@ -137,7 +137,7 @@ def test_no_chance_leads_out_of_the_nucleus(uniform, top_p):
         assert token.item() == 2
 
 
-def test_a_rows_chances_are_its_own():
+def test_the_draws_of_a_row_depend_on_the_seed_and_its_key_only():
     one = uniform_draws(5, [(0, 0), (1, 0), (1, 1)], steps=8)
     assert one.shape == (3, 8) and ((one >= 0) & (one < 1)).all()
     np.testing.assert_array_equal(uniform_draws(5, [(1, 0)], steps=8)[0], one[1])

@@ -44,7 +44,7 @@ def test_the_table_names_only_groups_that_exist_and_nothing_that_the_vocabulary_
     assert {name for name in dialects.EVENTS.values() if name} <= {entry.group for entry in tags.VOCABULARY.values()}
 
 
-def test_names_of_both_sides_are_grouped_unless_both_are_ours():
+def test_tags_of_both_texts_are_grouped_unless_both_are_evoxtrals():
     assert dialects.pair("Ha. (giggles)", "Ha. [chuckles]", "scribe") == ("Ha. [laughs]", "Ha. [laughs]")
     assert dialects.pair("Ha. [giggles]", "Ha. [chuckles]", "evoxtral") == ("Ha. [giggles]", "Ha. [chuckles]")
     pair = dialects.pair("<|LAUGHTER|>Ha.", "[laughing] Ha.", "sensevoice", "wesr")

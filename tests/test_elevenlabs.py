@@ -71,7 +71,7 @@ def refusal(api: str, text: str = "[sighs] Hello.", key: str = KEY, voice: str =
     return str(failure.value)
 
 
-def test_the_script_is_sent_with_its_tags_to_the_v3_model_in_the_voice_that_was_chosen(server):
+def test_the_tagged_script_is_sent_to_v3_in_the_chosen_voice(server):
     assert elevenlabs.speak("[sighs] Hello.", f" {KEY}\n", "abc123", server.url) == MP3
     ((path, key, sent),) = server.asked
     assert path == "/v1/text-to-speech/abc123?output_format=mp3_44100_128"
@@ -94,17 +94,17 @@ def test_the_script_is_sent_with_its_tags_to_the_v3_model_in_the_voice_that_was_
         (418, "", "status 418"),
     ],
 )
-def test_every_refusal_is_one_sentence_that_says_what_to_do_and_not_the_key(server, status, code, said):
+def test_every_error_is_one_sentence_without_the_key(server, status, code, said):
     server.answer(status, code)
     sentence = refusal(server.url)
     assert said in sentence and KEY not in sentence
 
 
-def test_without_a_network_it_says_so():
+def test_a_missing_network_is_reported():
     assert "cannot be reached" in refusal(f"http://127.0.0.1:{free_port()}")
 
 
-def test_an_answer_that_is_late_or_no_recording_is_said(server, monkeypatch):
+def test_a_late_or_invalid_answer_is_reported(server, monkeypatch):
     server.kind = "text/html"
     assert "no recording" in refusal(server.url)
     server.delay = 1.0
@@ -113,19 +113,19 @@ def test_an_answer_that_is_late_or_no_recording_is_said(server, monkeypatch):
 
 
 @pytest.mark.parametrize("voice", ["", "../user", "a/b", "a?b", "x" * 65, "a b"])
-def test_a_voice_is_an_id_and_no_part_of_an_address(server, voice):
+def test_a_voice_id_cannot_change_the_address(server, voice):
     assert "voice" in refusal(server.url, voice=voice)
     assert not server.asked
 
 
 @pytest.mark.parametrize("key", ["", " ", "two words", "line\nbreak", "schlüssel", "x" * 201])
-def test_what_is_no_key_is_not_sent(server, key):
+def test_an_invalid_key_is_not_sent(server, key):
     sentence = refusal(server.url, key=key)
     assert "key" in sentence and (not key.strip() or key not in sentence)
     assert not server.asked
 
 
-def test_nothing_is_not_sent(server):
+def test_an_empty_script_is_not_sent(server):
     assert "nothing to speak" in refusal(server.url, text=" ")
     assert not server.asked
 

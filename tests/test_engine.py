@@ -54,7 +54,7 @@ def test_greedy_tokens_equal_generate_run_per_variant(engine, checkpoint, langua
     assert len(texts) == 3, "the fixture's adapters must change what is written"
 
 
-def test_a_prompt_read_in_chunks_is_the_same_prompt(engine, monkeypatch):
+def test_prefill_in_chunks_gives_the_same_tokens(engine, monkeypatch):
     monkeypatch.setattr(cache, "_CHUNK", 1000)
     whole = engine.batch([tone(4.0)], decoding=TO_THE_END, samples=2)[0]
     monkeypatch.setattr(cache, "_CHUNK", 50)
@@ -143,7 +143,7 @@ def test_the_rows_of_a_batch_are_bounded_by_memory_not_by_the_clip(engine):
     assert 3 <= on_cpu < 24 and 64 <= on_cuda <= MAX_ROWS
 
 
-def test_a_long_clip_begins_with_few_segments_and_all_of_them_come_in_order(engine):
+def test_a_long_clip_starts_with_few_segments_and_keeps_their_order(engine):
     segments = [audio.Segment(float(i), i + 1.0) for i in range(100)]
     parts = list(engine._parts(segments, variants=3))
     assert [len(part) for part, _ in parts] == [4, 8, 16, 32, 32, 8]
@@ -151,7 +151,7 @@ def test_a_long_clip_begins_with_few_segments_and_all_of_them_come_in_order(engi
     assert [first for _, first in parts] == [0, 4, 12, 28, 60, 92]
 
 
-def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
+def test_a_stream_grows_and_ends_with_the_result_of_compare(engine):
     clip = (SAMPLE_RATE, tone(14.0))
     looks = list(engine.stream(clip))
     assert [look["rl"].done for look in looks] == [False] * (len(looks) - 1) + [True]
@@ -165,7 +165,7 @@ def test_the_stream_grows_and_ends_with_what_compare_gives(engine):
     assert len(compared["sft"].cues) == 2 and compared["sft"].duration == pytest.approx(14.0)
 
 
-def test_time_spent_by_the_caller_does_not_count_as_decoding_and_updates_come_less_often(engine, monkeypatch):
+def test_time_of_the_caller_is_not_counted_and_makes_updates_rarer(engine, monkeypatch):
     now = 0.0
 
     def ticking() -> float:
@@ -185,7 +185,7 @@ def test_time_spent_by_the_caller_does_not_count_as_decoding_and_updates_come_le
     assert spent < 0.31 + 0.4 * now, "the next update comes after four times as long as the caller took for the last"
 
 
-def test_a_device_that_is_full_is_told_in_a_sentence(engine, monkeypatch):
+def test_a_full_device_gives_one_sentence(engine, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
@@ -194,7 +194,7 @@ def test_a_device_that_is_full_is_told_in_a_sentence(engine, monkeypatch):
         engine.compare((SAMPLE_RATE, tone(2.0)))
 
 
-def test_silence_never_reaches_the_model(engine):
+def test_silence_is_not_decoded(engine):
     silence = np.zeros(3 * SAMPLE_RATE, np.float32)
     for transcript in engine.compare((SAMPLE_RATE, silence)).values():
         assert transcript.text == "" and transcript.done and not transcript.truncated and transcript.duration == 3.0
@@ -285,7 +285,7 @@ def test_threads_get_the_same_transcripts_as_one_after_the_other(engine):
 
 
 @pytest.mark.gpu
-def test_a_device_that_is_too_small_for_the_weights_is_said(checkpoint, monkeypatch):
+def test_a_device_too_small_for_the_weights_is_reported(checkpoint, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError
 
@@ -295,7 +295,7 @@ def test_a_device_that_is_too_small_for_the_weights_is_said(checkpoint, monkeypa
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_a_captured_step_writes_what_the_cpu_writes_while_others_ask_for_memory(engine, checkpoint):
+def test_a_captured_step_equals_the_cpu_while_other_threads_allocate(engine, checkpoint):
     def more_and_more() -> None:
         blocks = []
         while not done.is_set() and len(blocks) < 1000:
@@ -316,11 +316,11 @@ def test_a_captured_step_writes_what_the_cpu_writes_while_others_ask_for_memory(
         other.result()
 
 
-def test_a_budget_that_ends_the_text_is_reported_as_a_cut(engine):
+def test_text_at_its_budget_is_reported_as_truncated(engine):
     assert engine.transcribe((SAMPLE_RATE, tone(3.0)), decoding=Decoding(max_tokens=3)).truncated
 
 
-def test_mistakes_are_one_sentence(engine, checkpoint, tmp_path):
+def test_errors_are_one_sentence(engine, checkpoint, tmp_path):
     clip = (SAMPLE_RATE, tone(2.0))
     with pytest.raises(EvoxtralError, match="no variant 'ppo'.*base, sft, rl"):
         engine.compare(clip, variants=("ppo",))

@@ -21,11 +21,11 @@ def slow(gpu_time: GpuTime, seconds: float = 20.0) -> None:
         gpu_time.update(decoded(30.0, seconds))
 
 
-def test_no_request_asks_for_more_than_a_visitor_has():
+def test_the_maximum_fits_the_daily_quota():
     assert MAX_SECONDS * FACTOR <= QUOTA
 
 
-def test_a_short_clip_asks_for_little_and_a_longer_one_for_more():
+def test_longer_clips_request_more_time():
     gpu_time = GpuTime()
     assert MIN_SECONDS <= gpu_time.seconds(1.0, 3) == gpu_time.seconds(WINDOW, 3) < 20
     assert gpu_time.seconds(WINDOW, 3) < gpu_time.seconds(900.0, 3) < gpu_time.seconds(1800.0, 3) < MAX_SECONDS
@@ -33,20 +33,20 @@ def test_a_short_clip_asks_for_little_and_a_longer_one_for_more():
 
 
 @pytest.mark.parametrize("variants", [1, 3])
-def test_half_an_hour_is_accepted_before_anything_was_measured(variants):
+def test_half_an_hour_is_accepted_before_the_first_measurement(variants):
     gpu_time = GpuTime()
     gpu_time.check(1800.0, variants)
     assert gpu_time.max_clip(variants) >= 1800.0
 
 
-def test_the_longest_clip_just_fits_the_ceiling():
+def test_the_longest_clip_just_fits_the_maximum():
     gpu_time = GpuTime()
     for variants in (1, 3, 6):
         max_clip = gpu_time.max_clip(variants)
         assert gpu_time.seconds(max_clip, variants) < MAX_SECONDS == gpu_time.seconds(max_clip + WINDOW, variants)
 
 
-def test_no_request_asks_for_more_than_the_ceiling_even_if_the_device_was_slow_since_it_was_checked():
+def test_a_request_never_exceeds_the_maximum_even_if_the_device_slows_down():
     gpu_time = GpuTime()
     clip = gpu_time.max_clip(3)
     gpu_time.check(clip, 3)
@@ -54,7 +54,7 @@ def test_no_request_asks_for_more_than_the_ceiling_even_if_the_device_was_slow_s
     assert gpu_time.seconds(clip, 3) == MAX_SECONDS
 
 
-def test_a_clip_beyond_it_is_refused_in_one_sentence_that_says_what_to_do():
+def test_a_longer_clip_is_rejected_with_a_sentence_that_says_what_to_do():
     gpu_time = GpuTime()
     slow(gpu_time)
     with pytest.raises(AudioError, match=r"lasts 30\.0 minutes.* 3 variants can hear .* or ask for one variant\.$"):
@@ -62,7 +62,7 @@ def test_a_clip_beyond_it_is_refused_in_one_sentence_that_says_what_to_do():
     gpu_time.check(gpu_time.max_clip(1), 1)
 
 
-def test_a_window_is_never_too_long():
+def test_one_window_is_always_accepted():
     gpu_time = GpuTime()
     slow(gpu_time, seconds=600.0)
     gpu_time.check(WINDOW, 6)
@@ -71,7 +71,7 @@ def test_a_window_is_never_too_long():
         gpu_time.check(WINDOW + 0.1, 6)
 
 
-def test_it_learns_from_whole_windows_how_fast_the_device_is():
+def test_the_estimate_is_updated_from_whole_windows():
     gpu_time = GpuTime()
     gpu_time.update(decoded(2.0, seconds=0.5))  # a short clip costs what a window costs
     assert gpu_time.slowdown == 1.0
@@ -82,7 +82,7 @@ def test_it_learns_from_whole_windows_how_fast_the_device_is():
     assert gpu_time.seconds(1800.0, 6) < before / 2
 
 
-def test_a_slow_device_is_asked_for_longer():
+def test_a_slow_device_gets_longer_requests():
     gpu_time = GpuTime()
     before = gpu_time.seconds(300.0, 3)
     gpu_time.update(decoded(30.0, seconds=9.0))

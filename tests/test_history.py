@@ -53,7 +53,7 @@ def written(kept: object, changes: list[dict]) -> tuple[Result, ...]:
 # ------------------------------------------------------------------------------------- storage
 
 
-def test_a_result_comes_back_from_the_browser_exactly_as_it_was():
+def test_a_result_survives_the_browsers_storage():
     first = result(
         "a", HOSTILE, base=transcript("It is over.", "So."), rl=transcript("[sad] It is OVER.", "[sighs] So.")
     )
@@ -61,12 +61,12 @@ def test_a_result_comes_back_from_the_browser_exactly_as_it_was():
     assert history.parse_stored(browser(first, second)) == (first, second)
 
 
-def test_no_more_is_read_than_the_browser_may_keep():
+def test_no_more_results_are_read_than_the_limit():
     many = [result(str(number)) for number in range(history.MAX_RESULTS + 3)]
     assert history.parse_stored(browser(*many)) == tuple(many[3:])
 
 
-def test_only_what_is_new_in_a_result_goes_to_the_browser():
+def test_only_changes_are_sent_to_the_browser():
     before = result(sft=transcript("So."), rl=transcript("So.")).with_edit("sft", ["Well."])
     after = replace(before.without_edit("sft").with_edit("rl", ["Oh."]), reference="So.")
     changes = history.updates([before], [after])
@@ -75,7 +75,7 @@ def test_only_what_is_new_in_a_result_goes_to_the_browser():
     assert history.updates([after], [after]) == []
 
 
-def test_a_half_hour_in_three_variants_has_room():
+def test_half_an_hour_in_three_variants_fits_the_storage():
     speech = transcript(*["[sighs] " + "Every word of it is written down here, and here. " * 9] * 60)
     long = Transcript(
         tuple(
@@ -92,7 +92,7 @@ def test_a_half_hour_in_three_variants_has_room():
     "stored",
     [None, "", "text", 7, {}, {"id": "a"}, [None, 1, "x", [], {}], [{"id": 1}], [[[[]]]], [{"written": {"rl": {}}}]],
 )
-def test_what_is_no_history_is_an_empty_one(stored):
+def test_invalid_storage_is_an_empty_history(stored):
     assert history.parse_stored(stored) == ()
     assert "Nothing yet" in history_tab.list_results(stored, [], None)[0]
 
@@ -113,7 +113,7 @@ def test_what_is_no_history_is_an_empty_one(stored):
         (("edits",), {"rl": ["one", "too many"]}),
     ],
 )
-def test_a_damaged_result_is_passed_over_and_the_others_stay(place, value):
+def test_a_damaged_result_is_skipped(place, value):
     damaged, sound = browser(result("damaged"), result("sound"))
     part = damaged
     for key in place[:-1]:
@@ -134,7 +134,7 @@ def test_whatever_is_stored_can_be_read(stored):
 # ------------------------------------------------------------------------------------- edits
 
 
-def test_tags_that_still_stand_in_their_place_keep_their_probability_and_typed_ones_have_none():
+def test_kept_tags_keep_their_probability_and_typed_ones_have_none():
     written = transcript("[sad] It is over. [sighs]", probability=0.5)
     edited = with_texts(written, ["[sad] It is NOT over. [laughs] [sighs]"])
     assert edited.edited and edited.text == "[sad] It is NOT over. [laughs] [sighs]"
@@ -167,7 +167,7 @@ def test_any_edit_is_exported_as_it_was_typed(before, data):
     assert (same.text, same.tags) == (written.text, written.tags)
 
 
-def test_an_edit_is_undone_to_what_the_model_wrote():
+def test_undoing_an_edit_restores_the_models_text():
     before = result()
     after = before.with_edit("rl", ["[laughs] It is OVER!"])
     assert after.transcripts["rl"].text == "[laughs] It is OVER!" and after.written == before.written
@@ -178,7 +178,7 @@ def test_an_edit_is_undone_to_what_the_model_wrote():
 # ------------------------------------------------------------------------------------- exports
 
 
-def test_the_list_is_the_one_that_the_command_line_writes_and_names_what_was_edited():
+def test_the_json_list_is_that_of_the_command_line_and_marks_edits():
     (entry,) = json.loads(history.to_json([result(base=transcript("It is over."), rl=transcript("[sad] It is over."))]))
     assert list(entry) == ["file", "duration", "model", "variants", "incomplete", "notes", "track", "channel"]
     names = ["text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "cues"]
@@ -216,7 +216,7 @@ def left_editor(comparison: Comparison, column: str, *texts: str) -> gr.EventDat
     return gr.EventData(None, button("", comparison, column, *texts).draft)
 
 
-def test_an_edit_is_drawn_marked_and_kept_and_can_be_undone():
+def test_an_edit_is_shown_marked_stored_and_can_be_undone():
     comparison, kept = Comparison((result(),)), browser(result("other"), result())
     comparison, changes, _, drawn = edit(button("open", comparison, "rl"), comparison, *EVERYTHING)
     assert changes == []
@@ -229,7 +229,7 @@ def test_an_edit_is_drawn_marked_and_kept_and_can_be_undone():
     assert written(kept, changes + undone) == (result("other"), result()) and "edited</span>" not in drawn
 
 
-def test_what_stands_in_an_editor_that_was_left_is_kept():
+def test_a_draft_is_stored_when_its_editor_loses_the_focus():
     comparison, kept = Comparison((result(),)), browser(result())
     comparison, changes = save_draft(left_editor(comparison, "rl", HOSTILE), comparison)
     assert written(kept, changes)[0].edits == {"rl": (HOSTILE.strip(),)}
@@ -238,7 +238,7 @@ def test_what_stands_in_an_editor_that_was_left_is_kept():
     assert save_draft(left_editor(comparison, "rl", "[sad] It is over."), comparison) == (comparison, [])
 
 
-def test_opening_another_editor_keeps_what_stands_in_the_first():
+def test_opening_another_editor_stores_the_draft_of_the_first():
     comparison = Comparison((result(sft=transcript("So."), rl=transcript("So.")),), editing="sft")
     opening = button("open", comparison, "rl")
     opening._data["draft"] = left_editor(comparison, "sft", "Well.")._data
@@ -246,21 +246,21 @@ def test_opening_another_editor_keeps_what_stands_in_the_first():
     assert (comparison.editing, comparison.results[0].edits) == ("rl", {"sft": ("Well.",)})
 
 
-def test_a_pen_on_columns_that_have_been_filled_anew_changes_nothing():
+def test_an_edit_of_columns_that_have_new_results_changes_nothing():
     late = Comparison((result("a"),))
     now = Comparison((result("b"),))
     assert edit(button("done", late, "rl", "of the clip before"), now, *EVERYTHING)[:2] == (now, [])
     assert save_draft(left_editor(late, "rl", "of the clip before"), now) == (now, [])
 
 
-def test_a_reference_given_later_is_kept_with_its_result():
+def test_a_reference_entered_later_is_stored_with_its_result():
     comparison, changes = set_reference(Comparison((result(),), clip="clip.wav"), "[sad] Over.", "clip.wav")
     assert written(browser(result()), changes) == comparison.results
     assert comparison.results[0].reference == "[sad] Over."
 
 
 @pytest.mark.parametrize("recorder", ["another.wav", None])
-def test_a_reference_for_the_next_clip_is_not_that_of_the_last(recorder):
+def test_a_reference_for_the_next_clip_is_not_stored_with_the_last(recorder):
     shown = Comparison((replace(result(), reference="[sad] It is over."),), clip="clip.wav")
     assert set_reference(shown, "Of the next clip.", recorder) == (gr.skip(), [])
     _, of_this = redraw(shown, *EVERYTHING[:-2], "Of the next clip.", "clip.wav")
@@ -268,14 +268,14 @@ def test_a_reference_for_the_next_clip_is_not_that_of_the_last(recorder):
     assert "ev-missing" in of_this and "ev-missing" not in drawn and "ev-scores" in drawn
 
 
-def test_one_result_is_shown_again_as_it_was_with_its_reference():
+def test_a_single_result_is_shown_with_its_reference():
     old = replace(result("a"), reference="[sad] Over.")
     comparison, reference, _ = history_tab.chosen_results(browser(old, result("b")), ["a"], "rl", None)
     assert comparison.results == (old,) and reference == "[sad] Over."
     assert [column.key for column in comparison.columns()] == ["rl"]
 
 
-def test_while_a_clip_lies_in_the_recorder_the_box_for_the_reference_stays_that_ones():
+def test_the_reference_box_belongs_to_the_clip_in_the_recorder():
     old = replace(result("a"), reference="[sad] Over.")
     comparison, reference, _ = history_tab.chosen_results(browser(old), ["a"], "rl", "clip.wav")
     assert reference == gr.skip()
@@ -290,7 +290,7 @@ def test_while_a_clip_lies_in_the_recorder_the_box_for_the_reference_stays_that_
     assert columns == redraw(comparison, *EVERYTHING)[1] and "ev-scores" in columns
 
 
-def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
+def test_several_results_are_compared_in_one_variant_and_edited_separately():
     three = result("a", "one.wav"), result("b", "two.wav", base=transcript("So.")), result("c", "three.wav")
     comparison, reference, _ = history_tab.chosen_results(browser(*three), ["a", "b", "c"], "rl", None)
     assert [column.heading.title for column in comparison.columns()] == ["1. one.wav", "3. three.wav"]
@@ -299,24 +299,24 @@ def test_several_are_compared_in_one_variant_and_edited_each_by_itself():
     assert [column.transcript.text for column in comparison.columns()] == ["[sad] It is over.", "[laughs] So."]
 
 
-def test_what_another_tab_has_just_deleted_leaves_everything_as_it_is():
+def test_showing_results_deleted_in_another_tab_changes_nothing():
     assert history_tab.chosen_results(browser(result()), ["gone"], "rl", None) == (gr.skip(),) * 3
 
 
-def test_where_no_result_has_the_variant_that_was_asked_for_one_that_is_there_is_shown():
+def test_a_missing_variant_is_replaced_by_an_existing_one():
     two = result("a"), result("b")
     comparison, *_ = history_tab.chosen_results(browser(*two), ["a", "b"], "of a model before", None)
     assert [column.key for column in comparison.columns()] == ["1.rl", "2.rl"]
 
 
-def test_downloads_are_of_what_is_chosen_or_of_everything():
+def test_downloads_have_the_chosen_results_or_all():
     kept = browser(result("a", "one.wav"), result("b", "two.wav"))
     assert "all results" in history_tab.downloads(kept, []) and "two.wav" in history_tab.downloads(kept, [])
     chosen = history_tab.downloads(kept, ["a"])
     assert "1 chosen result" in chosen and "one.wav" in chosen and "two.wav" not in chosen
 
 
-def test_a_tick_is_taken_away_only_with_its_result():
+def test_a_result_stays_ticked_until_it_is_deleted():
     kept = browser(result("a"), result("b"))
     _, _, same, variant = history_tab.list_results(kept, ["a"], "rl")
     assert "value" not in same.constructor_args and "value" not in variant.constructor_args

@@ -74,20 +74,20 @@ def test_a_model_without_adapters_is_decoded_too(plain, kernels):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_only_models_that_the_kernels_compute_are_taken(kernels):
+def test_the_kernels_reject_models_they_do_not_support(kernels):
     assert kernels.supports(tiny_config().text_config)
     assert not kernels.supports(LlamaConfig(head_dim=24))
     assert not kernels.supports(LlamaConfig(head_dim=16, attention_bias=True))
     assert not kernels.supports(LlamaConfig(head_dim=16, mlp_bias=True))
 
 
-def test_what_triton_asks_first_is_known_before_anything_is_launched(kernels):
+def test_tritons_hash_is_computed_before_the_first_launch(kernels):
     kernels.prepare()
     assert kernels.triton_key.cache_info().currsize
 
 
 @pytest.mark.parametrize("mistake", [RuntimeError, triton.TritonError])
-def test_where_triton_builds_nothing_pytorch_goes_on(plain, caplog, mistake):
+def test_pytorch_takes_over_if_triton_cannot_build(plain, caplog, mistake):
     def begin(*_):
         raise mistake("Failed to find C compiler.")
 

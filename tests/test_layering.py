@@ -106,13 +106,13 @@ def graph() -> dict[str, set[str]]:
     return {folder: others - {folder, ""} for folder, others in edges.items()}
 
 
-def test_every_folder_imports_only_what_stands_below_it():
+def test_every_folder_imports_only_lower_ones():
     edges = graph()
     assert edges.keys() == BELOW.keys()
     assert {folder: above for folder in edges if (above := edges[folder] - BELOW[folder])} == {}
 
 
-def test_what_folders_may_import_has_no_cycle():
+def test_the_graph_of_folders_has_no_cycle():
     assert len([*TopologicalSorter(BELOW).static_order()]) == len(BELOW)
 
 
@@ -157,7 +157,7 @@ def test_a_light_module_starts_without_heavy_packages(module):
     assert LIGHT_MODULES[module].isdisjoint(loaded)
 
 
-def test_public_names_are_there_and_no_others():
+def test_public_names_exist_and_no_others():
     import evoxtral
 
     assert all(callable(getattr(evoxtral, name)) for name in evoxtral.__all__)

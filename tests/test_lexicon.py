@@ -32,7 +32,7 @@ def test_the_lists_are_long_enough(kind, least):
 
 
 @pytest.mark.parametrize("kind", lexicon.kinds())
-def test_no_list_says_a_word_twice(kind):
+def test_no_list_has_duplicates(kind):
     found = lexicon.words(kind)
     assert sorted(found) == sorted(set(found))
 

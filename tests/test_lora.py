@@ -87,7 +87,7 @@ def test_the_recipe_reaches_text_model_projector_and_the_towers_attention(model)
     assert "model.multi_modal_projector.linear_2" in paths
 
 
-def test_a_text_model_only_adapter_is_whole(checkpoint, model, tmp_path):
+def test_an_adapter_of_the_text_model_alone_is_complete(checkpoint, model, tmp_path):
     pattern = r".*language_model.*\.(q_proj|down_proj)"
     save_adapter(checkpoint.base, tmp_path, seed=3, target_modules=pattern)
     adapter = lora.read(tmp_path, model, "text")
@@ -157,7 +157,7 @@ def test_a_pattern_written_for_the_names_of_transformers_4_selects_the_same_laye
         (lambda t: t, {"target_modules": [5]}, r"adapter_config\.json cannot be used \(TypeError"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_sentence(model, copy, tensors, settings, sentence):
+def test_an_adapter_that_does_not_fit_is_rejected_in_one_sentence(model, copy, tensors, settings, sentence):
     with pytest.raises(CheckpointError, match=sentence):
         lora.read(copy(tensors, **settings), model, "sft")
 
@@ -259,7 +259,7 @@ def test_layers_ranks_and_scales_are_those_of_peft(checkpoint, model, tmp_path, 
             torch.testing.assert_close(y, adapted.get_submodule(path)(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_scale_costs_no_more_in_16_bits_than_another(checkpoint, model, tmp_path):
+def test_scales_lose_no_precision_in_16_bits(checkpoint, model, tmp_path):
     """Against PEFT's update in float32, of a bfloat16 adapter that is applied in bfloat16: 7 / 12 like 8 / 4."""
     off = {}
     for rank, alpha in ((4, 8), (12, 7)):
@@ -321,7 +321,7 @@ def test_joined_layers_compute_what_each_computes_alone(checkpoint, model, atten
         torch.testing.assert_close(joined, torch.cat(alone, dim=-1), atol=off, rtol=off)
 
 
-def test_ranks_and_reach_may_differ_between_adapters(checkpoint, model, tmp_path):
+def test_ranks_and_target_layers_may_differ_between_adapters(checkpoint, model, tmp_path):
     save_adapter(checkpoint.base, tmp_path / "small", seed=4, r=2, target_modules=["q_proj"])
     save_adapter(checkpoint.base, tmp_path / "large", seed=5, r=8, target_modules=["q_proj", "k_proj"])
     save_adapter(checkpoint.base, tmp_path / "other", seed=6, r=4, target_modules=["k_proj"])
@@ -371,7 +371,7 @@ def test_a_merged_folder_is_a_model_of_its_own(checkpoint, engine, tmp_path):
     assert alone.compare(clip)["base"].text == engine.transcribe(clip, "sft").text
 
 
-def test_merging_asks_for_an_adapter_and_a_new_folder(checkpoint, tmp_path):
+def test_merging_needs_an_adapter_and_a_new_folder(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="'base' cannot be merged.*sft, rl"):
         checkpoints.write_merged(checkpoint, "base", tmp_path / "x")
     (tmp_path / "mine.txt").write_text("keep")

@@ -143,13 +143,13 @@ def test_pooled_f1_takes_tags_by_name_or_by_category():
     assert metrics.score(pairs).pooled(categories=tags.CATEGORIES).f1 == pytest.approx(2 * 2 / (4 + 3))
 
 
-def test_grouped_f1_takes_a_synonym_for_the_name():
+def test_grouped_f1_counts_synonyms_as_equal():
     report = score([("[chuckles] [sad] a", "[laughs] [sad] a"), ("[laughs] [giggles] b", "[chuckles] b")])
     assert report.scores.tag_f1 == pytest.approx(0.25)
     assert metrics.summary(report, resamples=10)["grouped_tag_f1"] == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_reward_weighs_words_tags_and_honesty():
+def test_reward_weighs_wer_tag_f1_and_hallucination():
     assert metrics.reward("[sad] a b", "[sad] a b") == pytest.approx(1.0)
     assert metrics.reward("a b", "[sad] a b") == pytest.approx(0.4 + 0.2)
     assert metrics.reward("[sad] [calm] a b c d", "[sad] a b") == pytest.approx(0.4 * 2 / 3 + 0.2 * 0.5)
@@ -157,7 +157,7 @@ def test_reward_weighs_words_tags_and_honesty():
     assert metrics.reward("[laughs] you know", "[laughs]") == pytest.approx(0.6)
 
 
-def test_no_clips_is_an_error_that_says_so():
+def test_no_clips_is_an_error():
     with pytest.raises(EvoxtralError, match="nothing to score"):
         score([])
 
@@ -296,7 +296,7 @@ def test_systems_scored_on_different_clips_are_not_compared():
         metrics.compare(score([("a", "a")]), score([("a", "a b")]))
 
 
-def test_the_curve_goes_from_the_surest_tag_to_all_of_them():
+def test_the_curve_goes_from_the_most_probable_tag_to_all_tags():
     items = [
         ([("laughs", 0.8), ("laughs", 0.9), ("sad", 0.9)], "[laughs] [pause] a"),
         ([], "[sad] b"),

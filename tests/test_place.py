@@ -48,7 +48,7 @@ def test_jiwer_has_fewer_equal_words_at_the_same_error_rate():
     assert sum(truth[i] == hypothesis[j] for i, j in pairs) == 3 > found.hits
 
 
-def test_texts_too_long_for_the_table_are_aligned_by_jiwer(monkeypatch):
+def test_very_long_texts_are_aligned_by_jiwer(monkeypatch):
     monkeypatch.setattr(place, "MAX_CELLS", 3)
     assert align("a b c".split(), "a x b c".split()) == [(0, 0), (1, 2), (2, 3)]
 
@@ -72,7 +72,7 @@ def test_texts_too_long_for_the_table_are_aligned_by_jiwer(monkeypatch):
         ("[laughs]", "I knew it [laughs]", 1, 1),
     ],
 )
-def test_a_sound_is_right_in_its_slot_between_aligned_words(prediction, reference, exact, near):
+def test_a_sound_is_right_at_its_slot_between_aligned_words(prediction, reference, exact, near):
     assert right(prediction, reference) == {"laughs": exact}
     assert right(prediction, reference, 1) == {"laughs": near}
 
@@ -97,7 +97,7 @@ def test_a_delivery_is_right_by_the_share_of_words_that_both_extents_have(predic
     assert right(prediction, reference)["sad"] == pytest.approx(share)
 
 
-def test_a_stammer_acts_on_one_word_and_is_a_point():
+def test_a_stammer_counts_as_a_point():
     assert right("Well, [stammers] I did.", "[stammers] Well, I did.") == {"stammers": 0}
     assert right("I [stammers] did", "I [stammers] did not, no") == {"stammers": 1}
 
@@ -127,7 +127,7 @@ TAGGED = st.lists(st.sampled_from(["a.", "b", "c", "[laughs]", "[sad]", "[calm]"
 
 
 @given(TAGGED, TAGGED)
-def test_place_only_takes_away_and_tolerance_only_gives(prediction, reference):
+def test_scores_by_position_are_lower_and_grow_with_tolerance(prediction, reference):
     clip = metrics.count(prediction, reference)
     assert clip.placed.common <= clip.nearly_placed.common + 1e-9
     assert clip.nearly_placed.common <= clip.tags.common + 1e-9
@@ -135,7 +135,7 @@ def test_place_only_takes_away_and_tolerance_only_gives(prediction, reference):
 
 # What WESR-Bench (arXiv 2601.04508) publishes of its protocol: discrete events stand at positions between words,
 # continuous events cover words, and errors of recognition are kept apart from errors of detection.
-def test_published_statements_of_wesr_hold():
+def test_published_properties_of_wesr_hold():
     reference = "that was [laughs] the funniest thing ever"
     for misheard in ("that wuz [laughs] the funniest thing ever", "was [laughs] the funny thing", reference.upper()):
         assert right(misheard, reference) == {"laughs": 1}
@@ -154,7 +154,7 @@ def test_wer_after_whispers_normaliser_ignores_case_punctuation_and_tags():
     assert "normalised_wer" not in metrics.summary(metrics.score([("a", "a")]), resamples=50)
 
 
-def test_tags_are_taken_out_by_our_grammar_before_the_normaliser_sees_the_text():
+def test_tags_are_removed_before_normalisation():
     assert english.normalised("[whispers softly] the [unclosed word") == "the unclosed word"
     assert english.normalised("so [laughs] it is 20%") == "so it is 20%"
 

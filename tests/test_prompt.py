@@ -70,13 +70,13 @@ def test_a_clip_of_two_windows_is_two_windows_for_the_processor_too(prompt):
     assert (inputs["input_ids"][0] == prompt.audio_id).sum() == 2 * prompt.audio_tokens
 
 
-def test_a_wave_longer_than_the_window_is_refused(prompt):
+def test_a_waveform_longer_than_the_window_is_rejected(prompt):
     with pytest.raises(ValueError, match="longer than the window"):
         prompt.log_mel([tone(prompt.window_seconds + 0.1)])
 
 
 @pytest.mark.parametrize("language", ["english", "xx", "", "EN-us"])
-def test_what_is_no_language_code_is_refused_in_one_sentence(engine, language):
+def test_an_invalid_language_code_is_rejected_in_one_sentence(engine, language):
     with pytest.raises(EvoxtralError, match="is not a language code: use two letters"):
         engine.prompt.transcription_ids(language)
 
@@ -97,7 +97,7 @@ def test_a_damaged_list_of_languages_is_an_error_in_one_sentence(checkpoint, lan
         Prompt(checkpoint.base, config)
 
 
-def test_ids_handed_out_are_the_callers_own(engine):
+def test_returned_ids_are_copies(engine):
     engine.prompt.transcription_ids("en").append(0)
     assert engine.prompt.transcription_ids("en")[-1] != 0
 
@@ -117,7 +117,7 @@ def test_a_character_appears_with_the_token_that_completes_it(engine):
     assert engine.prompt.pieces(ids[:1]) == ["\ufffd"]
 
 
-def test_special_tokens_have_no_text_and_a_spoken_language_is_no_transcript(engine):
+def test_special_tokens_and_a_detected_language_have_no_text(engine):
     assert engine.prompt.decode([1, *engine.prompt.encode("hello"), 2]) == "hello"
     pieces = engine.prompt.pieces(engine.prompt.encode("lang:enHello"))
     assert "".join(pieces) == "Hello" and len(pieces) == len(engine.prompt.encode("lang:enHello"))

@@ -96,7 +96,7 @@ def test_rewards_are_counted_before_and_after_curation(run):
     assert sum(sampled) == 8 and sum(curated) == 3 and curated[-1] == 2  # a reward of 1.0 is in the last part
 
 
-def test_a_base_that_went_on_from_another_says_so(run):
+def test_a_base_trained_from_another_is_reported_as_such(run):
     recipe = json.loads((run / "recipe.json").read_text())
     write(run / "pretrain.log.jsonl", {"step": 20, "loss": 1.0, "seconds": 1.0})
     for start in ("tiny", ""):
@@ -113,7 +113,7 @@ def test_a_run_on_the_base_that_ships_keeps_that_bases_curve(run):
 
 
 @pytest.mark.parametrize(("base", "sentence"), [("mini-3b", "a run of mini-3b"), ("tiny", "base")])
-def test_a_run_that_cannot_be_published_leaves_what_is_there(run, tmp_path, base, sentence):
+def test_a_run_that_cannot_be_published_changes_nothing(run, tmp_path, base, sentence):
     recipe = json.loads((run / "recipe.json").read_text()) | {"base": base}
     (run / "recipe.json").write_text(json.dumps(recipe))
     there = tmp_path / "tiny"

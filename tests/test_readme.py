@@ -62,7 +62,7 @@ def test_every_block_runs(folder, environment, language, code):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_command_lines_leave_what_they_say(folder):
+def test_the_command_lines_write_the_files_they_name(folder):
     assert {"hello.wav", "hello.json", "results.jsonl"} <= {path.name for path in folder.iterdir()}
 
 
@@ -72,7 +72,7 @@ def test_links_lead_to_files():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_picture_is_what_its_command_writes():
+def test_the_diagram_equals_the_output_of_its_command():
     drawn = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["pipeline"]()
     assert (ROOT / "docs" / "images" / "pipeline.svg").read_text(encoding="utf-8") == drawn
     ElementTree.fromstring(drawn)  # raises ParseError unless it is XML

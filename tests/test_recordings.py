@@ -57,7 +57,7 @@ def begins(waveform: np.ndarray) -> list[float]:
 @pytest.mark.parametrize(
     ("kind", "codec"), [("mp4", "aac"), ("matroska", "aac"), ("webm", "libopus"), ("ogg", "libopus")]
 )
-def test_sound_that_begins_late_begins_late_in_the_wave(kind, codec, keys):
+def test_leading_silence_of_a_track_is_kept(kind, codec, keys):
     late = audio.read(container(kind, [(5.0, keys)], codec=codec))
     assert late.incomplete is None
     assert begins(late.waveform)[0] - begins(keys)[0] == pytest.approx(5.0, abs=0.1)
@@ -70,12 +70,12 @@ def test_a_gap_between_packets_is_silence(kind, codec, keys, sister):
     assert begins(gap.waveform) == pytest.approx([begins(keys)[0], 6.0 + begins(sister)[0]], abs=0.1)
 
 
-def test_a_piece_of_a_stream_begins_at_its_own_first_packet(keys):
+def test_an_excerpt_of_a_broadcast_starts_at_its_first_packet(keys):
     piece = audio.read(container("mpegts", [(700.0, keys)]))
     assert piece.incomplete is None and piece.duration == pytest.approx(audio.duration(keys), abs=0.2)
 
 
-def test_packets_that_do_not_decode_are_silence_and_shift_nothing():
+def test_undecodable_packets_become_silence_of_their_duration():
     data = bytearray(encode("matroska", "flac", rate=SAMPLE_RATE))
     middle = len(data) // 2
     data[middle : middle + 400] = bytes(400)
@@ -86,7 +86,7 @@ def test_packets_that_do_not_decode_are_silence_and_shift_nothing():
 # ---- tracks ------------------------------------------------------------------------------------------------
 
 
-def test_tracks_are_mixed_unless_one_or_each_is_asked_for(keys, sister):
+def test_tracks_are_mixed_by_default(keys, sister):
     data = container("matroska", [(0.0, keys)], [(0.0, sister)], language="fre")
     both = audio.read(data)
     assert lag_and_likeness(both.waveform, keys)[1] > 0.5 and lag_and_likeness(both.waveform, sister)[1] > 0.5
@@ -100,7 +100,7 @@ def test_tracks_are_mixed_unless_one_or_each_is_asked_for(keys, sister):
         audio.recordings(data, track=3)
 
 
-def test_a_silent_track_costs_the_other_nothing_and_is_named(keys):
+def test_a_silent_track_is_left_out_and_named(keys):
     recording = audio.read(container("matroska", [(0.0, np.zeros_like(keys))], [(0.0, keys)]))
     assert lag_and_likeness(recording.waveform, keys)[1] > 0.95
     assert recording.notes == ("track 1 is left out: it is silent",)
@@ -130,13 +130,13 @@ def test_a_channel_without_speech_is_left_out(kind, side, keys):
     assert recording.notes == (f"the {('right', 'left')[side]} channel is left out: it carries no speech",)
 
 
-def test_a_channel_that_is_turned_over_does_not_cancel_the_other(keys):
+def test_a_channel_of_inverted_polarity_does_not_cancel_the_other(keys):
     recording = audio.read((SAMPLE_RATE, np.stack([keys, -0.8 * keys], axis=1)))
     assert lag_and_likeness(recording.waveform, keys)[1] > 0.99
     assert np.abs(recording.waveform).max() > 0.8 * np.abs(keys).max()
 
 
-def test_each_channel_can_be_had_by_itself(keys):
+def test_each_channel_can_be_read_by_itself(keys):
     samples = np.stack([keys, 0.5 * keys[::-1]], axis=1)
     left, right = audio.recordings((SAMPLE_RATE, samples), channels="each")
     assert (left.channel, right.channel) == ("left", "right")
@@ -145,7 +145,7 @@ def test_each_channel_can_be_had_by_itself(keys):
         audio.recordings((SAMPLE_RATE, samples), channels=3)
 
 
-def test_speech_moves_as_syllables_do_and_nothing_else_here_does(keys):
+def test_only_speech_has_a_high_modulation_score(keys):
     scores = channels.speech_scores([np.stack([keys, *others(len(keys)).values()], axis=1)])
     assert scores[0] > 2 * channels.MIN_SPEECH and (scores[1:] < channels.MIN_SPEECH).all()
 
@@ -154,14 +154,14 @@ def test_speech_moves_as_syllables_do_and_nothing_else_here_does(keys):
 
 
 @pytest.mark.parametrize("quieter", [20, 40, 60])
-def test_a_recording_far_down_is_given_to_the_model_at_the_usual_level(quieter, keys):
+def test_a_very_quiet_recording_is_amplified_for_the_model(quieter, keys):
     quiet = audio.read(write("WAV", "PCM_24", keys * 10 ** (-quieter / 20)))
     levelled = audio.levelled(quiet.waveform)
     assert audio.loudness(levelled) == pytest.approx(-23 if quieter > 9 else audio.loudness(keys), abs=0.5)
     assert lag_and_likeness(levelled, keys)[1] > 0.999
 
 
-def test_loudness_is_that_of_the_recommendation():
+def test_loudness_agrees_with_bs_1770():
     """EBU Tech 3341, test 1: a sine of 1 kHz at -23 dBFS on both channels is -23 LUFS; on one, 3 LU less."""
     t = np.arange(20 * SAMPLE_RATE) / SAMPLE_RATE
     sine = 10 ** (-23 / 20) * np.sin(2 * np.pi * 1000 * t)
@@ -170,11 +170,11 @@ def test_loudness_is_that_of_the_recommendation():
     assert audio.loudness(np.zeros(SAMPLE_RATE)) == -np.inf and audio.loudness(np.zeros(0)) == -np.inf
 
 
-def test_a_usual_level_is_left_alone_to_the_bit(keys):
+def test_a_usual_level_is_left_unchanged(keys):
     assert audio.levelled(keys) is keys
 
 
-def test_a_knock_does_not_push_the_speech_down(keys):
+def test_a_knock_does_not_lower_the_gain_of_speech(keys):
     knocked = 0.001 * keys
     knocked[8_000:8_010] = 1.0
     levelled = audio.levelled(audio.read((SAMPLE_RATE, knocked)).waveform)
@@ -182,7 +182,7 @@ def test_a_knock_does_not_push_the_speech_down(keys):
     assert audio.loudness(levelled[9_000:]) > -35 > audio.loudness(knocked[9_000:]) + 30
 
 
-def test_a_constant_offset_is_taken_away(keys):
+def test_a_constant_offset_is_removed(keys):
     recording = audio.read((SAMPLE_RATE, 0.5 * keys + np.float32(0.3)))
     assert abs(recording.waveform.mean()) < 1e-3 and lag_and_likeness(recording.waveform, keys)[1] > 0.999
 
@@ -201,7 +201,7 @@ CONTAINERS = {
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_more_containers_give_the_same_wave(kind):
+def test_further_containers_give_the_same_waveform(kind):
     recording = audio.read(encode(*CONTAINERS[kind]))
     lag, likeness = lag_and_likeness(recording.waveform, chirp(SAMPLE_RATE))
     assert abs(lag) < 0.06 and likeness > 0.95 and recording.incomplete is None
@@ -213,7 +213,7 @@ def test_the_lowest_and_the_highest_rates_are_read(rate):
     assert lag_and_likeness(recording.waveform, chirp(SAMPLE_RATE))[1] > 0.99
 
 
-def test_a_wav_behind_a_tag_is_read_and_bytes_behind_one_are_told():
+def test_a_wav_after_an_id3_tag_is_read_and_trailing_bytes_are_reported():
     wav = write("WAV", None, chirp(16_000))
     id3 = b"ID3\x03\x00\x00\x00\x00\x00\x0a" + bytes(10)
     assert lag_and_likeness(audio.load(id3 + wav), chirp(SAMPLE_RATE))[1] > 0.99
@@ -221,13 +221,13 @@ def test_a_wav_behind_a_tag_is_read_and_bytes_behind_one_are_told():
     assert joined.incomplete == f"has {len(wav):,} bytes behind its end that were not read"
 
 
-def test_a_riff_size_that_is_wrong_is_no_missing_sound():
+def test_a_wrong_riff_size_is_not_reported_as_incomplete():
     wav = write("WAV", None, chirp(16_000))
     recording = audio.read(wav[:4] + (10 * len(wav)).to_bytes(4, "little") + wav[8:])
     assert recording.incomplete is None and recording.duration == 2.0
 
 
-def test_more_channels_than_memory_are_refused_in_a_sentence(monkeypatch):
+def test_too_many_channels_are_rejected_in_one_sentence(monkeypatch):
     monkeypatch.setattr(tracks, "MAX_HELD", 0.5)
     file = io.BytesIO()
     soundfile.write(file, np.zeros((1_200 * 4_000, 2), np.int16), 4_000, format="FLAC")

@@ -71,7 +71,7 @@ def test_every_tag_of_a_script_can_be_spoken():
     assert names <= set(speech.SPOKEN_TAGS)
 
 
-def test_a_pause_is_never_where_nobody_could_hear_it():
+def test_a_script_never_starts_or_ends_with_a_pause():
     for script in many():
         assert not script.text.startswith("[pause]") and not script.text.endswith("[pause]"), script.text
 
@@ -93,17 +93,17 @@ def test_a_script_is_one_line_that_starts_with_a_capital_or_a_tag():
 
 
 @pytest.mark.parametrize("room", [60, 115, 300])
-def test_plain_text_keeps_to_the_room_it_is_given(room):
+def test_plain_text_keeps_to_its_length_limit(room):
     lengths = [len(tags.plain(script.text)) for script in some(150, max_characters=room)]
     assert max(lengths) <= max(room, 80) + 25  # a first sentence of 60 is always let in
 
 
-def test_a_dataset_can_ask_for_more_of_one_slice():
+def test_the_share_of_a_slice_can_be_raised():
     rare = Slices(plain=0.0, light=0.0, moderate=0.0, dense=0.0, edge=1.0)
     assert {script.slice for script in some(50, slices=rare)} == {"edge"}
 
 
-def test_a_dataset_can_ask_for_more_stress_where_a_sentence_has_the_words_for_it():
+def test_the_share_of_stress_can_be_raised():
     def stressed(stress):
         scripts_ = some(600, sources=Sources(frames=0, open=1, words=0), stress=stress)
         words = [len(tags.emphasised(script.text)) for script in scripts_]

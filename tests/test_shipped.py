@@ -36,7 +36,7 @@ def test_the_base_scores_exactly_what_writing_no_tag_and_no_stress_scores():
     assert base["emphasis_f1"] == pytest.approx(MEASURED["clips"]["without_emphasis"] / n)
 
 
-def test_figures_come_with_what_is_behind_them():
+def test_figures_state_their_origin():
     assert MEASURED["n"] >= 300
     assert 0.4 < MEASURED["clips"]["held_out_voices"] / MEASURED["n"] < 0.6
     assert MEASURED["date"] and MEASURED["commit"] and MEASURED["seed"] is not None
@@ -51,7 +51,7 @@ def test_the_readme_shows_the_files_figures():
 
 
 @pytest.mark.skipif(not backends.fbgemm_supports(torch.float16, torch.device("cpu")), reason="no FBGEMM here")
-def test_weights_in_float16_hear_what_they_do_in_float32():
+def test_float16_weights_transcribe_as_float32_ones():
     """As larger models have them on CPUs without instructions for 16 bits."""
     exact, half = (Engine(checkpoints.resolve("tiny"), "cpu", dtype) for dtype in (torch.float32, torch.float16))
     for example in EXAMPLES:
@@ -60,7 +60,7 @@ def test_weights_in_float16_hear_what_they_do_in_float32():
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example["label"] for example in EXAMPLES])
-def test_on_every_example_the_adapters_hear_tags_and_the_base_writes_words(engine, example):
+def test_on_every_example_adapters_write_tags_and_the_base_does_not(engine, example):
     clip = ROOT / "examples" / example["file"]
     found = engine.compare(clip)
     assert not found["base"].tags and tags.plain(found["base"].text)
@@ -72,7 +72,7 @@ def test_on_every_example_the_adapters_hear_tags_and_the_base_writes_words(engin
         assert len(heard & wanted) >= len(wanted) / 2, found[variant].text
 
 
-def test_the_same_words_said_in_another_way_get_another_tag(engine):
+def test_another_delivery_of_the_same_words_gets_another_tag(engine):
     """The tag is heard, not guessed from the words."""
     heard = {}
     for delivery in ("whispers", "angry", "shouts"):
@@ -83,13 +83,13 @@ def test_the_same_words_said_in_another_way_get_another_tag(engine):
 
 
 @pytest.mark.parametrize("example", EXAMPLES[:2], ids=[example["label"] for example in EXAMPLES[:2]])
-def test_what_is_heard_well_is_not_doubted(engine, example):
+def test_well_transcribed_speech_is_not_doubtful(engine, example):
     for transcript in engine.compare(ROOT / "examples" / example["file"]).values():
         assert transcript.confidence > 0.7 and not transcript.doubtful
 
 
 @pytest.mark.parametrize("kind", nonspeech.KINDS)
-def test_what_is_no_speech_gives_nothing_or_the_warning(engine, kind):
+def test_non_speech_gives_no_text_or_a_warning(engine, kind):
     waveform = effects.peak(nonspeech.KINDS[kind](np.random.default_rng(3), 3.0), 0.3).astype(np.float32)
     transcript = engine.transcribe((audio.SAMPLE_RATE, waveform))
     assert not transcript.text or transcript.doubtful, transcript.text

@@ -99,7 +99,7 @@ def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(fron
         assert "consolidated.safetensors" not in files  # the same weights in Mistral's own layout
 
 
-def test_preloading_fetches_what_loading_asks_for_and_nothing_more(front_matter):
+def test_preloaded_files_are_exactly_those_that_loading_needs(front_matter):
     """So that a start needs no download. The Hub's base has no processor_config.json."""
     from evoxtral.model import checkpoints, lora
 
@@ -127,7 +127,7 @@ def test_spaces_is_imported_before_anything_that_touches_cuda():
     assert isinstance(first, ast.Import) and first.names[0].name == "spaces"
 
 
-def test_at_boot_the_model_goes_to_zerogpus_emulated_device_whole_and_once(tmp_path):
+def test_at_boot_all_weights_move_to_zerogpus_emulated_device_once(tmp_path):
     command = [sys.executable, Path(__file__).with_name("booted_on_zerogpu.py"), tmp_path / "packed"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -16,12 +16,12 @@ from evoxtral.speech import elevenlabs, performer
 from evoxtral.ui import speak_tab
 
 
-def test_every_tag_that_the_voice_can_make_is_one_click_away():
+def test_every_tag_of_the_voice_has_a_button():
     html = speak_tab.palette()
     assert all(f'data-insert="[{name}] "' in html for name in speech.SPOKEN_TAGS)
 
 
-def test_what_is_spoken_is_shown_with_the_time_of_each_tag_and_kept_as_the_reference():
+def test_speaking_gives_the_times_of_tags_and_the_script_as_the_reference():
     script = "[sighs] We waited. [laughs]"
     status, (rate, waveform), timeline, spoken = speak_tab.speak_embedded(script, speech.DEFAULT_VOICE, 0)
     assert (rate, waveform.dtype, spoken) == (16_000, np.int16, script)
@@ -29,7 +29,7 @@ def test_what_is_spoken_is_shown_with_the_time_of_each_tag_and_kept_as_the_refer
     assert "Spoken" in status
 
 
-def test_natural_voices_are_offered_where_they_are_installed_and_named_for_people():
+def test_installed_natural_voices_are_offered_with_readable_names():
     there = performer.installed()
     assert set(there) <= set(performer.VOICES)
     assert "type to find one" in speak_tab.voice_info() and ("README" in speak_tab.voice_info()) == (not there)
@@ -81,7 +81,7 @@ def test_a_script_of_nothing_but_tags_without_a_sound_is_refused_with_their_name
 
 
 @pytest.mark.parametrize("seed", [None, -1, 1.0])
-def test_whatever_stands_in_the_box_for_the_variation_can_be_spoken(seed):
+def test_any_value_of_the_variation_box_is_accepted(seed):
     assert "Spoken" in speak_tab.speak_embedded("So.", speech.DEFAULT_VOICE, seed)[0]
 
 
@@ -98,7 +98,7 @@ def test_every_script_on_offer_can_be_spoken_whole():
         assert speak_tab.random_script(script)[0] != script
 
 
-def test_every_voice_has_a_name_of_its_own_and_stands_with_its_like():
+def test_voices_have_unique_names_and_are_grouped():
     names = [speak_tab.voice_name(voice) for voice in speech.VOICES]
     assert len(set(names)) == len(names) and names[:2] == ["American, woman 1", "American, woman 2"]
     assert speak_tab.voice_name(speech.DEFAULT_VOICE) == "American, woman 3"
@@ -106,7 +106,7 @@ def test_every_voice_has_a_name_of_its_own_and_stands_with_its_like():
     assert [kind for kind, _ in groupby(kinds)] == list(dict.fromkeys(kinds))
 
 
-def test_what_elevenlabs_speaks_is_a_clip_like_any_other_and_the_key_is_nowhere_in_it(server):  # noqa: F811
+def test_a_clip_of_elevenlabs_is_an_ordinary_clip_without_the_key(server):  # noqa: F811
     server.body = audio.wav_bytes(tone(1.0))
     script = "[sighs] We waited."
     steps = speak_tab.speak_with_elevenlabs(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
@@ -119,13 +119,13 @@ def test_what_elevenlabs_speaks_is_a_clip_like_any_other_and_the_key_is_nowhere_
 
 
 @pytest.mark.parametrize("script", ["[sighs] We waited.", "word " * 1000, ""])
-def test_what_elevenlabs_refuses_is_said_and_what_was_there_stays(server, script):  # noqa: F811
+def test_an_error_of_elevenlabs_is_reported_and_the_last_clip_stays(server, script):  # noqa: F811
     server.answer(401, "invalid_api_key")
     _, (status, *nothing) = speak_tab.speak_with_elevenlabs(script, KEY, elevenlabs.DEFAULT_VOICE, server.url)
     assert 'role="alert"' in status and KEY not in status and nothing == [gr.skip()] * 3
 
 
-def test_of_a_text_that_is_too_long_to_be_spoken_at_once_whole_sentences_are_taken_and_it_is_said():
+def test_a_text_that_is_too_long_is_truncated_to_whole_sentences_with_a_note():
     short, long, endless = "[sighs] So.", "[sighs] It is late. " * 200, "so " * 1000
     assert [speak_tab.truncated_script(text) for text in (short, short * 0)] == [short, ""]
     for text, end in ((long, "late."), (endless, "so")):
@@ -137,6 +137,6 @@ def test_of_a_text_that_is_too_long_to_be_spoken_at_once_whole_sentences_are_tak
     assert script == speak_tab.truncated_script(long) and f"{len(script):,}" in told
 
 
-def test_a_script_that_gives_way_is_put_away_and_brought_back():
+def test_a_replaced_script_is_stored_for_its_button():
     new, before, back = speak_tab.random_script("[sighs] Mine.")
     assert new in {*speak_tab.example_scripts()} and before == "[sighs] Mine." and back.visible

@@ -21,13 +21,13 @@ def seconds(text: str, **arguments) -> float:
     return len(speak(text, **arguments).waveform) / SAMPLE_RATE
 
 
-def test_a_wave_is_mono_float32_at_16_khz_within_full_scale():
+def test_a_waveform_is_mono_float32_at_16_khz_within_full_scale():
     waveform = speak("[shouts] Get out of here!").waveform
     assert waveform.ndim == 1 and waveform.dtype == np.float32
     assert 0.5 < np.abs(waveform).max() <= 1
 
 
-def test_the_same_arguments_give_the_same_wave_and_another_seed_another():
+def test_speech_is_deterministic_for_its_arguments():
     text = "[sighs] I told you [laughs] so."
     assert np.array_equal(speak(text, seed=3).waveform, speak(text, seed=3).waveform)
     assert not np.array_equal(speak(text, seed=3).waveform[:20000], speak(text, seed=4).waveform[:20000])
@@ -62,7 +62,7 @@ def test_every_spoken_tag_changes_the_sound(name):
 
 @pytest.mark.parametrize("name", speech.effects.SOUNDS)
 @pytest.mark.parametrize("voice", ["en-us+f3", "en+m2"])
-def test_a_sound_is_heard_where_it_is_said_to_be(name, voice):
+def test_a_sound_has_energy_at_its_stated_time(name, voice):
     found = speak(f"Wait. [{name}] Well.", voice)
     tag = found.tags[0]
     assert 0.2 < tag.end - tag.start < 2.0
@@ -86,7 +86,7 @@ def test_a_word_in_capitals_is_stressed_and_not_spelt():
 
 
 @pytest.mark.parametrize("delivery", ["", "[whispers] ", "[sad] ", "[angry] "])
-def test_an_exclamation_grows_towards_its_end_however_it_is_said(delivery):
+def test_an_exclamation_gets_louder_in_every_delivery(delivery):
     def growth(mark: str) -> float:
         found = speak(f"{delivery}We can go home on Sunday{mark}")
         start, middle, end = found.words[0].start, found.words[3].start, found.words[-1].end
@@ -119,7 +119,7 @@ def brightness(waveform: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("delivery", ["", "[calm] ", "[sad] "])
-def test_a_question_ends_on_a_higher_note(delivery):
+def test_a_question_ends_at_a_higher_pitch(delivery):
     def pitch(mark: str) -> float:
         found = speak(f"{delivery}Did we ever go home on Sunday{mark}", "en-us+m3")
         return note(last(found.waveform, found.words))
@@ -162,12 +162,12 @@ def test_a_tag_without_a_sound_is_skipped_and_reported_as_written():
     assert [w.text for w in found.words] == ["Well", "then."]
 
 
-def test_markup_is_text():
+def test_markup_in_a_script_is_spoken_as_text():
     assert seconds('5 < 6 & "x" </speak>') > seconds("5") + 0.5
     assert [w.text for w in speak("<b>bold</b> & brave").words] == ["<b>bold</b>", "&", "brave"]
 
 
-def test_words_that_are_said_in_one_share_its_time():
+def test_joined_words_share_their_time():
     said = [(word.text, word.end - word.start) for word in speak("I do not know the man in the car.").words]
     assert all(length > 0.03 for _, length in said), said
 
@@ -177,7 +177,7 @@ def test_the_gap_after_a_comma_is_no_part_of_its_word():
     assert you.start - car.end > 0.1
 
 
-def test_a_tag_is_called_as_it_is_written_and_sounds_like_its_group():
+def test_a_tag_keeps_its_written_name_and_sounds_like_its_group():
     assert [tag.text for tag in speak("[Whispering] hello [chuckles]").tags] == ["whispering", "chuckles"]
 
 
@@ -190,7 +190,7 @@ def test_a_tag_is_called_as_it_is_written_and_sounds_like_its_group():
         ("[sad] [sadly] hello there", ["sad"], ["[sadly]"]),
     ],
 )
-def test_every_tag_is_heard_or_reported(text, heard, skipped):
+def test_every_tag_has_a_time_or_is_reported(text, heard, skipped):
     found = speak(text)
     assert [tag.text for tag in found.tags] == heard and list(found.skipped) == skipped
 

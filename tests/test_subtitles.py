@@ -87,14 +87,14 @@ def test_a_long_sentence_is_divided_at_a_clause_and_a_breath():
     assert all(lines.endswith((",", ".")) for *_, lines in found)
 
 
-def test_a_tag_stands_before_what_it_tells_of():
+def test_a_tag_stays_with_the_words_it_describes():
     text = "That is the end of it, I am afraid. [whispers] I think it is over. [sighs] Is it not over and done with?"
     found = read_back(cue(text, 0.0, 9.0))
     assert_readable(found, text)
     assert [lines.split()[0] for *_, lines in found] == ["That", "[whispers]", "[sighs]"]
 
 
-def test_what_is_short_is_shown_for_a_second_and_no_longer_than_until_the_next():
+def test_a_short_cue_lasts_a_second_but_not_into_the_next():
     found = read_back(cue("Yes.", 0.0, 3.0, [(1.0, 1.2)]), cue("No.", 3.0, 3.4, [(3.1, 3.3)]))
     assert [(start, end) for start, end, _ in found] == [(1.0, 2.0), (2.4, 3.4)]
     hurried = read_back(cue("A" * 30 + ".", 0.0, 5.0, [(1.0, 1.5)]))

@@ -18,17 +18,17 @@ BENCHMARK_TAG = re.compile(r"\[([^\]]+)\]")
 @example("[a [b] c] ] [unclosed")
 @example("[" * 10_000)
 @example("[x]" * 3_333)
-def test_any_text_comes_back_from_parsing(text):
+def test_rendering_a_parsed_text_gives_the_same_text(text):
     assert tags.render(tags.parse(text)) == text
 
 
 @given(TAGGED)
-def test_a_tag_is_what_the_benchmark_calls_one(text):
+def test_tags_agree_with_the_benchmarks_regular_expression(text):
     assert tags.names(text) == [name.strip().lower() for name in BENCHMARK_TAG.findall(text)]
 
 
 @given(TAGGED)
-def test_plain_text_follows_the_benchmark_step_by_step(text):
+def test_plain_text_agrees_with_the_benchmark(text):
     untagged = re.sub(BENCHMARK_TAG.pattern + r"\s*", "", text)
     assert tags.plain(text) == re.sub(r"\b[A-Z]{2,}\b", lambda word: word[0].lower(), untagged).strip()
 
@@ -47,7 +47,7 @@ def test_pieces_are_tags_with_non_empty_texts_between_them(text):
     assert not any(isinstance(a, Text) and isinstance(b, Text) for a, b in zip(pieces, pieces[1:], strict=False))
 
 
-def test_the_seeds_example_reads_as_a_person_reads_it():
+def test_the_readmes_example_is_parsed_as_expected():
     text = "[nervous] So... [stammers] I was thinking we could... [clears throat] try THAT? [laughs softly]"
     assert tags.names(text) == ["nervous", "stammers", "clears throat", "laughs softly"]
     assert tags.emphasised(text) == ["that"]

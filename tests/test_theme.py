@@ -67,13 +67,13 @@ def pairs_of(mode: str) -> dict[str, ColourPair]:
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_every_text_is_readable_on_its_ground(mode):
+def test_every_text_has_sufficient_contrast(mode):
     for name, pair in pairs_of(mode).items():
         assert contrast(pair.text, pair.ground) >= AA_TEXT, name
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_bars_stand_out_from_the_paper_and_from_each_other(mode):
+def test_bars_contrast_with_the_surface_and_with_each_other(mode):
     for colour in theme.SERIES[mode]:
         assert contrast(colour, theme.SURFACE[mode].ground) >= AA_GRAPHICS
     for one, other in itertools.pairwise(theme.SERIES[mode][1:]):
@@ -87,7 +87,7 @@ def test_a_ticked_box_shows_its_tick():
 
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_categories_are_told_apart_by_colour_with_any_cones(mode, sight):
+def test_category_colours_differ_for_colour_blind_readers(mode, sight):
     seen = {
         name: lab(np.clip(SIGHT[sight] @ linear(getattr(style, mode).text), 0, 1))
         for name, style in theme.CATEGORY_STYLES.items()
@@ -96,7 +96,7 @@ def test_categories_are_told_apart_by_colour_with_any_cones(mode, sight):
         assert np.linalg.norm(seen[one] - seen[other]) >= TOLD_APART, (one, other)
 
 
-def test_every_category_has_a_look_of_its_own_beyond_colour():
+def test_every_category_has_its_own_icon():
     assert tuple(theme.CATEGORY_STYLES) == tags.CATEGORIES
     assert len({style.icon for style in theme.CATEGORY_STYLES.values()}) == len(tags.CATEGORIES)
 

@@ -75,7 +75,7 @@ def test_the_recipe_with_natural_voices_speaks_its_banks_first_and_is_measured_o
     assert run.RUNNERS.keys() == set(run.VOICED_STAGES)
 
 
-def test_a_bank_in_voices_that_are_not_installed_says_what_to_install(tmp_path, monkeypatch, capsys):
+def test_a_bank_in_missing_voices_gets_an_error_with_the_package(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("EVOXTRAL_VOICES", str(tmp_path / "voices"))
     (tmp_path / "voiced.toml").write_text('[[banks]]\nname = "train"\nnatural = 1\n', encoding="utf-8")
     told = run.main(["--recipe", str(tmp_path / "voiced.toml"), "--runs", str(tmp_path / "runs")])
@@ -106,7 +106,7 @@ def test_processes_share_each_step_and_an_error_in_one_is_one_sentence(tmp_path,
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == pytest.approx([weight] * 3 + [bias])
 
 
-def test_runs_that_cannot_be_kept_are_one_sentence(capsys):
+def test_an_unusable_run_folder_is_one_sentence(capsys):
     assert run.main(["--runs", "/proc/nowhere"]) == 2
     assert "/proc/nowhere" in capsys.readouterr().err
 
@@ -147,7 +147,7 @@ def fit(folder: Path, steps: int = 12, die_at: int | None = None) -> torch.Tenso
     return torch.cat([p.detach().flatten() for p in network.parameters()])
 
 
-def test_a_run_that_was_killed_ends_like_one_that_was_not(tmp_path):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path):
     whole = fit(tmp_path / "whole")
     with pytest.raises(Interrupted):
         fit(tmp_path / "killed", die_at=7)
@@ -233,7 +233,7 @@ def test_the_same_seed_builds_the_same_clips_and_what_is_there_is_kept(clips, tm
     assert (tmp_path / "some-0000.npy").stat().st_mtime_ns == before
 
 
-def test_further_voices_are_for_training_and_leave_the_held_out_ones_unheard(prompt):
+def test_further_voices_are_for_training_only_and_never_held_out_ones(prompt):
     """None of them is nearer to a held-out voice than the nearest that training heard before."""
     texts = (
         "The judge gave us an amazing old yellow house by the river.",
@@ -266,7 +266,7 @@ def test_stored_log_mels_are_those_the_engine_computes_from_the_audio(clips, pro
     assert (ours - engines).abs().quantile(0.99) < 0.05
 
 
-def test_a_batch_asks_for_the_text_and_its_end_and_nothing_else(clips, prompt):
+def test_labels_are_the_text_and_its_end_only(clips, prompt):
     texts = [clip.text for clip in clips.clips]
     batch = Collator(clips, prompt)(list(range(len(clips))), prompt.transcription_ids("en"), texts)
     assert (
@@ -346,7 +346,7 @@ def test_a_committed_base_can_be_trained_further(tmp_path):
     assert 0 < max(changes.values()) < 0.05
 
 
-def test_the_second_task_names_tags_and_stress_in_order():
+def test_the_second_task_lists_tags_and_stress_in_order():
     assert (
         pretrain.how_it_is_said("[nervous] So I NEVER [laughs] left. [pause] Bye.")
         == "[nervous] NEVER [laughs] [pause]"
@@ -354,7 +354,7 @@ def test_the_second_task_names_tags_and_stress_in_order():
     assert pretrain.how_it_is_said("So I left.") == "plain"
 
 
-def test_what_is_heard_of_a_clip_are_its_phonemes_stress_tags_and_the_melody_of_each_clause():
+def test_the_ctc_targets_are_phonemes_stress_tags_and_clause_melodies():
     with Espeak() as engine:
         heard = pretrain.phonemes(engine, "[sad] No, it IS! [laughs] Right?", "en-us")
     assert heard == ["[sad]", "n", "oU", "|,", "I", "t", "^", "I", "z", "|!", "[laughs]", "r", "aI", "t", "|?"]
@@ -367,11 +367,11 @@ def sampled(rewards: list[float], name: str = "a") -> Sampled:
     return Sampled(name, "text", [f"text {r}" for r in rewards], rewards)
 
 
-def test_the_best_of_a_clip_is_its_highest_reward_and_the_first_of_equals():
+def test_the_best_sample_has_the_highest_reward_and_is_the_first_of_equals():
     assert sampled([0.2, 0.9, 0.9]).best == 1
 
 
-def test_among_equal_rewards_the_stress_decides_which_the_reward_does_not_see():
+def test_equal_rewards_are_ranked_by_stress():
     texts = ["I never said that.", "I NEVER said that.", "I NEVER said THAT."]
     attempts = Sampled("a", "I NEVER said that.", texts, [metrics.reward(t, "I NEVER said that.") for t in texts])
     assert set(attempts.rewards) == {1.0} and attempts.best == 1
@@ -400,13 +400,13 @@ def test_rl_learns_from_the_best_attempts_and_from_the_references_of_the_others(
 
 
 @pytest.mark.parametrize(("written", "kept"), [("", 0), ("1\n2\n3\n", 2), ("1\n2\n3\n4", 2), ("1\n2\n3\n4\n", 4)])
-def test_a_file_that_was_cut_short_is_read_up_to_its_last_whole_chunk(tmp_path, written, kept):
+def test_an_interrupted_file_is_read_to_its_last_complete_chunk(tmp_path, written, kept):
     (tmp_path / "rows.jsonl").write_text(written)
     assert loop.whole_chunks(tmp_path / "rows.jsonl", 2) == list(range(1, kept + 1))
     assert (tmp_path / "rows.jsonl").read_text() == "".join(f"{i}\n" for i in range(1, kept + 1))
 
 
-def test_a_folder_that_exists_is_whole(tmp_path):
+def test_an_atomic_folder_is_complete_or_absent(tmp_path):
     with pytest.raises(Interrupted), checkpoints.atomic_folder(tmp_path / "out") as out:
         (out / "half").touch()
         raise Interrupted
@@ -499,7 +499,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files if file.name not in timed}
 
 
-def test_a_whole_run_that_was_killed_in_every_stage_ends_like_one_that_was_not(finished, preloaded, tmp_path):
+def test_a_pipeline_killed_in_every_stage_equals_an_uninterrupted_one(finished, preloaded, tmp_path):
     """Each time with SIGKILL, as soon as something appears that the stage makes on its way or at its end."""
     folder, output = tmp_path / "small", tmp_path / "output.txt"
     command = ["--recipe", str(finished / "small.toml"), "--runs", str(tmp_path), "--stages", ",".join(run.STAGES)]

@@ -65,7 +65,7 @@ def test_a_tag_that_runs_over_two_cues_counts_the_tokens_of_both():
 
 
 @given(CUES)
-def test_every_tag_stands_at_its_position_and_has_a_probability(cues):
+def test_every_tag_has_its_offset_and_a_probability(cues):
     made = transcript(*cues)
     assert [span.name for span in made.tags] == tags.names(made.text)
     for span in made.tags:
@@ -74,7 +74,7 @@ def test_every_tag_stands_at_its_position_and_has_a_probability(cues):
 
 
 @given(CUES)
-def test_how_text_is_cut_into_tokens_does_not_change_it(cues):
+def test_tokenisation_does_not_change_the_text(cues):
     whole = transcript(*[[("".join(text for text, _ in cue), 0.5)] for cue in cues])
     assert transcript(*cues).text == whole.text
 
@@ -96,12 +96,12 @@ def test_token_count_counts_what_a_model_decoded():
     assert NERVOUS.token_count == 11
 
 
-def test_a_transcript_is_cut_when_a_segment_is():
+def test_a_transcript_is_truncated_if_a_segment_is():
     assert not NERVOUS.truncated
     assert transcript([("a", 1.0)], truncated=True).truncated
 
 
-def test_what_was_broken_off_is_done_and_its_last_segment_cut():
+def test_an_interrupted_transcript_is_done_and_its_last_segment_truncated():
     growing = replace(transcript([("[sad] ", 0.5), ("So", 0.5)], [("we", 0.5)]), done=False)
     ended = growing.broken_off()
     assert ended.done and [cue.truncated for cue in ended.cues] == [False, True] and ended.text == growing.text
@@ -136,7 +136,7 @@ def test_tags_of_hidden_categories_are_left_out():
         ("[unclosed [] pair", "[unclosed [] pair"),
     ],
 )
-def test_a_hidden_tag_leaves_neither_a_gap_nor_glued_words(text, shown):
+def test_hiding_a_tag_leaves_exactly_one_space(text, shown):
     everything = frozenset(tags.CATEGORIES) if "unclosed" not in text else {"pause"}
     assert typed(text).without(hidden_categories=everything).text == shown
 
@@ -157,7 +157,7 @@ def test_the_words_alone_are_the_plain_text_and_keep_their_tokens_probabilities(
 
 
 @given(CUES)
-def test_the_words_alone_are_said_and_not_how(cues):
+def test_words_alone_has_no_tags_and_no_stress(cues):
     made = transcript(*cues)
     alone = made.words_alone()
     assert not alone.tags and not tags.emphasised(alone.text)
@@ -191,14 +191,14 @@ def test_json_keeps_letters_readable():
     assert "“é” 🎤" in typed("“é” 🎤").to_json()
 
 
-def test_srt_numbers_the_cues_that_say_something():
+def test_srt_numbers_only_cues_with_text():
     silent_first = transcript([(" ", 1.0)], [("[sighs]\n\nNO", 1.0)], [("yes", 1.0)])
     assert silent_first.to_srt() == (
         "1\n00:00:02,000 --> 00:00:04,000\n[sighs] NO\n\n2\n00:00:04,000 --> 00:00:06,000\nyes\n\n"
     )
 
 
-def test_vtt_escapes_what_would_be_markup():
+def test_vtt_escapes_markup():
     hostile = Transcript((Cue(3720.5, 3725.5, (Token("a --> b [<i>&x] ", None),)),), 3726.0, 0.0)
     assert hostile.to_vtt() == ("WEBVTT\n\n01:02:00.500 --> 01:02:05.500\na --&gt; b [&lt;i&gt;&amp;x]\n\n")
 
@@ -208,7 +208,7 @@ def test_times_are_rounded_to_the_millisecond_and_carry():
     assert "00:00:59,999 --> 00:01:02,000" in one.to_srt()
 
 
-def test_nothing_said_exports_as_nothing():
+def test_an_empty_transcript_exports_as_empty():
     empty = Transcript((), 1.0, 0.0)
     assert (empty.text, empty.plain, empty.tags, empty.to_srt(), empty.to_vtt()) == (
         "",

@@ -30,7 +30,7 @@ ELEMENTS = {"p", "span", "em", "mark", "del"}
 ATTRIBUTES = {"class", "tabindex", "role", "aria-label", "style", "data-tip"}
 
 
-def test_what_a_recording_lacks_stands_below_its_text():
+def test_notes_on_the_recording_follow_the_text():
     written = Transcript((Cue(0.0, 1.0, (Token("So.", 1.0),)),), 1.0, 0.1, incomplete="ends after 1.0 of 3.0 s")
     html = str(view._about_recording(replace(written, notes=("track 2 is left out: it is silent",))))
     assert "incomplete: it ends after 1.0 of 3.0 s. Track 2 is left out: it is silent." in html
@@ -90,7 +90,7 @@ def shown_text(html: str) -> str:
 
 
 @given(TAGGED_TEXT | st.text())
-def test_any_text_is_shown_as_it_is_and_adds_no_element_of_its_own(text):
+def test_any_text_is_escaped(text):
     marks = view.mark_against_reference("quite another [sad] reference <b>", text)
     page = Page(view.tagged_text(text, {}))
     assert " ".join(page.text.split()) == " ".join(text.split())
@@ -100,7 +100,7 @@ def test_any_text_is_shown_as_it_is_and_adds_no_element_of_its_own(text):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_markup_in_a_transcript_is_text_in_every_part_of_its_card(text):
+def test_markup_in_a_transcript_is_escaped_in_every_part_of_its_column(text):
     scores = dict.fromkeys((metric.name for metric in metrics.METRICS), text)
     card = view.draw_column(column(transcript(text), stem=view.file_stem(text)), scores=scores)
     allowed = {"article", "header", "h2", "div", "footer", "button", "a", "dl", "dt", "dd"} | ELEMENTS
@@ -112,7 +112,7 @@ def test_markup_in_a_transcript_is_text_in_every_part_of_its_card(text):
 
 
 @pytest.mark.parametrize("message", HOSTILE)
-def test_markup_in_a_message_is_text(message):
+def test_markup_in_a_message_is_escaped(message):
     for html in (view.status(message), view.error(message)):
         assert Page(html).text == message
 
@@ -130,7 +130,7 @@ def test_markup_in_a_message_is_text(message):
         ("[levitates]", "other"),
     ],
 )
-def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, category):
+def test_a_tag_has_the_class_and_the_label_of_its_category(text, category):
     (chip,) = Page(view.tagged_text(text, {0: 0.875})).of_class("ev-tag")
     assert f"ev-{category}" in chip["class"].split()
     assert chip["data-tip"] == f"{text[1:-1]} · {category} · 88\u00a0% sure"
@@ -138,7 +138,7 @@ def test_a_tag_carries_the_class_of_its_category_and_says_it_in_words(text, cate
     assert chip["tabindex"] == "0"
 
 
-def test_a_synonym_is_shown_as_it_was_written_and_says_what_it_is_like():
+def test_a_synonym_is_shown_as_written_and_its_tooltip_names_its_group():
     page = Page(view.tagged_text("[Chuckles] well", {}))
     assert page.text.split() == ["[Chuckles]", "well"]
     assert page.of_class("ev-tag")[0]["data-tip"] == "chuckles · like laughs · non-verbal"
@@ -149,7 +149,7 @@ def test_capitals_are_emphasis_and_capitals_inside_a_tag_are_not():
     assert len(page.of_class("ev-emphasis")) == 2
 
 
-def test_a_share_just_below_everything_is_not_rounded_to_everything():
+def test_percent_never_rounds_up_to_100():
     assert view.percent(0.9999) == "99\u00a0%"
     assert view.percent(1.0) == "100\u00a0%"
 
@@ -157,13 +157,13 @@ def test_a_share_just_below_everything_is_not_rounded_to_everything():
 # ------------------------------------------------------------------------------------- a column
 
 
-def test_a_finished_column_says_seconds_speed_tokens_and_tags():
+def test_a_finished_column_shows_time_speed_token_rate_and_tags():
     page = Page(view.draw_column(column(transcript("[sighs] well [laughs]"))))
     assert "2.0 s" in page.text and "2.0× real time" in page.text
     assert "2 tokens/s" in page.text and "2 tags" in page.text
 
 
-def test_each_score_says_what_it_is_and_which_way_is_better():
+def test_each_score_has_a_definition_and_the_direction_that_is_better():
     page = Page(
         view.draw_column(column(transcript("hi")), scores={metric.name: "12\u00a0%" for metric in metrics.METRICS})
     )
@@ -172,28 +172,28 @@ def test_each_score_says_what_it_is_and_which_way_is_better():
     assert "WER ↓12\u00a0%" in page.text and "Tag F1 ↑12\u00a0%" in page.text
 
 
-def test_before_the_first_clip_each_column_says_what_it_will_hold():
+def test_before_the_first_clip_columns_have_placeholders():
     page = Page(view.draw_empty_columns())
     assert page.text.count("What was said.") == 1 and page.text.count("and how: [tags]") == 2
 
 
-def test_a_growing_column_is_busy_and_offers_nothing_to_download_yet():
+def test_a_column_in_progress_is_busy_and_has_no_downloads():
     page = Page(view.draw_column(column(transcript("[sighs] we", done=False))))
     assert page.named("article")[0]["aria-busy"] == "true"
     assert not page.named("a") and page.of_class("ev-caret")
 
 
-def test_silence_is_said_in_words():
+def test_silence_gets_a_sentence():
     silence = Transcript((), duration=3.0, elapsed=0.0)
     assert "No speech was found" in shown_text(view.draw_column(column(silence)))
     assert view.agreement(clip(base=silence, rl=silence)) == "No speech was found in this clip."
 
 
-def test_a_cut_is_said_in_words():
+def test_a_truncated_text_gets_a_sentence():
     assert "Cut short" in shown_text(view.draw_column(column(transcript("and then", truncated=True))))
 
 
-def test_an_adapter_of_ones_own_gets_a_card_of_its_own():
+def test_an_additional_adapter_gets_its_own_column():
     page = Page(view.draw_columns(clip(**{"base": transcript("hi"), "mine<b>": transcript("hi")})))
     assert [card["data-variant"] for card in page.named("article")] == ["base", "mine<b>"]
 
@@ -213,19 +213,19 @@ def test_hiding_every_category_gives_the_clean_text_and_keeps_emphasis():
     assert shown_text(html) == "I NEVER said that"
 
 
-def test_a_tag_below_the_asked_probability_is_hidden_without_decoding_again():
+def test_tags_below_the_minimum_probability_are_hidden():
     tokens = (Token("[sad]", 0.4), Token(" I ", 0.9), Token("[sighs]", 0.8))
     unsure = Transcript((Cue(0.0, 4.0, tokens),), 4.0, 1.0)
     assert shown_text(view.draw_column(column(unsure), Filter(min_probability=0.5))) == "I [sighs]"
     assert shown_text(view.draw_column(column(unsure), Filter(min_probability=0.9))) == "I"
 
 
-def test_a_text_of_hidden_tags_only_says_so():
+def test_a_text_of_hidden_tags_only_gets_a_sentence():
     assert "hidden tags" in shown_text(view.draw_column(column(transcript("[sad]")), Filter(frozenset())))
 
 
 @given(TAGGED_TEXT, st.sets(st.sampled_from(tags.CATEGORIES)))
-def test_each_tag_left_keeps_its_own_probability(text, categories):
+def test_each_visible_tag_keeps_its_probability(text, categories):
     tag_filter = Filter(frozenset(categories))
     pieces = tags.parse(text)
     tokens = tuple(Token(piece.raw, 1 / (number + 1)) for number, piece in enumerate(pieces))
@@ -257,7 +257,7 @@ def test_texts_are_exported_as_shown_and_json_with_everything():
     assert Page(html).of_class("ev-copy")[0]["data-copy"] == "[sad] I told you."
 
 
-def test_where_there_is_no_text_there_is_nothing_to_copy_or_to_speak():
+def test_an_empty_text_has_no_copy_and_no_speak_button():
     silent = Page(view.draw_column(column(transcript(""))))
     assert not [button for button in silent.named("button") if "data-copy" in button or "data-speak" in button]
 
@@ -271,7 +271,7 @@ def test_where_there_is_no_text_there_is_nothing_to_copy_or_to_speak():
         ("/été.m4a", "été"),
     ],
 )
-def test_downloads_are_called_after_the_clip(path, stem):
+def test_downloads_are_named_after_the_clip(path, stem):
     assert view.file_stem(path) == stem
 
 
@@ -293,28 +293,28 @@ def test_case_and_punctuation_are_no_disagreement():
     assert not marks["base"].differs and not marks["rl"].differs
 
 
-def test_a_variant_without_tags_disagrees_with_no_tag():
+def test_a_variant_without_tags_is_not_compared_on_tags():
     assert differing(view.draw_columns(clip(base=transcript("well yes"), sft=transcript("[sad] well yes")))) == 0
 
 
-def test_a_word_stressed_otherwise_is_a_difference_but_to_a_variant_that_never_says_how():
+def test_different_stress_is_a_difference_except_to_a_variant_without_stress():
     texts = {"base": "so we never go", "sft": "so we NEVER go", "rl": "[sad] so we never GO"}
     assert [len(marks.differs) for marks in view.mark_differences(texts).values()] == [0, 2, 3]
     assert view.word_agreement(texts) == 1.0, "it is the same word"
     assert len(view.mark_against_reference("so WE never go", "so we NEVER go").differs) == 2
 
 
-def test_a_tag_in_another_place_is_a_difference():
+def test_a_tag_at_another_position_is_a_difference():
     marks = view.mark_differences({"sft": "[laughs] well yes", "rl": "well yes [laughs]"})
     assert len(marks["sft"].differs) == len(marks["rl"].differs) == 1
 
 
-def test_nothing_is_marked_while_text_is_still_coming():
+def test_nothing_is_marked_during_decoding():
     growing = clip(base=transcript("well", done=False), rl=transcript("well yes", done=False))
     assert differing(view.draw_columns(growing)) == 0
 
 
-def test_agreement_is_said_in_one_line():
+def test_agreement_is_one_sentence():
     columns = clip(
         base=transcript("I was there yesterday"),
         sft=transcript("[sad] I was there yesterday"),
@@ -339,7 +339,7 @@ def test_a_missing_end_of_the_reference_is_marked_at_the_end():
     assert len(Page(html).of_class("ev-missing")) == 1
 
 
-def test_what_is_hidden_is_not_missed_in_the_reference_either():
+def test_hidden_categories_are_not_marked_as_missing():
     said, written = "[sad] I was THERE [sighs]", transcript("[sad] I was THERE")
     columns = clip(said, rl=written)
     for tag_filter in (Filter(frozenset({"emotion"})), Filter(words_alone=True)):
@@ -347,7 +347,7 @@ def test_what_is_hidden_is_not_missed_in_the_reference_either():
         assert not page.of_class("ev-missing") and not page.of_class("ev-differs")
 
 
-def test_without_tags_the_words_stand_alone():
+def test_words_alone_shows_neither_tags_nor_stress():
     html = view.draw_columns(clip(rl=transcript("[sad] I was THERE [sighs], yes")), Filter(words_alone=True))
     assert shown_text(html) == "I was there, yes"
 
