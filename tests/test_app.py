@@ -27,10 +27,13 @@ from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.speech import speak
 from evoxtral.ui import compare, page
+from evoxtral.ui import decoder as decoder_module
+from evoxtral.ui.comparison import Comparison
+from evoxtral.ui.decoder import Decoder, Example
 from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model, description
 
-EXAMPLES = compare.Example.read(ROOT / "examples")
+EXAMPLES = Example.read(ROOT / "examples")
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +285,7 @@ def test_the_cache_is_cleaned_of_visitors_files_and_the_examples_stay(tmp_path, 
 
 
 def test_a_deleted_clip_gets_one_sentence(tmp_path):
-    gone = compare.describe_clip(str(tmp_path / "gone.wav"), compare.Decoder(Model("tiny")))
+    gone = compare.describe_clip(str(tmp_path / "gone.wav"), Decoder(Model("tiny")))
     assert "no longer on the server" in gone and str(tmp_path) not in gone
 
 
@@ -326,7 +329,7 @@ class Loaded(Model):
 
 
 def test_the_requested_gpu_time_fits_the_clip_and_the_daily_quota():
-    decoder = compare.Decoder(Model("tiny"))
+    decoder = Decoder(Model("tiny"))
     three, one = ("base", "sft", "rl"), ("rl",)
     short, long, long_by_one = (
         decoder.gpu_seconds(np.zeros(16_000 * seconds), "en", variants)
@@ -336,9 +339,9 @@ def test_the_requested_gpu_time_fits_the_clip_and_the_daily_quota():
 
 
 def test_a_clip_too_long_for_the_quota_is_rejected_before_a_gpu_is_requested(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "ZERO_GPU", True)
+    monkeypatch.setattr(decoder_module, "ZERO_GPU", True)
     audio.save(tmp_path / "long.wav", np.tile(tone(10.0), 180))
-    decoder = compare.Decoder(Model("tiny"))
+    decoder = Decoder(Model("tiny"))
     decoder.gpu_time.slowdown = 10.0  # as it was found to be
     monkeypatch.setattr(decoder, "_on_gpu", None)
     with pytest.raises(AudioError, match=r"lasts 30\.0 minutes"):
@@ -346,7 +349,7 @@ def test_a_clip_too_long_for_the_quota_is_rejected_before_a_gpu_is_requested(tmp
 
 
 def test_silence_requests_no_gpu(engine, tmp_path, monkeypatch):
-    decoder = compare.Decoder(Loaded(engine))
+    decoder = Decoder(Loaded(engine))
     monkeypatch.setattr(decoder, "_on_gpu", None)
     audio.save(tmp_path / "silence.wav", np.zeros(32_000, np.float32))
     assert {name: heard.text for name, heard in decoder.last(str(tmp_path / "silence.wav"), "en").items()} == {
@@ -360,7 +363,7 @@ def test_arguments_and_results_of_the_gpu_process_can_be_pickled(engine):
 
 
 def test_an_error_in_the_gpu_process_keeps_its_type_and_sentence(engine):
-    decoder = compare.Decoder(Loaded(engine))
+    decoder = Decoder(Loaded(engine))
     (handed_over,) = decoder._on_gpu(tone(1.0), "en", ("gold",))
     assert isinstance(pickle.loads(pickle.dumps(handed_over)), EvoxtralError)
     with pytest.raises(EvoxtralError, match="gold"):
@@ -368,7 +371,7 @@ def test_an_error_in_the_gpu_process_keeps_its_type_and_sentence(engine):
 
 
 def test_gpu_seconds_takes_the_arguments_of_the_decoder():
-    decoder = compare.Decoder(Model("tiny"))
+    decoder = Decoder(Model("tiny"))
     assert list(inspect.signature(decoder._on_gpu).parameters) == list(
         inspect.signature(decoder.gpu_seconds).parameters
     )
@@ -407,9 +410,9 @@ def test_the_page_names_the_model_and_what_it_understands(checkpoint):
 def test_an_adapter_from_the_environment_has_a_column(checkpoint, clip, monkeypatch):
     monkeypatch.setenv("EVOXTRAL_MODEL", str(Path(checkpoint.base).parent))
     monkeypatch.setenv("EVOXTRAL_ADAPTERS", f"mine={checkpoint.adapters['sft']}")
-    decoder = compare.Decoder(Model("auto"))
+    decoder = Decoder(Model("auto"))
     transcripts = decoder.last(clip, "en")
-    columns = compare.Comparison((Result("1", "clip.wav", "mine", "now", transcripts, ""),)).columns()
+    columns = Comparison((Result("1", "clip.wav", "mine", "now", transcripts, ""),)).columns()
     assert [column.key for column in columns] == ["base", "sft", "rl", "mine"]
     assert columns[3].heading.title == "mine" and columns[3].transcript.text == columns[1].transcript.text
 

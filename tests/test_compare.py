@@ -7,8 +7,9 @@ import pytest
 from conftest import tone
 
 from evoxtral import audio, tags
-from evoxtral.ui import compare, history, view
+from evoxtral.ui import compare, decoder, history, view
 from evoxtral.ui.compare import ViewState
+from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.model import Model
 
 SKIPPED = gr.skip()
@@ -108,7 +109,7 @@ def test_a_queued_clip_does_not_replace_the_status_of_the_current_one(tab, clip)
 
 def test_compare_without_a_clip_is_an_error_at_once():
     view_state = ViewState()
-    assert compare.NO_CLIP in compare.enqueue(*controls(view_state, None)) and not view_state.decoding
+    assert decoder.NO_CLIP in compare.enqueue(*controls(view_state, None)) and not view_state.decoding
 
 
 def test_a_new_clip_clears_the_error_of_the_last_one(tab, clip):
@@ -126,13 +127,13 @@ def test_a_new_clip_clears_the_error_of_the_last_one(tab, clip):
 def test_an_unusable_clip_clears_the_columns_unless_a_later_one_is_shown(tab, clip):
     view_state = ViewState()
     *_, (comparison, changes, status, columns) = decoding(tab, view_state, "gone.wav")
-    assert (comparison, changes, columns) == (None, [], view.draw_empty_columns()) and compare.CLIP_DELETED in status
+    assert (comparison, changes, columns) == (None, [], view.draw_empty_columns()) and decoder.CLIP_DELETED in status
     earlier = decoding(tab, view_state, "gone.wav")
     next(earlier)
     later = decoding(tab, view_state, clip)
     next(later)
     comparison, changes, status, columns = next(earlier)
-    assert (comparison, changes, columns) == (SKIPPED, [], SKIPPED) and compare.CLIP_DELETED in status
+    assert (comparison, changes, columns) == (SKIPPED, [], SKIPPED) and decoder.CLIP_DELETED in status
     later.close()
 
 
@@ -153,10 +154,10 @@ def test_a_clip_that_was_never_decoded_keeps_the_last_result_on_the_screen(full,
     assert (comparison, changes, columns) == (SKIPPED, [], SKIPPED) and sentence in status
 
 
-def texts(comparison: compare.Comparison) -> list:
+def texts(comparison: Comparison) -> list:
     (result,) = comparison.results
     return list(result.written.values())
 
 
-def all_begun(comparison: compare.Comparison) -> bool:
+def all_begun(comparison: Comparison) -> bool:
     return not comparison.done and all(transcript.text for transcript in texts(comparison))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from evoxtral import tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import history, history_tab
-from evoxtral.ui.compare import Comparison, Controls, ViewState, edit, redraw, save_draft, set_reference
+from evoxtral.ui.compare import Controls, ViewState, edit, redraw, save_draft, set_reference
+from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.history import Result, with_texts
 
 HOSTILE = '<img src=x onerror=alert(1)> ${1} [<b>] "&\n'

@@ -11,10 +11,10 @@ import pytest
 from evoxtral import metrics
 from evoxtral.errors import EvoxtralError
 from evoxtral.metrics import METRICS
-from evoxtral.ui import charts, metrics_tab, report, theme
+from evoxtral.ui import charts, metrics_tab, report, results_file, theme, training_report
 from evoxtral.ui.charts import Axis, Series
 from evoxtral.ui.metrics_tab import RESULTS
-from evoxtral.ui.report import Results
+from evoxtral.ui.results_file import Results
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 PUBLISHED = json.loads((RESULTS / "published.json").read_text(encoding="utf-8"))
@@ -167,9 +167,9 @@ def test_the_jump_list_leads_to_cards_that_are_there(published, measured, detail
 
 
 def test_figures_have_an_origin_with_unstated_fields_listed(published, measured):
-    assert report.origin(measured) == "<b>tiny</b> · n = 400 · seed 7 · 2026-01-02 · commit abc1234"
+    assert results_file.origin(measured) == "<b>tiny</b> · n = 400 · seed 7 · 2026-01-02 · commit abc1234"
     assert "&lt;b&gt;tiny&lt;/b&gt;" in report.results_page(published, measured)
-    assert report.origin(published).endswith("n = 50 · seed, date and commit not stated")
+    assert results_file.origin(published).endswith("n = 50 · seed, date and commit not stated")
 
 
 # ------------------------------------------------------------------------------------- charts
@@ -272,7 +272,7 @@ def test_the_published_gain_is_tested_on_published_figures_only(published, measu
 
 
 def test_the_training_page_has_every_stage_of_the_committed_run_and_its_rewards():
-    page = report.training(TRAINING)
+    page = training_report.training(TRAINING)
     assert set(TRAINING["stages"]) == {"pretrain", "sft", "rl"}
     assert page.count('class="ev-plot"') == 4
     for words in ("transcription", "validation clips", "learned from", "steps in", "mean reward"):
@@ -292,16 +292,20 @@ def test_the_committed_curves_add_up():
 
 def test_a_curve_of_one_point_has_one_value_in_its_summary():
     stage = {"steps": 840, "seconds": 60, "series": {"loss": [[600, 0.5]], "wer": [[600, 0.0355]]}}
-    shown = report.stage_chart(stage)
+    shown = training_report.stage_chart(stage)
     assert "WER on validation clips: 3.5\u00a0% at step 600." in shown and "training clips 0.50." in shown
-    shown = report.stage_chart(stage | {"series": {"loss": [[20, 1.5], [600, 0.5]], "wer": [[1, 0.2], [600, 0.1]]}})
+    shown = training_report.stage_chart(
+        stage | {"series": {"loss": [[20, 1.5], [600, 0.5]], "wer": [[1, 0.2], [600, 0.1]]}}
+    )
     assert "20.0\u00a0% at step 1, 10.0\u00a0% at step 600." in shown and "training clips 1.50 to 0.50." in shown
 
 
 def test_the_note_on_averaged_losses_needs_several_losses():
     several = {"transcribe": [[20, 0.5]], "phonemes": [[20, 2.0]], "describe": [[20, 0.1]]}
     for series, said in (({"loss": [[20, 0.5]]}, False), (several, True)):
-        assert ("at a quarter of its loss" in report.stage_chart({"steps": 9, "seconds": 9, "series": series})) == said
+        assert (
+            "at a quarter of its loss" in training_report.stage_chart({"steps": 9, "seconds": 9, "series": series})
+        ) == said
 
 
 @pytest.mark.parametrize(
@@ -314,7 +318,7 @@ def test_the_note_on_averaged_losses_needs_several_losses():
 )
 def test_the_rewards_chart_omits_its_empty_lower_end(sampled, ticks, left_out):
     histogram = {"sampled": sampled, "curated": [*[0] * 49, 50]}
-    shown = report.rewards_chart(TRAINING["raft"] | {"histogram": histogram})
+    shown = training_report.rewards_chart(TRAINING["raft"] | {"histogram": histogram})
     assert re.findall(r'class="ev-tick-x".*?>(.*?)</span>', shown) == ticks.split()
     assert f"Not drawn: {left_out}." in shown if left_out else "Not drawn" not in shown
     assert shown.count("<rect") == 2 * 5 * (len(ticks.split()) - 1)  # two series, and five parts from tick to tick
@@ -322,7 +326,7 @@ def test_the_rewards_chart_omits_its_empty_lower_end(sampled, ticks, left_out):
 
 def test_the_rewards_chart_mentions_supervised_clips():
     for supervised, said in ((0, False), (4500, True)):
-        shown = report.rewards_chart(TRAINING["raft"] | {"supervised": supervised})
+        shown = training_report.rewards_chart(TRAINING["raft"] | {"supervised": supervised})
         assert ("; and 4,500 other clips, with their references." in shown) == said
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from evoxtral import metrics
 from evoxtral.errors import EvoxtralError
-from evoxtral.ui import report
+from evoxtral.ui import report, results_file, training_report
 from training import publish, raft
 
 REFERENCE = "[sighs] I told you. [laughs]"
@@ -102,7 +102,7 @@ def test_a_base_trained_from_another_is_reported_as_such(run):
     for start in ("tiny", ""):
         (run / "recipe.json").write_text(json.dumps(recipe | {"pretrain": {"start": start}}))
         stage = publish.curves(run)["stages"]["pretrain"]
-        assert ("went on from" in report.stage_chart(stage)) == bool(start)
+        assert ("went on from" in training_report.stage_chart(stage)) == bool(start)
 
 
 def test_a_run_on_the_base_that_ships_keeps_that_bases_curve(run):
@@ -126,6 +126,6 @@ def test_a_run_that_cannot_be_published_changes_nothing(run, tmp_path, base, sen
 
 def test_the_page_can_show_what_was_published(run):
     publish.RESULTS.joinpath("measured.json").write_text(json.dumps(publish.figures(run)))
-    results = report.Results.read(publish.RESULTS / "measured.json")
+    results = results_file.Results.read(publish.RESULTS / "measured.json")
     assert "ev-whisker" in report.change_chart(results) and "ev-ring" in report.confidence_chart(results)
-    assert "learned from" in report.training(publish.curves(run))
+    assert "learned from" in training_report.training(publish.curves(run))

@@ -1,46 +1,24 @@
 """The Compare tab: one clip in, every variant's transcript side by side, filling as it is decoded."""
 
-import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-import numpy as np
-import spaces
 
 from evoxtral import audio, metrics, tags
-from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.errors import EvoxtralError
 from evoxtral.exports import content
-from evoxtral.transcript import FORMATS, Transcript, VariantResult
+from evoxtral.transcript import FORMATS, VariantResult
 from evoxtral.ui import history, theme, view
+from evoxtral.ui.comparison import Comparison
+from evoxtral.ui.decoder import LANGUAGES, NO_CLIP, QUEUEING, Decoder, Example
 from evoxtral.ui.endpoints import endpoint, json_output, text_input
-from evoxtral.ui.gpu import GpuTime
 from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model
-
-# Voxtral's languages; tags were trained in English only.
-DETECT = "auto"
-LANGUAGES = {
-    "English": "en",
-    "Detect · tags untested": DETECT,
-    "Spanish · tags untested": "es",
-    "French · tags untested": "fr",
-    "Portuguese · tags untested": "pt",
-    "Hindi · tags untested": "hi",
-    "German · tags untested": "de",
-    "Dutch · tags untested": "nl",
-    "Italian · tags untested": "it",
-}
-
-ZERO_GPU = spaces.config.Config.zero_gpu
-
-# All buttons and endpoints that decode share one queue. A machine has one model, so decoding one clip at a time is
-# fastest; on ZeroGPU every request gets its own device.
-QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if ZERO_GPU else 1}
 
 # For events that only redraw: no queue, no spinner, no endpoint.
 REDRAW_ONLY = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -95,8 +73,6 @@ QUEUE_WAS_FULL_JS = """async (_, ...given) => {
 
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 LIMITS = f"Up to {audio.MAX_SECONDS / 60:.0f} minutes and {audio.MAX_MEGABYTES:.0f} MB, in any common format."
-NO_CLIP = "Record or upload a clip, or pick an example."
-CLIP_DELETED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
 WAITING = "Your clip waits for its turn…"
 DECODING = "Decoding…"
 # A server error, or no GPU available: Gradio says which in a message that disappears after a while.
@@ -105,72 +81,7 @@ INTERRUPTED = "This broke off, and what was written is kept. Your clip is still 
 QUEUE_FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
 LOADING = "Loading the model: this happens once, in seconds if it is here, in minutes if it is downloaded first…"
 
-OTHER_CLIP = ""  # never the path of a clip in the recorder
 QUEUED = "queued"  # never the id of a result
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the columns show: all variants of one result, or one variant of several results.
-
-    editing: key of the column that is being edited.  note: where the results come from, unless it is the clip in the
-    recorder.  clip: path of the clip in the recorder to which the reference box belongs; OTHER_CLIP if the box belongs
-    to a clip that is not shown.
-    """
-
-    results: tuple[Result, ...]
-    variant: str = ""
-    editing: str = ""
-    note: str = ""
-    clip: str | None = None
-
-    def cells(self) -> dict[str, tuple[Result, str]]:
-        """Key of each column → its result and variant."""
-        if len(self.results) == 1:
-            return {variant: (self.results[0], variant) for variant in self.results[0].written}
-        return {
-            f"{number}.{self.variant}": (result, self.variant)
-            for number, result in enumerate(self.results, start=1)
-            if self.variant in result.written
-        }
-
-    @property
-    def done(self) -> bool:
-        return all(transcript.done for result in self.results for transcript in result.written.values())
-
-    def columns(self, reference: str | None = None) -> list[view.Column]:
-        """reference: replaces those of the results."""
-        return [self._column(key, *place, reference) for key, place in self.cells().items()]
-
-    def _column(self, key: str, result: Result, variant: str, reference: str | None) -> view.Column:
-        heading = view.heading(variant)
-        if len(self.results) > 1:
-            number, _, _ = key.partition(".")
-            heading = view.Heading(f"{number}. {result.file}", f"{heading.title} · {result.model} · {result.time}")
-        written, stem = result.written[variant], f"{view.file_stem(result.file)}.{variant}"
-        clip = f"{result.file} {written.duration}"
-        # The reference of a single result is in the box, where the visitor may have deleted it.
-        own = result.reference if reference is None or len(self.results) > 1 else ""
-        said = (reference or own).strip()[: view.MAX_CHARACTERS]
-        return view.Column(key, heading, result.transcripts[variant], written, stem, result.id, clip, said)
-
-    def with_result(self, result: Result) -> "Comparison":
-        """A copy with a newer state of one result."""
-        return replace(self, results=tuple(result if other.id == result.id else other for other in self.results))
-
-    def with_edit(self, column: str, result: str, texts: Sequence[str] | None) -> "Comparison":
-        """A copy with edited texts in a column, None to undo the edit; unchanged if the column now has another result.
-        result: id of the result that was edited."""
-        there, variant = self.cells().get(column, (None, ""))
-        if there is None or there.id != result:
-            return self
-        return self.with_result(there.without_edit(variant) if texts is None else there.with_edit(variant, texts))
-
-    def broken_off(self) -> "Comparison | None":
-        """The partial transcripts as final ones, after decoding has failed; None if there is no text."""
-        (result,) = self.results
-        written = {name: transcript.broken_off() for name, transcript in result.written.items()}
-        return self.with_result(replace(result, written=written)) if any(t.text for t in written.values()) else None
 
 
 @dataclass
@@ -202,85 +113,6 @@ class Controls(NamedTuple):
         categories, likely = frozenset(self.categories), self.confidence / 100
         self.view_state.tag_filter = view.Filter(categories, likely, words_alone=not self.tags_on)
         return self.view_state.tag_filter
-
-
-@dataclass(frozen=True)
-class Example:
-    """A clip that ships with the project, and its tagged reference."""
-
-    label: str
-    clip: Path
-    reference: str
-
-    @classmethod
-    def read(cls, folder: Path) -> "tuple[Example, ...]":
-        """Read `examples.json` in a folder: a list of {"label", "file", "text"}. Empty without that file."""
-        listing = folder / "examples.json"
-        if not listing.is_file():
-            return ()
-        entries = json.loads(listing.read_text(encoding="utf-8"))
-        return tuple(cls(entry["label"], folder / entry["file"], entry["text"]) for entry in entries)
-
-
-class Decoder:
-    """Clips in, partial transcripts out; an `EvoxtralError` for a clip that cannot be used."""
-
-    def __init__(self, model: Model):
-        self.model, self.gpu_time = model, GpuTime()
-
-        def decode(
-            waveform: np.ndarray, language: str | None, variants: Sequence[str] | None
-        ) -> Iterator[dict[str, Transcript] | EvoxtralError]:
-            """waveform: (T,) float32 at 16 kHz. On ZeroGPU this runs in another process, from which only the class name
-            of an exception arrives: so errors are yielded instead of raised.
-            """
-            try:
-                yield from model.engine().stream((audio.SAMPLE_RATE, waveform), variants, language)
-            except EvoxtralError as error:
-                yield error
-
-        self._on_host, self._on_gpu = decode, spaces.GPU(duration=self.gpu_seconds)(decode)
-
-    def stream(
-        self, clip: str | None, language: str, variants: Sequence[str] | None = None
-    ) -> Iterator[dict[str, Transcript]]:
-        """clip: path of a file.  language: one of LANGUAGES.  variants: None for all. Raises EvoxtralError."""
-        if clip is None:
-            raise AudioError(NO_CLIP)
-        recording = self.read(clip, variants)
-        waveform, about = recording.waveform, {"incomplete": recording.incomplete, "notes": recording.notes}
-        # Silence is not decoded: no GPU is requested.
-        decode = self._on_host if audio.is_silent(waveform) else self._on_gpu
-        for step in decode(waveform, None if language == DETECT else language, variants):
-            if isinstance(step, EvoxtralError):
-                raise step
-            step = {name: replace(transcript, **about) for name, transcript in step.items()}
-            yield step
-        self.gpu_time.update(step)
-
-    def last(self, clip: str | None, language: str, variants: Sequence[str] | None = None) -> dict[str, Transcript]:
-        """The finished transcripts. Arguments as of `stream`."""
-        *_, transcripts = self.stream(clip, language, variants)
-        return transcripts
-
-    def read(self, clip: str, variants: Sequence[str] | None = None) -> audio.Recording:
-        """Read a clip and check that it can be decoded here, before a GPU is requested: a refused clip costs no quota.
-        Raises EvoxtralError for an unknown variant, AudioError for the clip."""
-        if not Path(clip).is_file():
-            raise AudioError(CLIP_DELETED)
-        if variants:
-            self.model.engine().ordered(variants)
-        recording = audio.read(clip)
-        if ZERO_GPU:
-            self.gpu_time.check(recording.duration, self._count(variants))
-        return recording
-
-    def gpu_seconds(self, waveform: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
-        """Seconds that one clip may hold a ZeroGPU device. Same arguments as `decode`."""
-        return self.gpu_time.seconds(audio.duration(waveform), self._count(variants))
-
-    def _count(self, variants: Sequence[str] | None) -> int:
-        return len(variants or self.model.engine().variants)
 
 
 def scores(text: str, reference: str) -> dict[str, str]:

@@ -7,7 +7,8 @@ import gradio as gr
 from markupsafe import Markup
 
 from evoxtral.ui import history, view
-from evoxtral.ui.compare import OTHER_CLIP, REDRAW_ONLY, CompareTab, Comparison
+from evoxtral.ui.compare import REDRAW_ONLY, CompareTab
+from evoxtral.ui.comparison import OTHER_CLIP, Comparison
 from evoxtral.ui.history import Result
 
 EMPTY = (

@@ -9,8 +9,9 @@ from markupsafe import Markup
 from evoxtral import metrics
 from evoxtral.errors import CheckpointError, EvoxtralError
 from evoxtral.metrics import Pair
-from evoxtral.ui import report, view
-from evoxtral.ui.report import Results
+from evoxtral.ui import report, training_report, view
+from evoxtral.ui.layout import section
+from evoxtral.ui.results_file import Results
 
 RESULTS = Path(__file__).parents[1] / "assets" / "results"
 
@@ -79,7 +80,7 @@ class ScoreYourOwn:
     def __init__(self) -> None:
         with gr.Row():
             with gr.Column(min_width=320):
-                gr.HTML(report.section("Score your own", FILE_FORMAT), apply_default_css=False)
+                gr.HTML(section("Score your own", FILE_FORMAT), apply_default_css=False)
             with gr.Column(min_width=320):
                 self.file = gr.File(
                     label="Predictions and references, JSON lines",
@@ -104,6 +105,6 @@ def metrics_tab(folder: Path = RESULTS) -> None:
         if curves.is_file():
             with gr.Tab("Training"):
                 content = json.loads(curves.read_text(encoding="utf-8"))
-                gr.HTML(report.training(content), elem_id="training", apply_default_css=False)
+                gr.HTML(training_report.training(content), elem_id="training", apply_default_css=False)
         with gr.Tab("Score your own"):
             ScoreYourOwn()

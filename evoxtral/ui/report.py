@@ -1,234 +1,22 @@
-"""Reports as HTML: tables, charts and sentences on results files of Evoxtral-Bench and of training."""
+"""Reports as HTML: tables, charts and sentences on results files of Evoxtral-Bench."""
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from markupsafe import Markup
 
 from evoxtral import tags
 from evoxtral.metrics import METRICS, CurvePoint
 from evoxtral.ui import theme, view
-from evoxtral.ui.charts import Axis, LabelledPoint, Series, bar, difference_bar, histogram, legend, line_chart
+from evoxtral.ui.charts import Axis, LabelledPoint, bar, difference_bar, legend, line_chart
+from evoxtral.ui.layout import address, note, section, side_by_side, stacked
+from evoxtral.ui.results_file import ROWS, Difference, Results, Row, System, origin, pair_title, percent, points, signed
 
 WITHOUT_INTERVALS = "Without intervals: they need what each clip gave."
 LIMITATIONS = "What these numbers hide"
 MIN_CLIPS = 30  # with fewer clips, bootstrap intervals are too narrow
 MAX_TAGS = 40  # in a chart: a visitor's file may have any number
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A metric as a row of a table. name: its key in a results file."""
-
-    name: str
-    label: str
-    higher_is_better: bool
-    definition: str
-
-
-_MEAN = "The mean over clips."
-_POOLED = (
-    "2 × right / (predicted + true) of {}, over the counts of all clips together: clips without tags give no points."
-)
-_GROUPED = f"Tag F1 with each tag's group in its place, so that [chuckles] is right for [laughs]. {_MEAN}"
-_CORPUS = "All word errors over all words of the references: long clips weigh more."
-_ORDINARY = "WER on sentences that no generator of this project wrote."
-ROWS = (
-    *(Row(m.name, m.label, m.higher_is_better, f"{m.definition}. {_MEAN}") for m in METRICS),
-    Row("sound_pause_f1", "F1 of sounds and pauses, pooled", True, _POOLED.format("non-verbal sounds and pauses")),
-    Row("delivery_emotion_f1", "F1 of delivery and emotion, pooled", True, _POOLED.format("delivery and emotion")),
-    Row("grouped_tag_f1", "Tag F1, synonyms alike", True, _GROUPED),
-    Row("corpus_wer", "WER over all words", False, _CORPUS),
-    Row("ordinary_wer", "WER on ordinary sentences", False, _ORDINARY),
-)
-
-# Fields of a results file that state the origin of its figures, in the order shown.
-ORIGIN = {
-    "model": "{}",
-    "source": "{}",
-    "n": "n = {}",
-    "seed": "seed {}",
-    "date": "{}",
-    "commit": "commit {}",
-}
-
-
-@dataclass(frozen=True)
-class System:
-    """One variant's figures, as fractions, with 95 % intervals for the metrics and tags that have them."""
-
-    scores: Mapping[str, float]
-    intervals: Mapping[str, Interval]
-    tag_f1: Mapping[str, float]
-    tag_intervals: Mapping[str, Interval]
-    support: Mapping[str, int]
-
-    @classmethod
-    def of(cls, entry: Mapping, ordinary_wer: float | None = None) -> "System":
-        """entry: from `metrics.summary`, or the part of it that was published."""
-        figures = {**entry, **entry.get("pooled", {}), "ordinary_wer": ordinary_wer}
-        return cls(
-            scores={row.name: figures[row.name] for row in ROWS if figures.get(row.name) is not None},
-            intervals=_pairs(entry.get("intervals", {})),
-            tag_f1={name: tag["f1"] for name, tag in entry["per_tag"].items()},
-            tag_intervals=_pairs(entry.get("tag_intervals", {})),
-            support={name: tag["support"] for name, tag in entry["per_tag"].items()},
-        )
-
-
-def _pairs(intervals: Mapping[str, Sequence[float]]) -> dict[str, Interval]:
-    return {name: (low, high) for name, (low, high) in intervals.items()}
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference of two variants with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return not self.low <= 0 <= self.high
-
-
-Differences = Mapping[str, Mapping[str, Difference]]  # "rl - sft" → row or tag
-
-
-@dataclass(frozen=True)
-class Results:
-    """A results file.
-
-    origin: the fields of ORIGIN that are known.  unstated: those that the source does not state.  clips: number of
-    clips by kind.  confidence: variant → precision-recall curve over the threshold of a tag's probability, strictest
-    first.
-    """
-
-    origin: Mapping[str, object]
-    systems: Mapping[str, System]
-    unstated: Sequence[str] = ()
-    clips: Mapping[str, int] = field(default_factory=dict)
-    differences: Differences = field(default_factory=dict)
-    tag_differences: Differences = field(default_factory=dict)
-    confidence: Mapping[str, Sequence[CurvePoint]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> "Results | None":
-        """Read a file; None where it does not exist, as nothing has been measured yet."""
-        if not path.is_file():
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-        ordinary = content.get("ordinary_sentences", {})
-        return cls(
-            origin={name: content[name] for name in ORIGIN if content.get(name) is not None},
-            systems={name: System.of(entry, ordinary.get(name)) for name, entry in content["variants"].items()},
-            unstated=[name for name in ORIGIN if name in content and content[name] is None],
-            clips=content.get("clips", {}),
-            differences=_differences(content.get("differences", {})),
-            tag_differences=_differences(content.get("tag_differences", {})),
-            confidence={
-                name: [CurvePoint(**point) for point in points]
-                for name, points in content.get("confidence", {}).items()
-            },
-        )
-
-    def series(self, name: str) -> Series:
-        """How a variant is drawn in all charts: the last one, RL, has the strongest colour."""
-        names = list(self.systems)
-        colour = max(0, 2 - (len(names) - 1 - names.index(name)))
-        return Series(view.heading(name).title, colour, dashed=colour < 2)
-
-    def differ(self, one: str, other: str, row: str) -> bool:
-        """Whether two variants differ significantly: by the interval of their paired difference where it is known, else
-        by intervals that do not overlap, which is stricter.
-        """
-        for pair in (f"{one} - {other}", f"{other} - {one}"):
-            if found := self.differences.get(pair, {}).get(row):
-                return found.significant
-        ends = [self.systems[name].intervals.get(row) for name in (one, other)]
-        return all(ends) and max(low for low, _ in ends) > min(high for _, high in ends)
-
-    @property
-    def tagging_variants(self) -> list[str]:
-        """The variants that get any tag right; a single variant always counts."""
-        names = [name for name, system in self.systems.items() if any(system.tag_f1.values())]
-        return names or [name for name, system in self.systems.items() if system.support][:1]
-
-    def by_support(self) -> dict[str, int]:
-        """Tag → number of times in the references, most frequent first."""
-        support: dict[str, int] = {}
-        for name in self.tagging_variants:
-            support |= self.systems[name].support
-        return dict(sorted(support.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _differences(content: Mapping) -> Differences:
-    return {
-        pair: {name: Difference(d["value"], d["low"], d["high"]) for name, d in rows.items()}
-        for pair, rows in content.items()
-    }
-
-
-def origin(results: Results) -> str:
-    """ "model · source · n = 400 · seed 7"; what the source leaves out is said at the end."""
-    parts = _origins(results.origin)
-    if results.unstated:
-        parts.append(f"{_listed(results.unstated)} not stated")
-    return " · ".join(parts)
-
-
-def _origins(known: Mapping) -> list[str]:
-    return [form.format(known[name]) for name, form in ORIGIN.items() if name in known]
-
-
-def _made(entry: Mapping) -> str:
-    """Where a training curve comes from, in brackets."""
-    return f" ({', '.join(parts)})" if (parts := _origins(entry)) else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    """ "seed, date and commit"."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _percent(share: float) -> str:
-    return f"{_points(share)}\u00a0%"
-
-
-def _signed(share: float) -> str:
-    """A difference in points, with a true minus sign and no sign on what rounds to nothing."""
-    points = round(100 * share, 1)
-    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
-
-
-def _pair_title(pair: str) -> str:
-    return " − ".join(view.heading(variant).title for variant in pair.split(" - "))
-
-
-def section(title: str, *parts: str) -> Markup:
-    """A section of the page with its heading; its id is made from the heading."""
-    return Markup('<section class="ev-card" id="{}"><h2>{}</h2>{}</section>').format(
-        _address(title), title, Markup("").join(parts)
-    )
-
-
-def _address(title: str) -> str:
-    return f"ev-{view.safe(title).lower()}"
-
-
-def note(sentence: str) -> Markup:
-    return Markup('<p class="ev-origin">{}</p>').format(sentence)
 
 
 # ------------------------------------------------------------------------------------- tables
@@ -246,8 +34,8 @@ def _cell(system: System, row: Row, best: bool) -> Markup:
     if value is None:
         return Markup("<td>–</td>")
     ends = system.intervals.get(row.name)
-    interval = Markup("") if ends is None else Markup("<small>{}–{}</small>").format(*map(_points, ends))
-    figure = Markup("<b>{}</b>" if best else "{}").format(_points(value))
+    interval = Markup("") if ends is None else Markup("<small>{}–{}</small>").format(*map(points, ends))
+    figure = Markup("<b>{}</b>" if best else "{}").format(points(value))
     return Markup("<td>{}{}</td>").format(figure, interval)
 
 
@@ -255,11 +43,11 @@ def _difference(found: Difference | None) -> Markup:
     if found is None:
         return Markup("<td>–</td>")
     verdict = _range(found) if found.significant else "within noise"
-    return Markup('<td>{}<small class="ev-verdict">{}</small></td>').format(_signed(found.value), verdict)
+    return Markup('<td>{}<small class="ev-verdict">{}</small></td>').format(signed(found.value), verdict)
 
 
 def _range(found: Difference) -> str:
-    return f"{_signed(found.low)} to {_signed(found.high)}"
+    return f"{signed(found.low)} to {signed(found.high)}"
 
 
 def _row(row: Row, id_prefix: str, cells: Sequence[Markup]) -> Markup:
@@ -296,7 +84,7 @@ def table(results: Results, id_prefix: str) -> Markup:
     id_prefix: makes ids unique on the page.
     """
     last = dict(list(results.differences.items())[-1:])
-    names = [view.heading(variant).title for variant in results.systems] + [_pair_title(pair) for pair in last]
+    names = [view.heading(variant).title for variant in results.systems] + [pair_title(pair) for pair in last]
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in names)
     rows = []
     for row in _shown_rows(results):
@@ -353,7 +141,7 @@ def metric_chart(results: Results) -> Markup:
             bar(
                 system.scores[row.name],
                 results.series(name),
-                _points(system.scores[row.name]),
+                points(system.scores[row.name]),
                 system.intervals.get(row.name),
             )
             for name, system in results.systems.items()
@@ -373,7 +161,7 @@ def tag_chart(results: Results) -> Markup:
             bar(
                 results.systems[name].tag_f1[tag],
                 results.series(name),
-                _points(results.systems[name].tag_f1[tag]),
+                points(results.systems[name].tag_f1[tag]),
                 results.systems[name].tag_intervals.get(tag),
             )
             for name in shown
@@ -408,7 +196,7 @@ def change_chart(results: Results) -> Markup | None:
         )
         for tag, value in values.items()
     ]
-    table = _chart_table(("Tag", f"F1, {_pair_title(pair)}", "Points", "Support"), rows)
+    table = _chart_table(("Tag", f"F1, {pair_title(pair)}", "Points", "Support"), rows)
     if not measured:
         return table + note(f"{WITHOUT_INTERVALS} A rare tag jumps with a single clip.")
     significant = sum(found.significant for found in measured.values())
@@ -424,8 +212,8 @@ def _bounds(found: Difference | None, *more: float) -> tuple[float, ...]:
 
 def _figures(value: float, found: Difference | None) -> tuple[Markup, Markup]:
     if found is None:
-        return Markup("{}").format(_signed(value)), Markup("")
-    figure = Markup("<b>{}</b>" if found.significant else "{}").format(_signed(value))
+        return Markup("{}").format(signed(value)), Markup("")
+    figure = Markup("<b>{}</b>" if found.significant else "{}").format(signed(value))
     return figure, Markup("<small>{}</small>").format(_range(found))
 
 
@@ -437,19 +225,19 @@ def confidence_chart(results: Results) -> Markup | None:
     if not results.confidence:
         return None
     lines, marks, words = [], [], []
-    for name, points in results.confidence.items():
+    for name, curve in results.confidence.items():
         series = results.series(name)
-        lines.append((series, [(100 * point.recall, 100 * point.precision) for point in points]))
-        usual = [point for point in points if point.threshold >= view.EVERYTHING.min_probability][-1]
-        best = max(points, key=lambda point: point.f1)
+        lines.append((series, [(100 * point.recall, 100 * point.precision) for point in curve]))
+        usual = [point for point in curve if point.threshold >= view.EVERYTHING.min_probability][-1]
+        best = max(curve, key=lambda point: point.f1)
         marks.append(
             LabelledPoint(100 * usual.recall, 100 * usual.precision, f"{series.name}, every tag shown", series)
         )
         words.append(
-            f"{series.name}: every tag shown, {_percent(usual.precision)} of {usual.kept:,} tags are right and"
-            f" {_percent(usual.recall)} are found. {_better(usual, best)}"
+            f"{series.name}: every tag shown, {percent(usual.precision)} of {usual.kept:,} tags are right and"
+            f" {percent(usual.recall)} are found. {_better(usual, best)}"
         )
-    precisions = [y for _, points in lines for _, y in points]
+    precisions = [y for _, line in lines for _, y in line]
     picture = line_chart(
         "Precision over recall. " + " ".join(words),
         Axis("Recall, %", 0, 100, [(value, str(value)) for value in range(0, 101, 20)]),
@@ -466,11 +254,11 @@ def confidence_chart(results: Results) -> Markup | None:
 
 
 def _better(usual: CurvePoint, best: CurvePoint) -> str:
-    if _points(best.f1) == _points(usual.f1):
-        return f"Hiding the less sure ones makes F1 ({_percent(usual.f1)}) no higher."
+    if points(best.f1) == points(usual.f1):
+        return f"Hiding the less sure ones makes F1 ({percent(usual.f1)}) no higher."
     return (
-        f"F1 rises from {_percent(usual.f1)} to {_percent(best.f1)} with only those that are at least"
-        f" {view.percent(best.threshold)} sure: {_percent(best.precision)} right, {_percent(best.recall)} found."
+        f"F1 rises from {percent(usual.f1)} to {percent(best.f1)} with only those that are at least"
+        f" {view.percent(best.threshold)} sure: {percent(best.precision)} right, {percent(best.recall)} found."
     )
 
 
@@ -507,7 +295,7 @@ def _over_all_words(measured: Results | None) -> str:
     name, system = list(measured.systems.items())[-1]
     if "corpus_wer" not in system.scores:
         return ""
-    mean, pooled = (_percent(system.scores[metric]) for metric in ("wer", "corpus_wer"))
+    mean, pooled = (percent(system.scores[metric]) for metric in ("wer", "corpus_wer"))
     return f" Over all words together, {view.heading(name).title}'s measured {mean} is {pooled}."
 
 
@@ -524,7 +312,7 @@ def _significance(published: Results) -> str:
     uneven = sum(math.comb(rose + fell, k) for k in range(min(rose, fell) + 1))
     by_chance = min(1.0, uneven / 2 ** (rose + fell - 1))
     worth = (
-        f"The published gain of RL over SFT, {_points(gain)} points of Tag F1, is as much as {gain * n:.1f} of {n}"
+        f"The published gain of RL over SFT, {points(gain)} points of Tag F1, is as much as {gain * n:.1f} of {n}"
         " clips give when all their tags turn from wrong to right"
     )
     if by_chance < 0.05:
@@ -535,103 +323,6 @@ def _significance(published: Results) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------- training
-
-STAGES = {
-    "pretrain": "Base: pretraining",
-    "sft": "SFT: fine-tuning on tagged text",
-    "rl": "RL: RAFT on the best samples",
-}
-# The series of a stage's log that are drawn.
-LOSSES = {
-    "loss": Series("training clips", 1),
-    "validation_loss": Series("validation clips", 2, dashed=True),
-    "transcribe": Series("transcription", 2),
-    "phonemes": Series("phonemes heard by the encoder", 1),
-    "letters": Series("letters, before the phonemes", 1, dashed=True),
-    "describe": Series("tags and stress", 0),
-}
-SAMPLED, CURATED = Series("all samples", 0), Series("learned from", 2)
-LEFT_OUT = 0.01  # share of the lowest rewards that the chart may leave out
-
-
-def stage_chart(stage: Mapping) -> Markup:
-    """The losses of one stage over its steps."""
-    lines = [(series, stage["series"][name]) for name, series in LOSSES.items() if name in stage["series"]]
-    steps = Axis.fitting("Step", [0, stage["steps"]], parts=2)  # their labels stand side by side
-    words = [
-        f"{series.name} {' to '.join(f'{loss:.2f}' for _, loss in _first_and_last(points))}" for series, points in lines
-    ]
-    losses = Axis.fitting("Loss, nats", [value for _, points in lines for _, value in points], ratio=20)
-    summary = f"Loss over {stage['steps']:,} steps: {'; '.join(words)}."
-    about = f"{stage['steps']:,} steps in {_duration(stage['seconds'])}{_made(stage)}."
-    if stage.get("start"):
-        about += " They went on from the base of earlier runs."
-    about += _on_validation(stage["series"].get("wer"))
-    if len(lines) > 2:
-        about += (
-            " Each curve is one task's loss, averaged over all steps: a task that takes part in every fourth step only"
-            " is drawn at a quarter of its loss."
-        )
-    return note(about) + legend((series for series, _ in lines), lines=True) + line_chart(summary, steps, losses, lines)
-
-
-def _on_validation(wer: Sequence[tuple[int, float]] | None) -> str:
-    if not wer:
-        return ""
-    found = ", ".join(f"{_percent(rate)} at step {step:,}" for step, rate in _first_and_last(wer))
-    return f" WER on validation clips: {found}."
-
-
-def _first_and_last(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
-    """The first and last point of a curve; of a single point, that one."""
-    return [*points[:1], *points[1:][-1:]]
-
-
-def _duration(seconds: float) -> str:
-    """4530 → "1 h 16 min"."""
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else f"{seconds} s"
-
-
-def rewards_chart(raft: Mapping) -> Markup:
-    """Histogram of RAFT's rewards before and after curation, in shares of each, without its empty lower end."""
-    shares = {
-        series: [count / sum(counts) for count in counts]
-        for series, counts in ((SAMPLED, raft["histogram"]["sampled"]), (CURATED, raft["histogram"]["curated"]))
-    }
-    parts = len(shares[SAMPLED])
-    tenth = parts // 10  # one tick each; the axis has at least two
-    start = max(i for i in range(0, parts - tenth, tenth) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
-    about = (
-        f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f},"
-        f" {view.percent(raft['without_mistake'])} of them without a mistake{_made(raft)}."
-        f" Learned from: the best of each clip, where it got {raft['threshold']:.2f} or more:"
-        f" {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}{_supervised(raft)}."
-    )
-    if below := sum(raft["histogram"]["sampled"][:start]):
-        about += f" Not drawn: {view.counted(below, 'sample')} with less than {start / parts:g}."
-    bars = [(series, [100 * share for share in found[start:]]) for series, found in shares.items()]
-    picture = histogram(
-        f"Distribution of rewards. {about}",
-        Axis("Reward", start / parts, 1, [(i / parts, f"{i / parts:g}") for i in range(parts, start - 1, -tenth)]),
-        Axis.fitting("Share, %", [0, *(height for _, heights in bars for height in heights)]),
-        bars,
-    )
-    return note(about) + legend(series for series, _ in bars) + picture
-
-
-def _supervised(raft: Mapping) -> str:
-    return f"; and {raft['supervised']:,} other clips, with their references" if raft["supervised"] else ""
-
-
-def training(curves: Mapping) -> Markup:
-    """The curves of all stages of the run that trained the scale model."""
-    cards = [section(STAGES[name], stage_chart(curves["stages"][name])) for name in STAGES if name in curves["stages"]]
-    cards.append(section("RAFT: rewards before and after curation", rewards_chart(curves["raft"])))
-    return side_by_side(cards)
-
-
 # ------------------------------------------------------------------------------------- page
 
 
@@ -639,14 +330,6 @@ def nothing_measured() -> Markup:
     return section(
         "Measured", note("Nothing has been measured on this checkpoint yet: `make train` writes this table.")
     )
-
-
-def side_by_side(cards: Iterable[Markup]) -> Markup:
-    return Markup('<div class="ev-report">{}</div>').format(Markup("").join(cards))
-
-
-def stacked(*cards: Markup) -> Markup:
-    return Markup('<div class="ev-stack">{}</div>').format(Markup("").join(cards))
 
 
 def results_page(published: Results, measured: Results | None) -> Markup:
@@ -673,7 +356,7 @@ def _jump_list(jumps: Mapping[str, str]) -> Markup:
     Gradio's page has a base address: a plain `#…` link would reload a page that was opened with `?…`.
     """
     link = Markup('<a href="#{}" onclick="location.hash = this.hash; return false">{}</a>')
-    links = (link.format(_address(title), name) for name, title in jumps.items())
+    links = (link.format(address(title), name) for name, title in jumps.items())
     return Markup('<nav class="ev-links" aria-label="On this page">{}</nav>').format(Markup("").join(links))
 
 

@@ -1,0 +1,117 @@
+"""Decoding for the page: clips are read and checked here, and decoded on this machine or on a ZeroGPU device."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import spaces
+
+from evoxtral import audio
+from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.transcript import Transcript
+from evoxtral.ui.gpu import GpuTime
+from evoxtral.ui.model import Model
+
+# Voxtral's languages; tags were trained in English only.
+DETECT = "auto"
+LANGUAGES = {
+    "English": "en",
+    "Detect · tags untested": DETECT,
+    "Spanish · tags untested": "es",
+    "French · tags untested": "fr",
+    "Portuguese · tags untested": "pt",
+    "Hindi · tags untested": "hi",
+    "German · tags untested": "de",
+    "Dutch · tags untested": "nl",
+    "Italian · tags untested": "it",
+}
+
+ZERO_GPU = spaces.config.Config.zero_gpu
+
+# All buttons and endpoints that decode share one queue. A machine has one model, so decoding one clip at a time is
+# fastest; on ZeroGPU every request gets its own device.
+QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if ZERO_GPU else 1}
+
+NO_CLIP = "Record or upload a clip, or pick an example."
+CLIP_DELETED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip that ships with the project, and its tagged reference."""
+
+    label: str
+    clip: Path
+    reference: str
+
+    @classmethod
+    def read(cls, folder: Path) -> "tuple[Example, ...]":
+        """Read `examples.json` in a folder: a list of {"label", "file", "text"}. Empty without that file."""
+        listing = folder / "examples.json"
+        if not listing.is_file():
+            return ()
+        entries = json.loads(listing.read_text(encoding="utf-8"))
+        return tuple(cls(entry["label"], folder / entry["file"], entry["text"]) for entry in entries)
+
+
+class Decoder:
+    """Clips in, partial transcripts out; an `EvoxtralError` for a clip that cannot be used."""
+
+    def __init__(self, model: Model):
+        self.model, self.gpu_time = model, GpuTime()
+
+        def decode(
+            waveform: np.ndarray, language: str | None, variants: Sequence[str] | None
+        ) -> Iterator[dict[str, Transcript] | EvoxtralError]:
+            """waveform: (T,) float32 at 16 kHz. On ZeroGPU this runs in another process, from which only the class name
+            of an exception arrives: so errors are yielded instead of raised.
+            """
+            try:
+                yield from model.engine().stream((audio.SAMPLE_RATE, waveform), variants, language)
+            except EvoxtralError as error:
+                yield error
+
+        self._on_host, self._on_gpu = decode, spaces.GPU(duration=self.gpu_seconds)(decode)
+
+    def stream(
+        self, clip: str | None, language: str, variants: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Transcript]]:
+        """clip: path of a file.  language: one of LANGUAGES.  variants: None for all. Raises EvoxtralError."""
+        if clip is None:
+            raise AudioError(NO_CLIP)
+        recording = self.read(clip, variants)
+        waveform, about = recording.waveform, {"incomplete": recording.incomplete, "notes": recording.notes}
+        # Silence is not decoded: no GPU is requested.
+        decode = self._on_host if audio.is_silent(waveform) else self._on_gpu
+        for step in decode(waveform, None if language == DETECT else language, variants):
+            if isinstance(step, EvoxtralError):
+                raise step
+            step = {name: replace(transcript, **about) for name, transcript in step.items()}
+            yield step
+        self.gpu_time.update(step)
+
+    def last(self, clip: str | None, language: str, variants: Sequence[str] | None = None) -> dict[str, Transcript]:
+        """The finished transcripts. Arguments as of `stream`."""
+        *_, transcripts = self.stream(clip, language, variants)
+        return transcripts
+
+    def read(self, clip: str, variants: Sequence[str] | None = None) -> audio.Recording:
+        """Read a clip and check that it can be decoded here, before a GPU is requested: a refused clip costs no quota.
+        Raises EvoxtralError for an unknown variant, AudioError for the clip."""
+        if not Path(clip).is_file():
+            raise AudioError(CLIP_DELETED)
+        if variants:
+            self.model.engine().ordered(variants)
+        recording = audio.read(clip)
+        if ZERO_GPU:
+            self.gpu_time.check(recording.duration, self._count(variants))
+        return recording
+
+    def gpu_seconds(self, waveform: np.ndarray, language: str | None, variants: Sequence[str] | None) -> float:
+        """Seconds that one clip may hold a ZeroGPU device. Same arguments as `decode`."""
+        return self.gpu_time.seconds(audio.duration(waveform), self._count(variants))
+
+    def _count(self, variants: Sequence[str] | None) -> int:
+        return len(variants or self.model.engine().variants)
