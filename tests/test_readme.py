@@ -47,21 +47,30 @@ def test_every_make_verb_exists(verb):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("language", "code"), SNIPPETS, ids=[f"{n}-{language}" for n, (language, _) in enumerate(SNIPPETS, 1)]
-)
-def test_every_block_runs(folder, environment, language, code):
-    if "curl" in code and shutil.which("curl") is None:
+@pytest.fixture(scope="module")
+def finished(folder, environment) -> list[subprocess.CompletedProcess | None]:
+    """Every block, run in order, as later ones read the files of earlier ones. None without curl."""
+    done = []
+    for language, code in SNIPPETS:
+        if "curl" in code and shutil.which("curl") is None:
+            done.append(None)
+            continue
+        if APP in code:
+            code = code.replace(APP, app_url())
+        program = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable]}[language]
+        done.append(subprocess.run([*program, "-c", code], cwd=folder, env=environment, capture_output=True, text=True))
+    return done
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)), ids=[f"{n}-{lang}" for n, (lang, _) in enumerate(SNIPPETS, 1)])
+def test_every_block_runs(finished, number):
+    if finished[number] is None:
         pytest.skip("no curl on this machine")
-    if APP in code:
-        code = code.replace(APP, app_url())
-    program = {"sh": ["bash", "-euo", "pipefail"], "python": [sys.executable]}[language]
-    done = subprocess.run([*program, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert finished[number].returncode == 0, finished[number].stderr
 
 
-def test_the_command_lines_write_the_files_they_name(folder):
-    assert {"hello.wav", "hello.json", "results.jsonl"} <= {path.name for path in folder.iterdir()}
+def test_the_command_lines_write_the_files_they_name(finished, folder):
+    assert {"hello.wav", "hello.json", "hello.srt", "results.jsonl"} <= {path.name for path in folder.iterdir()}
 
 
 def test_links_lead_to_files():

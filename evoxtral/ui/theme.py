@@ -123,7 +123,6 @@ def css() -> str:
 
 def theme() -> gr.themes.Base:
     """Gradio's theme in this palette, with fonts that Gradio ships: none is fetched."""
-    accent = {"light": ACCENT["light"], "dark": ACCENT["dark"]}
     base = gr.themes.Base(
         primary_hue=gr.themes.colors.indigo,
         neutral_hue=gr.themes.colors.zinc,
@@ -133,37 +132,40 @@ def theme() -> gr.themes.Base:
         font=(gr.themes.utils.fonts.LocalFont("IBM Plex Sans", (400, 700)), "system-ui", "sans-serif"),
         font_mono=(gr.themes.utils.fonts.LocalFont("IBM Plex Mono", (400, 600)), "ui-monospace", "monospace"),
     )
-    both = {
-        "body_background_fill": (BACKGROUND["light"].ground, BACKGROUND["dark"].ground),
-        "body_text_color": (SURFACE["light"].text, SURFACE["dark"].text),
-        "body_text_color_subdued": (MUTED["light"].text, MUTED["dark"].text),
-        "background_fill_primary": (SURFACE["light"].ground, SURFACE["dark"].ground),
-        "background_fill_secondary": (BACKGROUND["light"].ground, BACKGROUND["dark"].ground),
-        "block_background_fill": (SURFACE["light"].ground, SURFACE["dark"].ground),
-        "block_border_color": (LINE["light"], LINE["dark"]),
-        "block_label_text_color": (MUTED["light"].text, MUTED["dark"].text),
-        "block_title_text_color": (MUTED["light"].text, MUTED["dark"].text),
-        "block_info_text_color": (MUTED["light"].text, MUTED["dark"].text),
-        "border_color_primary": (LINE["light"], LINE["dark"]),
-        "border_color_accent": (accent["light"].ground, accent["dark"].ground),
-        "slider_color": (accent["light"].ground, accent["dark"].ground),
-        "input_background_fill": (SURFACE["light"].ground, BACKGROUND["dark"].ground),
-        "input_placeholder_color": (MUTED["light"].text, MUTED["dark"].text),
-        "link_text_color": (accent["light"].ground, accent["dark"].ground),
-        "button_primary_background_fill": (accent["light"].ground, accent["dark"].ground),
-        "button_primary_background_fill_hover": (HOVER["light"], HOVER["dark"]),
-        "button_primary_text_color": (accent["light"].text, accent["dark"].text),
-        "button_primary_text_color_hover": (accent["light"].text, accent["dark"].text),
-        "button_secondary_background_fill": (SURFACE["light"].ground, SURFACE["dark"].ground),
-        "button_secondary_background_fill_hover": (BACKGROUND["light"].ground, BACKGROUND["dark"].ground),
-        "button_secondary_text_color": (SURFACE["light"].text, SURFACE["dark"].text),
-        "button_secondary_border_color": (LINE["light"], LINE["dark"]),
-        # The tick is white in both modes.
-        "checkbox_background_color_selected": (ACCENT["light"].ground, CHECKED),
-        "checkbox_border_color_selected": (ACCENT["light"].ground, CHECKED),
-        "error_background_fill": (ERROR["light"].ground, ERROR["dark"].ground),
-        "error_text_color": (ERROR["light"].text, ERROR["dark"].text),
+    grounds = {
+        "body_background_fill": BACKGROUND,
+        "background_fill_primary": SURFACE,
+        "background_fill_secondary": BACKGROUND,
+        "block_background_fill": SURFACE,
+        "border_color_accent": ACCENT,
+        "slider_color": ACCENT,
+        "link_text_color": ACCENT,
+        "button_primary_background_fill": ACCENT,
+        "button_secondary_background_fill": SURFACE,
+        "button_secondary_background_fill_hover": BACKGROUND,
+        "error_background_fill": ERROR,
     }
-    settings = {name: light for name, (light, _) in both.items()}
-    settings |= {f"{name}_dark": dark for name, (_, dark) in both.items()}
+    texts = {
+        "body_text_color": SURFACE,
+        "body_text_color_subdued": MUTED,
+        "block_label_text_color": MUTED,
+        "block_title_text_color": MUTED,
+        "block_info_text_color": MUTED,
+        "input_placeholder_color": MUTED,
+        "button_primary_text_color": ACCENT,
+        "button_primary_text_color_hover": ACCENT,
+        "button_secondary_text_color": SURFACE,
+        "error_text_color": ERROR,
+    }
+    lines = ("block_border_color", "border_color_primary", "button_secondary_border_color")
+    ticked = {"light": ACCENT["light"].ground, "dark": CHECKED}  # the tick is white in both modes
+    settings = {}
+    for mode, suffix in (("light", ""), ("dark", "_dark")):
+        settings |= {f"{name}{suffix}": pairs[mode].ground for name, pairs in grounds.items()}
+        settings |= {f"{name}{suffix}": pairs[mode].text for name, pairs in texts.items()}
+        settings |= {f"{name}{suffix}": LINE[mode] for name in lines}
+        settings[f"input_background_fill{suffix}"] = {"light": SURFACE, "dark": BACKGROUND}[mode][mode].ground
+        settings[f"button_primary_background_fill_hover{suffix}"] = HOVER[mode]
+        settings[f"checkbox_background_color_selected{suffix}"] = ticked[mode]
+        settings[f"checkbox_border_color_selected{suffix}"] = ticked[mode]
     return base.set(**settings, block_shadow="none", block_shadow_dark="none", block_label_text_size="*text_xs")
