@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000  # Hz, of every waveform in this project; Voxtral's mel features are defined at this rate
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
-MAX_SAMPLE = 1e12  # floats may come at any scale, 32-bit integers' too; beyond this lies no sound
-MAX_CHANNELS = 64  # of an array; more is an array that lies on its side
+MAX_SAMPLE = 1e12  # limit on samples: floats may have any scale, such as that of 32-bit integers
+MAX_CHANNELS = 64  # limit for arrays: with more, the axes are probably swapped
 MAX_HELD = 16  # channels of the longest recording accepted, over all tracks: bounds memory
 PIECE = 60 * SAMPLE_RATE  # samples that are kept together
 JITTER = 0.1  # s that timestamps may be off: containers round them, capture clocks drift
 BACKWARDS = 1.0  # s that timestamps step back where another recording is joined on
-BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets that are passed over, as tags behind an MP3, before it is said
-NAMES = ("left", "right")  # of the channels of a pair; those of more are numbered
+BAD_PACKETS, BAD_SHARE = 2, 0.05  # undecodable packets (such as tags behind an MP3) up to which nothing is reported
+NAMES = ("left", "right")  # of two channels; more than two are numbered
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Line:
             self._flush(last=False)
 
     def close(self) -> None:
-        """Give what is still held, to the last sample."""
+        """Write the samples that are still buffered."""
         if self._rate:
             self._flush(last=True)
 
@@ -134,7 +134,9 @@ class Decoder:
         self._torn = False  # whether a packet did not decode since the last that did
         self._silenced = 0.0  # s of silence in place of what did not decode
         self.whole, self._heard = True, False
-        stream.codec_context.options = {"err_detect": "crccheck+explode"}  # damage is no sound to play
+        stream.codec_context.options = {
+            "err_detect": "crccheck+explode"
+        }  # report damaged packets instead of decoding them
         check_rate(stream.codec_context.sample_rate, name)
         check_length(self._stated, name, limit)
 
@@ -151,7 +153,7 @@ class Decoder:
             self._lost += float((packet.duration or 0) * self.stream.time_base)
             self.whole = self._kind not in BARE
             return
-        if packet.size:  # the empty one that ends a stream is no frame
+        if packet.size:  # the empty packet at the end of a stream is not a frame
             rate = self.stream.codec_context.sample_rate
             torn = self._kind == "mp3" and packet.size < containers.mp3_frame_bytes(bytes(packet), rate)
             self.whole = self._stated > 0 or not torn  # the end of what states its length is looked for at the end
@@ -183,12 +185,12 @@ class Decoder:
             return self._lost
         late = float(frame.pts * frame.time_base) - self._zero - self.line.seconds
         spliced = late > containers.MAX_LATE and self._kind in containers.STREAMED
-        if late < -BACKWARDS or (spliced and self._heard):  # joined on, with a clock of its own
+        if late < -BACKWARDS or (spliced and self._heard):  # another recording joined on, with its own timestamps
             self._zero += late
         return late if late > (JITTER if self._heard else 0.0) and not spliced else 0.0
 
     def close(self) -> None:
-        """End the track and say what it lacks. AudioError where nothing of it could be decoded."""
+        """End the track and note what it lacks. Raises AudioError if nothing of it could be decoded."""
         self.line.close()
         seconds, damaged = self.line.seconds, self._damaged
         if damaged and not self._heard:
@@ -208,7 +210,7 @@ class Decoder:
 
 
 def of_file(file: BinaryIO, name: str, max_seconds: float, number: int | None = None) -> tuple[list[Track], list[str]]:
-    """Decode the tracks of an open file, or one of them: the tracks that could be, and a sentence for each other.
+    """Decode the tracks of an open file, or one of them: those that can be decoded, and a sentence for each other one.
 
     number: of the track, from 1.  Raises AudioError.
     """
@@ -252,7 +254,7 @@ def _decoders(
 
 
 def _decode(container: "InputContainer", decoders: Sequence[Decoder], name: str, head: bytes) -> None:
-    """Every packet to the decoder of its stream."""
+    """Pass every packet to the decoder of its stream."""
     import av
 
     by_stream = {decoder.stream.index: decoder for decoder in decoders}
@@ -339,7 +341,7 @@ def check_length(seconds: float, name: str, max_seconds: float, known: str = "")
 
 
 def length(seconds: float) -> str:
-    """Seconds as a person says them, rounded up to a tenth: 1 h 2 min 3.4 s."""
+    """A duration for messages, rounded up to a tenth of a second: 1 h 2 min 3.4 s."""
     minutes, rest = divmod(math.ceil(round(seconds * 10, 6)) / 10, 60)
     hours, minutes = divmod(int(minutes), 60)
     parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)

@@ -1,4 +1,4 @@
-"""Deliveries for voices that have none: a phrase taken apart by WORLD, changed, and put together again.
+"""Deliveries for voices that have none: a phrase is analysed by WORLD, changed, and resynthesised.
 
 WORLD (Morise et al. 2016, the package pyworld) splits speech into pitch, spectral envelope and aperiodicity, five
 milliseconds at a time. Each delivery is a row of ranges in `DELIVERIES`, from which a speaker's own figures are drawn.
@@ -107,7 +107,7 @@ class Timbre:
 
 
 def missing() -> str | None:
-    """What to do before deliveries work; None when they do."""
+    """How to install what deliveries need; None if it is installed."""
     return None if find_spec("pyworld") else f"Deliveries of the natural voices need pyworld: {HOW}."
 
 

@@ -1,6 +1,6 @@
 """The sounds and colours of the embedded voice, made from noise, pulses and filters.
 
-Two kinds of things live here. A *sound* is a function `(rng, female) -> waveform` that makes a non-verbal event from
+A *sound* is a function `(rng, female) -> waveform` that makes a non-verbal event from
 nothing. A *delivery* says how espeak-ng speaks a stretch of text (prosody, voice) and what is done to the waveform
 after it. Both are built to differ in what a listener hears first: rhythm, pitch movement, roughness, breath. All
 waveforms are float32 at 16 kHz; the constants were tuned on spectrograms and on what a small recogniser can tell apart.

