@@ -4,6 +4,7 @@ PEFT.
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 from evoxtral.inference.engine import Engine
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.lora import LoraRecipe
+from evoxtral.speech.synthesis import VOICES, speak
 from training.tokenizer import EOS, N_SPECIAL, write_processor
 
 torch.set_num_threads(1)  # results must not depend on the machine
@@ -125,6 +127,27 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def engine(checkpoint) -> Engine:
     return Engine(checkpoint, device="cpu", dtype=torch.float32)
+
+
+SENTENCES = (
+    "Please do not tell my sister that I left my keys in the car again.",
+    "We have all the time in the world, so nobody should hurry.",
+    "The train to the old harbour leaves at nine in the morning.",
+    "I never said that we would go there without any money tonight.",
+)
+
+
+@cache
+def read_aloud(seed: int) -> np.ndarray:
+    """SENTENCES by one speaker of the embedded voice, the first of them by seed."""
+    order = [SENTENCES[(seed + i) % len(SENTENCES)] for i in range(len(SENTENCES))]
+    waveform = speak(" ".join(order), VOICES[seed % len(VOICES)], seed=seed).waveform.astype(np.float32)
+    return waveform[np.argmax(np.abs(waveform) > 0.02) :]
+
+
+def spoken(seconds: float, seed: int = 0) -> np.ndarray:
+    """Speech: a waveform (T,), float32 at 16 kHz, of exactly this length, which begins with sound."""
+    return np.resize(read_aloud(seed), round(seconds * 16_000)).copy()
 
 
 def tone(seconds: float, seed: int = 0) -> np.ndarray:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 import uvicorn
-from conftest import tone
+from conftest import spoken, tone
 from fastapi.testclient import TestClient
 from waiting import PATIENCE
 
@@ -74,7 +74,7 @@ def test_the_default_variant_is_the_last_adapter(client):
         (b"", {}, 422, "empty"),
         (b"no recording", {}, 422, "recording"),
         (CLIP, {"track": "2"}, 422, "no track 2"),
-        (audio.wav_bytes(tone(6.0)), {}, 422, "limit is 5 s"),
+        (audio.wav_bytes(spoken(6.0)), {}, 422, "limit is 5 s"),
         (bytes(210_000), {}, 413, "0.2 MB"),
     ],
     ids=["variant", "language", "empty", "noise", "track", "long", "large"],

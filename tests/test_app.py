@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import tone
+from conftest import spoken, tone
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from launched import ROOT, app_url, free_port
@@ -332,7 +332,7 @@ def test_the_requested_gpu_time_fits_the_clip_and_the_daily_quota():
 
 def test_a_clip_too_long_for_the_quota_is_rejected_before_a_gpu_is_requested(tmp_path, monkeypatch):
     monkeypatch.setattr(decoder_module, "ZERO_GPU", True)
-    audio.save(tmp_path / "long.wav", np.tile(tone(10.0), 180))
+    audio.save(tmp_path / "long.wav", np.tile(spoken(10.0), 180))
     decoder = Decoder(Model("tiny"))
     decoder.gpu_time.slowdown = 10.0  # as it was found to be
     monkeypatch.setattr(decoder, "_on_gpu", None)

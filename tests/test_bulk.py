@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tone
+from conftest import spoken, tone
 
 from evoxtral import audio, cli
 from evoxtral.inference import bulk
@@ -23,7 +23,7 @@ def clips(tmp_path_factory) -> Path:
     (folder / "inside").mkdir()
     audio.save(folder / "a.wav", tone(1.5))
     audio.save(folder / "inside" / "b.WAV", tone(3.0, seed=1))
-    audio.save(folder / "long.wav", tone(23.0, seed=2))
+    audio.save(folder / "long.wav", spoken(23.0, seed=2))
     audio.save(folder / "silent.wav", SILENCE)
     (folder / "broken.wav").write_text("this is no recording")
     (folder / "notes.txt").write_text("nor is this, and nobody asked")

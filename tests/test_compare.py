@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
-from conftest import tone
+from conftest import spoken
 
 from evoxtral import audio, tags
 from evoxtral.ui import compare, decoder, history, view
@@ -26,7 +26,7 @@ def tab(checkpoint) -> compare.CompareTab:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("clips") / "tone.wav"
-    audio.save(path, tone(6.0))
+    audio.save(path, spoken(6.0))
     return str(path)
 
 

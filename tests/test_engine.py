@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import save_adapter, tone
+from conftest import save_adapter, spoken, tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
@@ -129,7 +129,7 @@ def test_bounding_the_rows_of_a_batch_changes_nothing_but_memory(engine, checkpo
         bounded.batch(waveforms, decoding=short), engine.batch(waveforms, decoding=short), strict=True
     ):
         assert {v: t[0].text for v, t in some.items()} == {v: t[0].text for v, t in all_.items()}
-    long = (SAMPLE_RATE, np.concatenate([tone(9.0, seed=i) for i in range(3)]))
+    long = (SAMPLE_RATE, np.concatenate([spoken(9.0, seed=i) for i in range(3)]))
     assert texts(bounded.compare(long, decoding=short)) == texts(engine.compare(long, decoding=short))
 
 
@@ -152,7 +152,7 @@ def test_a_long_clip_starts_with_few_segments_and_keeps_their_order(engine):
 
 
 def test_a_stream_grows_and_ends_with_the_result_of_compare(engine):
-    clip = (SAMPLE_RATE, tone(14.0))
+    clip = (SAMPLE_RATE, spoken(14.0))
     looks = list(engine.stream(clip))
     assert [look["rl"].done for look in looks] == [False] * (len(looks) - 1) + [True]
     assert list(looks[0]) == list(engine.variants)
@@ -175,7 +175,7 @@ def test_time_of_the_caller_is_not_counted_and_makes_updates_rarer(engine, monke
 
     monkeypatch.setattr(streaming.time, "perf_counter", ticking)
     updates, spent = 0, 0.0
-    for update in engine.stream((SAMPLE_RATE, tone(28.0))):
+    for update in engine.stream((SAMPLE_RATE, spoken(28.0))):
         last = update
         updates += 1
         now += 0.3
@@ -262,7 +262,7 @@ def test_audio_embeds_are_the_same_in_one_batch_and_one_by_one(checkpoint, tmp_p
 
 
 def test_an_abandoned_stream_leaves_the_engine_usable(engine):
-    stream = engine.stream((SAMPLE_RATE, tone(9.0)))
+    stream = engine.stream((SAMPLE_RATE, spoken(9.0)))
     next(stream)
     stream.close()
     assert engine.compare((SAMPLE_RATE, tone(2.0)))["base"].done
@@ -307,7 +307,7 @@ def test_a_captured_step_equals_the_cpu_while_other_threads_allocate(engine, che
         other = pool.submit(more_and_more)
         try:
             for seed, names in enumerate([None, ("rl",), None, ("base", "rl")]):  # sessions are reused and replaced
-                waveforms = [tone(3.0, seed), tone(8.0, seed + 1)]
+                waveforms = [tone(3.0, seed), spoken(8.0, seed + 1)]
                 ours = on_cuda.batch(waveforms, names, decoding=TO_THE_END)
                 for mine, expected in zip(ours, engine.batch(waveforms, names, decoding=TO_THE_END), strict=True):
                     assert {v: t[0].text for v, t in mine.items()} == {v: t[0].text for v, t in expected.items()}

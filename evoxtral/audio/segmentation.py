@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from evoxtral.audio.activity import HOP, speech_probabilities
 from evoxtral.audio.reading import duration
 from evoxtral.audio.tracks import SAMPLE_RATE
 
@@ -20,6 +21,15 @@ PAUSE = round(0.85 * FRAMES_PER_SECOND)  # frames; a longer silence is a [pause]
 MAX_PAUSE = 3.0  # s; a longer silence stands between utterances
 MARGIN = round(1.5 * FRAMES_PER_SECOND)  # frames of a short silence kept around sound: a [pause] there is heard
 SHORT_MARGIN = round(0.3 * FRAMES_PER_SECOND)  # frames kept of a silence between utterances: no [pause] is heard
+LIKELY_SPEECH, SURE_SPEECH = 0.3, 0.5  # probabilities; a stretch of speech reaches the second, as its authors advise
+GROUP_GAP = FRAMES_PER_SECOND  # frames of silence at most between sounds that are judged together
+DETECTOR_LEAD = round(0.25 * FRAMES_PER_SECOND)  # frames that the detector reads before a sound
+WORD_EDGE = round(0.3 * FRAMES_PER_SECOND)  # frames around speech that belong to it, in noise that is as loud
+AROUND_SPEECH = 2 * FRAMES_PER_SECOND  # frames around speech in which every sound is kept
+MIN_VOCAL, MAX_VOCAL = round(0.16 * FRAMES_PER_SECOND), 6 * FRAMES_PER_SECOND  # frames of sounds without words
+MIN_MOVEMENT = 1.0  # dB, deviation of such a sound's level; tones and machines have less
+STANDS_OUT = 4.0  # dB of its loudest tenth of a second above the limit of noise
+SMOOTH = 7  # frames (0.1 s) over which a level is averaged: two tones beat faster
 LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next sound: onsets are soft
 
 
@@ -39,13 +49,21 @@ class Segment:
         return waveform[round(self.start * SAMPLE_RATE) : round(self.end * SAMPLE_RATE)]
 
 
-def is_silent(waveform: np.ndarray) -> bool:
-    """Whether a waveform (T,) holds no sound: digital silence, steady noise up to -45 dBFS, an offset, clicks."""
-    return len(_sounds(_power(waveform))) == 0
+def is_silent(waveform: np.ndarray, any_sound: bool = False) -> bool:
+    """Whether a waveform (T,) holds neither speech nor a sound that a person may have made, such as a sigh.
+
+    any_sound: whether all sounds count, but for steady noise up to -45 dBFS, an offset and clicks.
+    """
+    return len(_sounds(waveform, _power(waveform), any_sound)) == 0
 
 
-def segments(waveform: np.ndarray, window_seconds: float, max_pause: float = MAX_PAUSE) -> list[Segment]:
-    """Stretches of a waveform (T,) with all of its sound: ordered, apart, each at most `window_seconds` long.
+def segments(
+    waveform: np.ndarray, window_seconds: float, max_pause: float = MAX_PAUSE, any_sound: bool = False
+) -> list[Segment]:
+    """Stretches of a waveform (T,) with all of its speech: ordered, apart, each at most `window_seconds` long.
+
+    Sounds beside speech count, and so do those that may be a laugh or a sigh; noise, tones and music do not, unless
+    `any_sound` is set.
 
     - What fits one window is one segment, pauses included. Silence of more than `max_pause` s always divides.
     - Silence at an edge is trimmed to 1.5 s, or less where the window has no room; to 0.3 s where it is longer than
@@ -60,7 +78,7 @@ def segments(waveform: np.ndarray, window_seconds: float, max_pause: float = MAX
     if window < FRAMES_PER_SECOND:
         raise ValueError(f"a window of {window_seconds} s is shorter than one second")
     power = _power(waveform)
-    sounds = _sounds(power)
+    sounds = _sounds(waveform, power, any_sound)
     if len(sounds) == 0:
         return []
     divides = np.flatnonzero(sounds[1:, 0] - sounds[:-1, 1] > max_pause * FRAMES_PER_SECOND) + 1
@@ -142,15 +160,82 @@ def _power(waveform: np.ndarray) -> np.ndarray:
     return np.append(power, waveform[whole:].var()) if whole < len(waveform) else power
 
 
-def _sounds(power: np.ndarray) -> np.ndarray:
-    """Stretches of sound, (N, 2) frames [start, end): WORD_GAP or more apart, MIN_SOUND or more long."""
+def _sounds(waveform: np.ndarray, power: np.ndarray, any_sound: bool) -> np.ndarray:
+    """Stretches of speech, and of sounds that a person may have made, (N, 2) frames [start, end): WORD_GAP or more
+    apart, MIN_SOUND or more long.
+
+    Speech is what the voice activity detector takes for it. A sound around speech counts, and one by itself that
+    `_may_be_vocal`: the detector knows no sighs, gasps and coughs.
+    """
     if len(power) == 0:
         return np.empty((0, 2), dtype=int)
     level = 10 * np.log10(np.maximum(power, 1e-12))  # dBFS
-    noise = np.percentile(level, 10)
-    active = level > np.clip(noise + ABOVE_NOISE, MIN_SOUND_LEVEL, MAX_NOISE_LEVEL)
+    loud = max(np.percentile(level, 10) + ABOVE_NOISE, MIN_SOUND_LEVEL)
+    active = level > min(loud, MAX_NOISE_LEVEL)
+    runs = _joined(active)
+    if any_sound or len(runs) == 0:
+        return runs
+    speech = _speech(waveform, runs, len(power))
+    if loud > MAX_NOISE_LEVEL:  # in such noise only what rises above it, or is in words
+        runs = _joined((level > loud) | active & _near(speech, WORD_EDGE))
+    if len(runs) == 0:
+        return runs
+    around = _near(speech, AROUND_SPEECH)
+    smooth = np.convolve(level, np.full(SMOOTH, 1 / SMOOTH), mode="same")
+    kept = np.zeros(len(power), bool)
+    for group in _together(runs):
+        start, end = int(group[0, 0]), int(group[-1, 1])
+        vocal = end - start <= MAX_VOCAL and not around[start:end].any()
+        for first, last in group.tolist():
+            kept[first:last] = _may_be_vocal(smooth[first:last], loud) if vocal else around[first:last]
+    return _joined(kept)
+
+
+def _together(runs: np.ndarray) -> list[np.ndarray]:
+    """Runs (N, 2) in groups of near ones."""
+    return np.split(runs, np.flatnonzero(runs[1:, 0] - runs[:-1, 1] > GROUP_GAP) + 1)
+
+
+def _joined(active: np.ndarray) -> np.ndarray:
+    """Stretches (N, 2) of frames that are active (frames,): shorter gaps are closed, shorter stretches are left out."""
     runs = np.flatnonzero(np.diff(active, prepend=False, append=False)).reshape(-1, 2)
     apart = runs[1:, 0] - runs[:-1, 1] >= WORD_GAP
     starts, ends = np.insert(apart, 0, True)[: len(runs)], np.append(apart, True)[: len(runs)]
     sounds = np.stack([runs[starts, 0], runs[ends, 1]], axis=1)
     return sounds[sounds[:, 1] - sounds[:, 0] >= MIN_SOUND]
+
+
+def _speech(waveform: np.ndarray, runs: np.ndarray, frames: int) -> np.ndarray:
+    """Which frames hold speech, (frames,): the detector reads the runs (N, 2) of sound, near ones together."""
+    speech = np.zeros(frames, bool)
+    for part in _together(runs):
+        start, end = max(0, int(part[0, 0]) - DETECTOR_LEAD), min(frames, int(part[-1, 1]) + DETECTOR_LEAD)
+        found = _detected(speech_probabilities(waveform[start * FRAME : end * FRAME]))
+        centres = (np.arange(end - start) * FRAME + FRAME // 2) // HOP
+        speech[start:end] = found[np.minimum(centres, len(found) - 1)]
+    return speech
+
+
+def _detected(probabilities: np.ndarray) -> np.ndarray:
+    """Which of the detector's frames hold speech: stretches above one threshold that reach the higher one."""
+    above = probabilities >= LIKELY_SPEECH
+    runs = np.flatnonzero(np.diff(above, prepend=False, append=False)).reshape(-1, 2)
+    for start, end in runs.tolist():
+        above[start:end] = probabilities[start:end].max() >= SURE_SPEECH
+    return above
+
+
+def _near(frames: np.ndarray, distance: int) -> np.ndarray:
+    """Which frames have one that is set at most `distance` before or after them."""
+    count = np.cumsum(np.pad(frames, (distance + 1, distance)))
+    return count[2 * distance + 1 :] > count[: len(frames)]
+
+
+def _may_be_vocal(level: np.ndarray, loud: float) -> bool:
+    """Whether a sound by itself, its smoothed levels (frames,) in dBFS, may be a laugh, a sigh, a gasp or a cough: it
+    stands out from the noise, and its loudness moves as a breath's does. Tones of telephones and machines are steady.
+    """
+    if len(level) < MIN_VOCAL or level.max() < loud + STANDS_OUT:
+        return False
+    edge = len(level) // 8
+    return float(np.std(level[edge : len(level) - edge])) >= MIN_MOVEMENT
