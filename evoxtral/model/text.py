@@ -122,7 +122,7 @@ class TextModel(nn.Module):
         self.config, self.mix = language_model.config, mix
         self.embed = language_model.embed_tokens
         self.rotary = language_model.rotary_emb
-        dtype = activations(self.embed.weight.dtype, device)
+        dtype = activations(language_model.norm.weight.dtype, device)
         self.norm = language_model.norm.to(dtype).weight
         self.blocks = nn.ModuleList()
         for i, layer in enumerate(language_model.layers):
