@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -210,7 +211,10 @@ def write(checkpoint: Checkpoint, weights: str, folder: Path, kept: Sequence[str
             for file in (*source.glob("*.json"), *source.glob("tekken.json")):
                 if file.name != "model.safetensors.index.json":
                     shutil.copyfile(file, base / file.name)
-        _write_weights(source, header, base / f"model-{weights}.safetensors")
+        model = skeleton(source)
+        tensors = _Tensors(source)
+        tensors.check(model, {})
+        write_weights(model, tensors, header, base / f"model-{weights}.safetensors")
         for variant, reference in checkpoint.adapters.items():
             adapter = checkpoints.fetch(reference)
             with checkpoints.writing(folder):
@@ -229,12 +233,21 @@ def hashes(folder: Path) -> dict[str, str]:
     return found
 
 
-def _write_weights(source: Path, header: Header, file: Path) -> None:
-    """Safetensors whose tensors are written one after the other: its own writer wants all of them in memory."""
-    tensors, model = _Tensors(source), skeleton(source)
+class Source(Protocol):
+    """Where weights come from: by their names, or quantised."""
+
+    def __getitem__(self, name: str) -> torch.Tensor: ...
+
+    def quantized(self, path: str, kind: type[Quantized]) -> Quantized: ...
+
+
+def write_weights(model: nn.Module, tensors: Source, header: Header, file: Path) -> None:
+    """Safetensors whose tensors are written one after the other: its own writer wants all of them in memory.
+
+    model: a skeleton.
+    """
     modules = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
     kinds = {path: _kind(path, m.weight.shape, header.weights, header.kept) for path, m in modules.items()}
-    tensors.check(model, {})
     index: dict[str, object] = {"__metadata__": header.written()}
     room = _ROOM * sum(1 for _ in model.parameters())
     offset = 0
