@@ -1,14 +1,15 @@
 """What weights in 8 and 4 bits cost in quality, against float32, on clips that training never heard.
 
-    python benchmarks/quantized.py                          # the scale model, 100 clips: five minutes on one core
+    python benchmarks/quantized.py                          # the scale model, 40 clips: five minutes on a busy core
     python benchmarks/quantized.py --model mini-3b --weights bf16 int8 int4 --clips 20
-    python benchmarks/quantized.py --sensitive              # also each kind of layer left in 16 bits, by 4-bit weights
+    python benchmarks/quantized.py --sensitive --clips 16   # instead: each kind of layer left in 16 bits, by 4 bits
 
 The first precision named is the reference. Tags are paired in order where both texts have them; the difference of their
 probabilities is a mean of absolute values. Prints a table and stores it in benchmarks/quantized.json, by model.
 """
 
 import argparse
+import datetime
 import json
 import sys
 import tempfile
@@ -122,36 +123,46 @@ def sensitive(checkpoint: Checkpoint, waveforms: Sequence[np.ndarray], reference
     return found
 
 
+def compared(
+    checkpoint: Checkpoint, weights: Sequence[str], waveforms: Sequence[np.ndarray], references: Sequence[str]
+) -> dict:
+    """precision -> what `measured` gives; the first is the reference."""
+    reference: Heard = []
+    found = {}
+    for name in weights:
+        begun = time.perf_counter()
+        ours = engine(checkpoint, name)
+        heard = ours.batch(waveforms)
+        reference = reference or heard
+        found[name] = measured(heard, reference, references, ours.variants)
+        for variant, row in found[name].items():
+            scores = "  ".join(f"{score} {row[score]:.4f}" for score in SCORES if row[score] is not None)
+            apart, same = row["tag_probability_difference"], row["same_text"]
+            print(f"{name:5} {variant:5} {scores}  tags differ by {apart}  same text {same:.0%}", flush=True)
+        print(f"  {time.perf_counter() - begun:.0f} s", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--weights", nargs="+", default=["fp32", "bf16", "int8", "int4"])
-    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--sensitive", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     checkpoint = checkpoints.resolve(args.model)
-    result = {"clips": args.clips, "seed": SEED, "reference": args.weights[0], "processor": processor()}
-    result |= {"commit": bench.commit(), "weights": {}}
     with tempfile.TemporaryDirectory() as folder:
         waveforms, references = clips(Path(folder), args.clips)
-    reference: Heard = []
-    for weights in args.weights:
-        begun = time.perf_counter()
-        ours = engine(checkpoint, weights)
-        heard = ours.batch(waveforms)
-        reference = reference or heard
-        result["weights"][weights] = measured(heard, reference, references, ours.variants)
-        for variant, row in result["weights"][weights].items():
-            scores = "  ".join(f"{name} {row[name]:.4f}" for name in SCORES if row[name] is not None)
-            apart, same = row["tag_probability_difference"], row["same_text"]
-            print(f"{weights:5} {variant:5} {scores}  tags differ by {apart}  same text {same:.0%}", flush=True)
-        print(f"  {time.perf_counter() - begun:.0f} s", flush=True)
+    result = {"clips": args.clips, "seed": SEED, "reference": args.weights[0], "processor": processor()}
+    result |= {"date": datetime.date.today().isoformat(), "commit": bench.commit()}
     if args.sensitive:
-        few = waveforms[:24]
-        result["sensitive"] = {w: sensitive(checkpoint, few, reference[:24], w) for w in ("int4",)}
+        reference = engine(checkpoint, args.weights[0]).batch(waveforms)
+        result["in 16 bits"] = {w: sensitive(checkpoint, waveforms, reference, w) for w in ("int4",)}
+    else:
+        result["weights"] = compared(checkpoint, args.weights, waveforms, references)
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    content[checkpoint.name] = result
+    content[f"{checkpoint.name}, sensitive" if args.sensitive else checkpoint.name] = result
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
