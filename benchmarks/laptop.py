@@ -1,10 +1,10 @@
 """The published model's shapes on a CPU with weights in 8 and 4 bits, against an older checkout in 16 bits.
 
-    python benchmarks/laptop.py parts --baseline ../older-checkout   # 4 layers of each kind, in turns; 8 GB, minutes
+    python benchmarks/laptop.py parts --baseline ../older-checkout   # 2 layers of each kind, in turns; 8 GB, minutes
     python benchmarks/laptop.py whole --weights int8                 # all layers: load, one clip, peak memory; 7 GB
 
 Weights are random. `parts` measures a step of three rows, a prompt and an encoder's window of three variants in models
-of 4 layers, and counts what one layer takes as often as the published model has layers; the output layer once. `whole`
+of 2 layers, and counts what one layer takes as often as the published model has layers; the output layer once. `whole`
 writes a quantised file of the published size, loads it in a fresh process and transcribes 5 s by all three variants.
 Results go to benchmarks/laptop.json, by processor and part.
 """
@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from evoxtral.model.quantized import Quantized
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix(".json")
-LAYERS = 4
-STEPS = 8
+LAYERS = 2
+STEPS = 6
 TOKENS = 128  # of a clip
 FULL = SHAPES["3b"]
 
@@ -183,7 +184,8 @@ def write_whole(shape: Shape, folder: Path, weights: str) -> None:
 
 def whole(folder: Path, weights: str, threads: int) -> dict:
     """Load, one clip by three variants and by one, and the most memory."""
-    write_whole(FULL, folder, weights)
+    if not folder.is_dir():
+        write_whole(FULL, folder, weights)
     file = folder / "base" / f"model-{weights}.safetensors"
     found = {"file_bytes": file.stat().st_size, "threads": threads}
     for names in (("base", "sft", "rl"), ("rl",)):
@@ -204,10 +206,11 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=["int8", "int4"], choices=stored.WEIGHTS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="keep the models there, and use those that are there")
     args = parser.parse_args()
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     own = content.setdefault(processor(), {})
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
+    with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
         if args.part == "parts":
             ways = parts(Path(folder), args.baseline.resolve(), args.weights, args.repeats, args.threads)
             own["parts"] = {"threads": args.threads, "repeats": args.repeats, **ways}

@@ -230,7 +230,9 @@ def main() -> None:
     flags = torch.cpu.get_capabilities()
     kind = " ".join(name for name in ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8") if flags.get(name))
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    content[f"{processor()}, {kind}"] = {"torch": torch.__version__, "threads": args.threads, "products": shapes}
+    before = content.get(f"{processor()}, {kind}", {}).get("products", {})  # of other rows
+    products = {name: before.get(name, {}) | shapes[name] for name in shapes}
+    content[f"{processor()}, {kind}"] = {"torch": torch.__version__, "threads": args.threads, "products": products}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -130,6 +130,7 @@ class TextModel(nn.Module):
             self.blocks.append(block.to(device, dtype))
             language_model.layers[i] = nn.Identity()
         self.head = joined(model, "", ("lm_head",), adapters, mix, device)
+        self.quantized = self.blocks[0].qkv.quantized is not None
         self.kernels = _kernels(self.config) if device.type == "cuda" else None
         self.to(device)
 
