@@ -84,6 +84,7 @@ def build_parser() -> Parser:
     _add_score(commands)
     _add_info(commands)
     _add_merge(commands)
+    _add_quantize(commands)
     _add_serve(commands)
     return parser
 
@@ -110,7 +111,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     from evoxtral.model import checkpoints
 
     _show_progress(not args.quiet)
-    checkpoint = checkpoints.resolve(args.model)
+    checkpoint = checkpoints.resolve(args.model, weights=args.weights)
     variants, language = _variants(args.variant, checkpoint), _language(args)
     code = OK
     output = Output(args.output, args.format, args.files, variants, partial(print, flush=True))
@@ -218,7 +219,7 @@ def _bulk(args: argparse.Namespace) -> int:
 
     files = bulk.relative_paths(args.paths)
     _show_progress(not args.quiet)
-    checkpoint = checkpoints.resolve(args.model)
+    checkpoint = checkpoints.resolve(args.model, weights=args.weights)
     variants = _variants(args.variant, checkpoint)
     code, seconds = OK, 0.0
     with _bulk_output(args, files, checkpoint.name, variants) as output:
@@ -387,6 +388,25 @@ def _merge(args: argparse.Namespace) -> int:
     return OK
 
 
+def _add_quantize(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("quantize", help="write a model with weights in 8 or 4 bits, for a CPU")
+    parser.add_argument("source", nargs="?", default="auto", metavar="MODEL", help="as of --model elsewhere")
+    parser.add_argument("--weights", choices=("int8", "int4"), default="int8", help="default: int8")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="a new folder, with base/ and adapters")
+    parser.set_defaults(command=_quantize)
+
+
+def _quantize(args: argparse.Namespace) -> int:
+    from evoxtral.model import checkpoints, stored
+
+    _show_progress(not args.quiet)
+    checkpoint = checkpoints.resolve(args.source)
+    written = stored.write(checkpoint, args.weights, Path(args.output))
+    state = "written" if written else "there already, from the same weights"
+    log.info("%s: %s in %s, %s", args.output, checkpoint.name, args.weights, state)
+    return OK
+
+
 def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("serve", help="the same over HTTP")
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine only")
@@ -394,6 +414,7 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--max-megabytes", type=float, metavar="MB", help="largest file taken")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken")
     _add_model(parser)
+    _add_weights(parser)
     parser.set_defaults(command=_serve)
 
 
@@ -406,7 +427,7 @@ def _serve(args: argparse.Namespace) -> int:
     asked = {"megabytes": args.max_megabytes, "seconds": args.max_seconds}
     limits = api.Limits(**{name: value for name, value in asked.items() if value is not None})
     with api.address(args.host, args.port) as at:  # before the weights are loaded, so that an error is reported at once
-        api.run(Engine(checkpoints.resolve(args.model)), at, limits)
+        api.run(Engine(checkpoints.resolve(args.model, weights=args.weights)), at, limits)
     return OK
 
 
@@ -419,6 +440,7 @@ def _add_request(parser: Parser) -> None:
     parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken (default: 1800)")
     _add_model(parser)
+    _add_weights(parser)
 
 
 def _max_seconds(args: argparse.Namespace) -> float:
@@ -434,6 +456,12 @@ def _language(args: argparse.Namespace) -> str | None:
 def _add_model(parser: Parser) -> None:
     help = "tiny, mini-3b, a base's folder, or one with base/, sft/, rl/ (default: what this machine can run)"
     parser.add_argument("--model", default="auto", metavar="tiny|mini-3b|FOLDER", help=help)
+
+
+def _add_weights(parser: Parser) -> None:
+    choices = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
+    help = "precision of the weights (default: EVOXTRAL_WEIGHTS, or what is fastest here and fits)"
+    parser.add_argument("--weights", choices=choices, help=help)
 
 
 def _add_json(parser: Parser) -> None:

@@ -4,7 +4,6 @@ by PEFT.
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +15,10 @@ from transformers import VoxtralForConditionalGeneration
 from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import AudioError, CheckpointError, EvoxtralError
-from evoxtral.inference import engine as engine_module
 from evoxtral.inference import streaming
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
-from evoxtral.model import backends, cache, checkpoints, encoder
+from evoxtral.model import backends, cache, checkpoints, encoder, precision
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.transcript import Transcript
 
@@ -83,14 +81,12 @@ def test_both_attention_implementations_give_the_same_tokens(checkpoint, monkeyp
         (0, 0, torch.float32, torch.bfloat16),
     ],
 )
-def test_a_cpu_has_small_models_in_float32_and_large_ones_in_16_bits(
-    checkpoint, monkeypatch, small, large, fastest, taken
-):
-    monkeypatch.setattr(engine_module, "SMALL_MODEL", small)
-    monkeypatch.setattr(engine_module, "LARGE_MODEL", large)
-    monkeypatch.setattr(engine_module, "_product_duration", lambda dtype: dtype is not fastest)
+def test_a_cpu_has_small_models_in_float32_and_large_ones_in_16_bits(monkeypatch, small, large, fastest, taken):
+    monkeypatch.setattr(precision, "SMALL_MODEL", small)
+    monkeypatch.setattr(precision, "LARGE_MODEL", large)
+    monkeypatch.setattr(precision, "product_duration", lambda dtype: dtype is not fastest)
     monkeypatch.setattr(backends, "fbgemm_supports", lambda weights, _: weights is fastest is torch.float16)
-    assert engine_module._default_dtype(torch.device("cpu"), Path(checkpoint.base)) is taken
+    assert precision.default_dtype(1e7) is taken
 
 
 def assert_same(one: dict[str, list[Transcript]], other: dict[str, list[Transcript]]) -> None:

@@ -287,7 +287,7 @@ def test_weights_of_the_base_that_were_trained_are_refused_in_a_merge_too(checkp
         checkpoints.write_merged(alone, "head", tmp_path / "merged again")
 
 
-@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.float16, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float32, 1e-5), (torch.float16, 1e-5), (torch.bfloat16, 4e-2)])
 def test_a_prepacked_layer_computes_what_its_weights_give_in_float32(checkpoint, model, dtype, off):
     def adapters():
         return [lora.read(folder, model, name, dtype) for name, folder in checkpoint.adapters.items()]

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import VoxtralConfig
 
 from evoxtral import audio, confidence
@@ -25,12 +24,11 @@ from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
 from evoxtral.inference.scheduler import Batch, cache_length
 from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
-from evoxtral.model import backends, checkpoints, lora
-from evoxtral.model.backends import shortest_duration
+from evoxtral.model import backends, checkpoints, lora, precision, stored
 from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
-from evoxtral.model.linear import Mix, MixedLinear
+from evoxtral.model.linear import Mix, wait_for_quantized
 from evoxtral.model.memory import freed_memory_returned, return_freed_memory
 from evoxtral.model.text import TextModel
 from evoxtral.transcript import Transcript
@@ -43,10 +41,6 @@ BATCH_MEMORY = {"cuda": 12e9, "cpu": 2e9}  # bytes for the rows of one batch
 MAX_FREE_SHARE = 0.4  # at most this share of a CUDA device's free memory: `serve` decodes two requests at once
 FIRST_SEGMENTS = 4  # segments in the first batch of a clip on a CPU; later batches are larger
 MAX_ROWS = 96  # with more rows, a batch waits longer for its slowest row
-# Bytes of weight files. Up to SMALL_MODEL, a CPU uses float32: 16 bits would gain little, and every machine gives the
-# same text. Above it, a CPU uses its fastest dtype; from LARGE_MODEL on the fastest of 16 bits, which need half the
-# memory.
-SMALL_MODEL, LARGE_MODEL = 1e8, 2e9
 TURN_GAP = 1.0  # s of silence that end the turn of a speaker with a channel of their own
 MAX_KEPT_CACHE = 1e9  # bytes: a cache up to this size is kept, with its CUDA graph, for the next request
 
@@ -54,8 +48,8 @@ MAX_KEPT_CACHE = 1e9  # bytes: a cache up to this size is kept, with its CUDA gr
 class Engine:
     """One base in memory, and its adapters. Threads may share it: they take turns every few tokens.
 
-    checkpoint, variants, window_seconds (longest segment), device, dtype (of the weights), activations (their dtype),
-    prompt, rows: read-only.
+    checkpoint, variants, window_seconds (longest segment), device, precision, dtype (of weights that are not
+    quantised), activations (their dtype), prompt, rows: read-only.
     """
 
     def __init__(
@@ -68,8 +62,8 @@ class Engine:
     ):
         """Load a checkpoint.
 
-        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: of the weights; None for bfloat16, or on
-        a CPU for what is best there (see SMALL_MODEL).  rows: limit on the rows of a batch, None for what
+        device: "cuda" or "cpu", None for CUDA where there is one.  dtype: of the weights; None for what
+        `precision.choose` makes of the checkpoint's `weights`.  rows: limit on the rows of a batch, None for what
         fits BATCH_MEMORY.  on_progress: see `checkpoints.fetch`.  Raises CheckpointError.
         """
         references = checkpoint.base, *checkpoint.adapters.values()
@@ -77,7 +71,9 @@ class Engine:
         config = checkpoints.load_config(folder)
         self.checkpoint = checkpoint
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = dtype or _default_dtype(self.device, folder)
+        asked = checkpoint.weights if dtype is None else precision.NAMES[dtype]
+        self.precision = precision.choose(asked, folder, self.device)
+        self.dtype = self.precision.dtype
         self.activations = backends.activations(self.dtype, self.device)
         self.prompt = Prompt(folder, config)
         self.calibration = confidence.load(folder)
@@ -88,7 +84,8 @@ class Engine:
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs and while a cache is taken or given back
         self._idle: tuple[tuple, Cache] | None = None
-        log.info("%s in %s on %s: %s", checkpoint.name, self.dtype, self.device, ", ".join(self.variants))
+        how = f"{self.precision.weights} ({self.precision.reason})"
+        log.info("%s in %s on %s: %s", checkpoint.name, how, self.device, ", ".join(self.variants))
 
     @cached_property
     def rows(self) -> int:
@@ -102,13 +99,18 @@ class Engine:
 
     def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
         """Load the weights onto the device layer by layer, so that the base is never in memory twice."""
-        model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
+        if self.precision.quantized:
+            model = stored.load(folder, self.precision.weights, self.dtype)
+        else:
+            model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
         adapters = [lora.read(folder, model, name, self.activations) for name, folder in adapter_folders.items()]
         self._mix = Mix(adapters)
         self.variants = self._mix.variants
         # The text model first: it takes most of the adapters' matrices, which bounds peak memory.
         self._text = TextModel(model, adapters, self._mix, self.device)
         self._encoder = Encoder(model, adapters, self._mix, self.device)
+        for module in (self._text, self._encoder):
+            wait_for_quantized(module)
 
     def stream(
         self,
@@ -349,27 +351,3 @@ def _memory_or(mistake: EvoxtralError) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise mistake from error
-
-
-def _default_dtype(device: torch.device, folder: Path) -> torch.dtype:
-    if device.type != "cpu":
-        return torch.bfloat16
-    size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
-    if size <= SMALL_MODEL:
-        return torch.float32
-    widened = torch.float16 if backends.fbgemm_supports(torch.float16, device) else torch.float32
-    if size >= LARGE_MODEL and widened is torch.float32:
-        return torch.bfloat16
-    return min((widened, torch.bfloat16), key=_product_duration)
-
-
-def _product_duration(dtype: torch.dtype) -> float:
-    """Duration (s) of one linear layer for some rows, on a CPU.
-
-    Measured, because a CPU's flags do not tell: of two CPUs with bfloat16 instructions, one can be five times faster
-    with them and one slower. Takes 50 ms, or 700 ms where bfloat16 is slow.
-    """
-    device = torch.device("cpu")
-    layer = MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], Mix([]), device).prepack()
-    rows = torch.ones(512, 1024, dtype=backends.activations(dtype, device))
-    return shortest_duration(lambda: layer(rows))

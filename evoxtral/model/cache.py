@@ -17,6 +17,7 @@ from evoxtral.model.text import TextModel
 log = logging.getLogger(__name__)
 
 _CHUNK = 96  # positions of a prompt in one prefill chunk on a CPU, about: bounds peak memory
+_QUANTIZED_CHUNK = 384  # the same of a quantised model, whose 4-bit weights are expanded again for every chunk
 _WARM_UP = 2  # eager steps before the capture: libraries allocate their workspaces in them
 
 
@@ -89,8 +90,8 @@ class Cache:
         On a CPU in chunks of positions, each through all layers before the next.
         """
         rows, one_of_each = slice(first, first + len(prompts) * copies), slice(None, None, copies)
-        end = 0
-        for x in equal_parts(prompts, _CHUNK if prompts.device.type == "cpu" else sys.maxsize, dim=1):
+        end, chunk = 0, _QUANTIZED_CHUNK if self.text.quantized else _CHUNK
+        for x in equal_parts(prompts, chunk if prompts.device.type == "cpu" else sys.maxsize, dim=1):
             start, end = end, end + x.shape[1]
             rotate, mask = partial(_rotate, cos=self.cos[start:end], sin=self.sin[start:end]), None
             if start:  # a chunk also attends to all earlier chunks

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 TINY, MINI = "tiny", "mini-3b"
 TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
 MINI_BASE = "mistralai/Voxtral-Mini-3B-2507"
+WEIGHTS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")  # precisions; see `precision.choose`
 MINI_BYTES = 12e9  # of GPU memory: 9.4e9 for the base, the rest for adapters, cache and activations
 MINI_ADAPTERS = {"sft": "YongkangZOU/evoxtral-lora", "rl": "YongkangZOU/evoxtral-rl"}
 ADAPTER_ORDER = ("sft", "rl")  # the order in which a folder's adapters were trained; others follow by name
@@ -49,27 +50,32 @@ class Checkpoint:
     """References to a base and its adapters, as folders or Hub ids; nothing is loaded.
 
     name: as it is shown to people.  adapters: variant -> folder or Hub id.  reason: why this one was chosen, for
-    the log and the page.
+    the log and the page.  weights: their precision, one of WEIGHTS.
     """
 
     name: str
     base: str
     adapters: Mapping[str, str] = field(default_factory=dict)
     reason: str = "asked for"
+    weights: str = "auto"
 
     @property
     def variants(self) -> tuple[str, ...]:
         return (lora.BASE, *self.adapters)
 
 
-def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Checkpoint:
+def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ, weights: str | None = None) -> Checkpoint:
     """Find a checkpoint: "auto", "tiny", "mini-3b", a folder, or the Hub id of a base.
 
     A folder is a base, or holds base/ and adapters. "auto" is EVOXTRAL_MODEL where that is set; else mini-3b where
     there is a CUDA device (or ZeroGPU) and its weights can be had, and tiny elsewhere. EVOXTRAL_SFT and EVOXTRAL_RL
-    replace those adapters, and EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. Raises CheckpointError.
+    replace those adapters, and EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. weights: their precision,
+    None for EVOXTRAL_WEIGHTS or "auto". Raises CheckpointError.
     """
     reason = "asked for"
+    weights = weights or environ.get("EVOXTRAL_WEIGHTS") or "auto"
+    if weights not in WEIGHTS:
+        raise CheckpointError(f"EVOXTRAL_WEIGHTS is {weights!r}: use one of {', '.join(WEIGHTS)}.")
     replaced, added = _adapters_from(environ)
     if name == "auto" and (environ.get("EVOXTRAL_MODEL") or "auto") != "auto":
         name, reason = environ["EVOXTRAL_MODEL"], "EVOXTRAL_MODEL names it"
@@ -82,7 +88,7 @@ def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ) -> Chec
             replaced, added = {}, {variant: folder for variant, folder in added.items() if not _on_hub(folder)}
     base, adapters = _base_and_adapters(name)
     adapters = {**adapters, **replaced, **added}
-    checkpoint = Checkpoint(name, base, adapters, reason)
+    checkpoint = Checkpoint(name, base, adapters, reason, weights)
     log.info("model %s (%s): base %s, adapters %s", name, reason, base, dict(adapters))
     return checkpoint
 
@@ -168,7 +174,7 @@ def _is_cached(reference: str) -> bool:
         return False
     if repo == MINI_BASE:
         needed = [folder / "config.json", folder / "tekken.json", folder / "preprocessor_config.json"]
-        needed += _weight_files(folder)
+        needed += weight_files(folder)
     else:
         needed = [folder / lora.CONFIG_FILE, folder / lora.WEIGHTS_FILE]
     return all(file.is_file() for file in needed)
@@ -304,7 +310,9 @@ def load_base(folder: Path, dtype: torch.dtype, mapped: bool = False) -> Voxtral
     from them would both be in memory: so by default tensors are read one by one.
     """
     config = load_config(folder)
-    files = [_open_weights(file, mapped) for file in _weight_files(folder)]
+    if not (files := weight_files(folder))[0].is_file() and any(folder.glob("model-int*.safetensors")):
+        raise CheckpointError(f"{folder} holds quantised weights alone: name the model that they were made from.")
+    files = [open_weights(file, mapped) for file in files]
     tensors = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118  no mapping
     with _quiet_transformers(), reading(f"config.json or the weights in {folder}", RuntimeError, SafetensorError):
         model, info = VoxtralForConditionalGeneration.from_pretrained(
@@ -337,7 +345,7 @@ def _quiet_transformers() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The weight files of a base: one, or those in its index."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
@@ -346,7 +354,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted({*lora.read_json(index)["weight_map"].values()})]
 
 
-def _open_weights(file: Path, mapped: bool) -> safe_open:
+def open_weights(file: Path, mapped: bool) -> safe_open:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing: the model was not downloaded or copied whole; do so again.")
     with reading(file, SafetensorError):
@@ -404,7 +412,7 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
     if not folder.name or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise CheckpointError(f"{folder} exists already: name a new folder.")
     with ExitStack() as stack:
-        with _writing(folder):
+        with writing(folder):
             out = stack.enter_context(atomic_folder(folder))
         # The adapter before the base: an error in it is found before gigabytes are downloaded.
         adapter = fetch(checkpoint.adapters[variant])
@@ -412,7 +420,7 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
         source = fetch(checkpoint.base)
         model = load_base(source, load_config(source).dtype or torch.bfloat16)
         lora.merge(model, lora.read(adapter, model, variant))
-        with _writing(folder):
+        with writing(folder):
             model.save_pretrained(out)
             for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):
                 if (source / name).is_file():
@@ -433,7 +441,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """While a folder or a file of a model is written: what fails becomes a CheckpointError that names it."""
     try:
         yield
     except (OSError, SafetensorError) as error:

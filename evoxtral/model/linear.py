@@ -15,6 +15,7 @@ from torch import nn
 
 from evoxtral.model import backends
 from evoxtral.model.lora import BASE, Adapter
+from evoxtral.model.quantized import LOADER, StoredLinear
 
 _BAGS = 1536  # up to this rows x r, a CPU in bfloat16 multiplies by B as embedding bags
 
@@ -58,6 +59,7 @@ class MixedLinear(nn.Module):
     lora_b (N, r, outs): the B of all adapters, the layers side by side. With embedding bags each layer has its own
     instead. r is the largest rank, rounded up to a multiple of 8. Smaller adapters are padded with zeros; an adapter
     that does not change these layers is all zeros.
+    Quantised layers (StoredLinear) are a product of their own, and weight holds the A of the adapters alone.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix, device: torch.device):
@@ -68,11 +70,13 @@ class MixedLinear(nn.Module):
         super().__init__()
         linears = list(layers.values())
         self._sizes = [linear.out_features for linear in linears]
-        weights = [linear.weight.to(device) for linear in linears]
-        dtype = backends.activations(weights[0].dtype, device)
+        quantized = [linear for linear in linears if isinstance(linear, StoredLinear)]
+        weights = [] if quantized else [linear.weight.to(device) for linear in linears]
+        like = torch.empty(0, linears[0].in_features, dtype=quantized[0].dtype) if quantized else weights[0]
+        dtype = backends.activations(like.dtype, device)
         self.mix = mix
         self.changed_by = frozenset(a.name for a in adapters if any(path in a.weights for path in layers))
-        self.ins, self.outs = weights[0].shape[1], sum(self._sizes)
+        self.ins, self.outs = linears[0].in_features, sum(self._sizes)
         self.rank = self.width = 0  # outputs of an adapter's A: for one layer, and for all layers
         self._index_of = {adapter.name: n for n, adapter in enumerate(adapters)}
         self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
@@ -81,26 +85,39 @@ class MixedLinear(nn.Module):
         self._bags_up_to = _BAGS if bags else 0
         self._matrices: list[torch.Tensor] = []
         if self.changed_by:
-            lora_a, lora_b = _stacked(layers, adapters, weights[0], dtype)
+            lora_a, lora_b = _stacked(layers, adapters, like, dtype)
             self.rank, self.width = lora_b.shape[1], len(lora_a) // len(adapters)
             weights.append(lora_a)
             if self._bags_up_to:  # an embedding bag would copy a tensor that is not contiguous, at every call
                 self._matrices = [part.contiguous() for part in lora_b.split(self._sizes, dim=-1)]
             else:
                 self.register_buffer("lora_b", lora_b, persistent=False)
-        self.weight = _join(weights)
+        self.weight = _join(weights) if weights else None
         self.bias = None
         if any(linear.bias is not None for linear in linears):  # zero for layers without one, and for the adapters' A
-            bias = torch.zeros(len(self.weight), dtype=dtype, device=device)
+            rows = self.outs if quantized else len(self.weight)
+            bias = torch.zeros(rows, dtype=dtype, device=device)
             for linear, part in zip(linears, bias[: self.outs].split(self._sizes), strict=True):
                 if linear.bias is not None:
                     part.copy_(linear.bias.detach())
             self.bias = nn.Parameter(bias, requires_grad=False)
         self._prepacked: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.quantized = LOADER.product(quantized) if quantized else None
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in) times the weights and the A of all adapters -> (rows, …, outs + N x layers x r)."""
-        return self._prepacked(x) if self._prepacked else nn.functional.linear(x, self.weight, self.bias)
+        bias = None if self.quantized else self.bias
+        return self._prepacked(x) if self._prepacked else nn.functional.linear(x, self.weight, bias)
+
+    def _products(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """x (rows, …, in) -> (rows, …, at least outs), x A of all adapters, and the first column of that."""
+        if not self.quantized:
+            y = self.product(x)
+            return y, y, self.outs
+        y = self.quantized.result()(x)
+        if self.bias is not None:
+            y += self.bias
+        return y, self.product(x) if self.changed_by else y, 0
 
     def adapter_indices(self, device: torch.device) -> torch.Tensor:
         """Index of the adapter of each block of the current batch, (blocks,); -1 for none."""
@@ -112,22 +129,22 @@ class MixedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in), variant-major -> (rows, …, outs), a view."""
-        y = self.product(x)
+        y, lows, column_of_lows = self._products(x)
         if not self.changed_by:
             return y
-        active, wide = self.mix.active, y.shape[-1]
+        active, wide, wide_lows = self.mix.active, y.shape[-1], lows.shape[-1]
         if active not in self._plans:
             self._plans[active] = self._plan(active)
         rows = y.numel() // (wide * len(active))  # of each block, times positions
         # `as_strided` makes each view in one call (of the outputs, and of x A for the block's own adapter). Slicing
         # would take several, and while a short prompt is processed a GPU waits for the host.
         for block, index, matrices in self._plans[active]:
-            first = block * rows * wide
-            column, own = first, first + self.outs + index * self.width
+            column = block * rows * wide
+            own = block * rows * wide_lows + column_of_lows + index * self.width
             for b in matrices:
                 count, rank, outs = b.shape
                 changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), column)
-                low = y.as_strided((count, rows, rank), (rows * wide + self.width, wide, 1), own)
+                low = lows.as_strided((count, rows, rank), (rows * wide_lows + self.width, wide_lows, 1), own)
                 column, own = column + outs, own + rank
                 if rows * rank <= self._bags_up_to:
                     changed.add_(_bags(low, b))
@@ -141,13 +158,17 @@ class MixedLinear(nn.Module):
         With plain weights PyTorch multiplies a few rows far below memory bandwidth: three rows take five times as long
         as prepacked in float32, and twice as long in bfloat16 (docs/speed.md).
         """
+        if self.weight is None:  # quantised, and no adapter changes these layers
+            return self
+        bias = None if self.quantized else self.bias
         if backends.fbgemm_supports(self.weight.dtype, self.weight.device):
-            packed = torch.ops.quantized.linear_prepack_fp16(self.weight.float(), self.bias)
+            packed = torch.ops.quantized.linear_prepack_fp16(self.weight.float(), bias)
             self._prepacked = partial(torch.ops.quantized.linear_dynamic_fp16, W_prepack=packed)
-            self.weight = self.bias = None
+            self.weight = None
+            self.bias = self.bias if self.quantized else None
         elif backends.onednn_supports(self.weight):
             packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
-            self._prepacked = partial(backends.onednn_linear, weight=packed, bias=self.bias)
+            self._prepacked = partial(backends.onednn_linear, weight=packed, bias=bias)
             self.weight = None
         return self
 
@@ -222,3 +243,10 @@ def joined(
     for name in names:
         delattr(owner, name)  # free the originals before prepacking makes a copy
     return mixed.prepack()
+
+
+def wait_for_quantized(module: nn.Module) -> None:
+    """Until all quantised layers of a module are read and laid out. Raises what went wrong with one."""
+    for layer in module.modules():
+        if isinstance(layer, MixedLinear) and layer.quantized:
+            layer.quantized.result()

@@ -124,7 +124,8 @@ def _transformers_4_path(path: str) -> str:
     return re.sub(r"^model\.(audio_tower|multi_modal_projector)\.", r"\1.", path)
 
 
-def _transformers_5_path(path: str) -> str:
+def transformers_5_path(path: str) -> str:
+    """The path of a module or a tensor as transformers 5 has it, from either's."""
     for pattern, replacement in _RENAMED_IN_TRANSFORMERS_5:
         path = pattern.sub(replacement, path)
     return path
@@ -230,7 +231,7 @@ def _sides(
         if not match:
             others[key] = tensor
             continue
-        slot = sides.setdefault(_transformers_5_path(match["module"]), {})
+        slot = sides.setdefault(transformers_5_path(match["module"]), {})
         if match["side"] in slot:
             twice.append(key)  # the same layer under both of its names
         slot[match["side"]] = tensor
@@ -246,7 +247,7 @@ def _check_untouched(name: str, others: Mapping[str, torch.Tensor], model: nn.Mo
     weights = dict(model.named_parameters())
     unknown, trained = [], []
     for key, tensor in others.items():
-        path = _transformers_5_path(key.removeprefix("base_model.model.").replace(".base_layer.", "."))
+        path = transformers_5_path(key.removeprefix("base_model.model.").replace(".base_layer.", "."))
         if path not in weights:
             unknown.append(key)
         elif not _same(tensor, weights[path]):

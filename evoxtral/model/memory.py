@@ -1,13 +1,24 @@
-"""When glibc returns freed memory to the system. With another C library these functions do nothing."""
+"""Memory on a CPU: when glibc returns freed memory to the system (with another C library nothing is done), how much is
+free, and parts of equal size."""
 
 import ctypes
+import math
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
+_CONTROL_GROUPS = tuple(  # version 2, and 1: the limit, and what is used of it
+    tuple(Path("/sys/fs/cgroup") / name for name in names)
+    for names in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    )
+)
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
@@ -42,3 +53,18 @@ def equal_parts(x: torch.Tensor, about: int, dim: int = 0) -> tuple[torch.Tensor
     oneDNN keeps a kernel for every shape it multiplies, so equal parts save memory over full parts and a short rest.
     """
     return x.chunk(max(1, round(x.shape[dim] / about)), dim)
+
+
+def free_bytes() -> float:
+    """Memory that this process may still take: what the system has available, or its control group where that is less.
+
+    Infinite where the system does not tell (macOS and Windows have no /proc).
+    """
+    found = [math.inf]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file() and (line := re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())):
+        found.append(1024 * int(line[1]))
+    for limit, used in _CONTROL_GROUPS:
+        if limit.is_file() and used.is_file() and (bound := limit.read_text().strip()).isdecimal():
+            found.append(max(0, int(bound) - int(used.read_text())))
+    return min(found)

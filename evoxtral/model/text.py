@@ -122,7 +122,7 @@ class TextModel(nn.Module):
         self.config, self.mix = language_model.config, mix
         self.embed = language_model.embed_tokens
         self.rotary = language_model.rotary_emb
-        dtype = activations(self.embed.weight.dtype, device)
+        dtype = activations(language_model.norm.weight.dtype, device)
         self.norm = language_model.norm.to(dtype).weight
         self.blocks = nn.ModuleList()
         for i, layer in enumerate(language_model.layers):
@@ -130,6 +130,7 @@ class TextModel(nn.Module):
             self.blocks.append(block.to(device, dtype))
             language_model.layers[i] = nn.Identity()
         self.head = joined(model, "", ("lm_head",), adapters, mix, device)
+        self.quantized = self.blocks[0].qkv.quantized is not None
         self.kernels = _kernels(self.config) if device.type == "cuda" else None
         self.to(device)
 

@@ -41,7 +41,10 @@ def head(model: Model) -> tuple:
     """The page's head, which names the model once it is loaded, and the timer, which then stops."""
     if not model.ready:
         return HEAD.format(model.progress), gr.skip()
-    title, understands = description(model.engine().checkpoint)
+    engine = model.engine()
+    title, understands = description(engine.checkpoint)
+    if engine.precision.weights != "fp32":
+        understands += f"; weights in {engine.precision.weights} ({engine.precision.reason})"
     return HEAD.format(Markup("Running <b>{}</b>: {}.").format(title, understands)), gr.Timer(active=False)
 
 

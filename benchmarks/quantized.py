@@ -1,0 +1,170 @@
+"""What weights in 8 and 4 bits cost in quality, against float32, on clips that training never heard.
+
+    python benchmarks/quantized.py                          # the scale model, 40 clips: five minutes on a busy core
+    python benchmarks/quantized.py --model mini-3b --weights bf16 int8 int4 --clips 20
+    python benchmarks/quantized.py --sensitive --clips 16   # instead: each kind of layer left in 16 bits, by 4 bits
+
+The first precision named is the reference. Tags are paired in order where both texts have them; the difference of their
+probabilities is a mean of absolute values. Prints a table and stores it in benchmarks/quantized.json, by model.
+"""
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.precision import processor
+from evoxtral import audio, metrics
+from evoxtral.inference.engine import Engine
+from evoxtral.model import checkpoints, stored
+from evoxtral.model.checkpoints import Checkpoint
+from evoxtral.transcript import Transcript
+from training import bench, dataset
+from training.dataset import DataConfig
+
+RESULTS = Path(__file__).with_suffix(".json")
+SEED = 30  # of the clips
+SCORES = ("wer", "tag_f1", "emphasis_f1")
+KINDS = {  # ends of paths
+    "attention of the text": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "gate and up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+    "attention of the encoder": ("out_proj",),
+    "MLP of the encoder": ("fc1", "fc2"),
+    "projector": ("linear_1", "linear_2"),
+    "output": ("lm_head",),
+    "embeddings": ("embed_tokens",),
+}
+Heard = list[dict[str, list[Transcript]]]
+
+
+def difference(ours: Sequence[float], reference: Sequence[float]) -> float | None:
+    """The mean absolute difference of paired probabilities."""
+    return float(np.mean(np.abs(np.subtract(ours, reference)))) if len(ours) else None
+
+
+def paired_tags(ours: Heard, reference: Heard, variant: str) -> tuple[list[float], list[float]]:
+    """The probabilities of tags that both wrote, in the same order."""
+    pairs: tuple[list[float], list[float]] = ([], [])
+    for mine, other in zip(ours, reference, strict=True):
+        tags = [found[variant][0].tags for found in (mine, other)]
+        matcher = SequenceMatcher(None, *([tag.name for tag in side] for side in tags), autojunk=False)
+        for first, second, size in matcher.get_matching_blocks():
+            for side, start, into in zip(tags, (first, second), pairs, strict=True):
+                into += [tag.probability for tag in side[start : start + size]]
+    return pairs
+
+
+def measured(ours: Heard, reference: Heard, references: Sequence[str], variants: Sequence[str]) -> dict:
+    """Scores of every variant with their intervals, paired differences to the reference, and that of its tags."""
+    found = {}
+    for variant in variants:
+        reports = [
+            metrics.score([(clip[variant][0].text, text) for clip, text in zip(heard, references, strict=True)])
+            for heard in (ours, reference)
+        ]
+        summary, differences = metrics.summary(reports[0]), metrics.compare(reports[1], reports[0])
+        same = [a[variant][0].text == b[variant][0].text for a, b in zip(ours, reference, strict=True)]
+        tags = paired_tags(ours, reference, variant)
+        found[variant] = {
+            **{name: summary[name] for name in SCORES},
+            "intervals": {name: summary["intervals"].get(name) for name in SCORES},
+            "differences": {name: asdict(differences[name]) for name in SCORES if differences.get(name)},
+            "same_text": sum(same) / len(same),
+            "tags": len(tags[0]),
+            "tag_probability_difference": difference(*tags),
+        }
+    return found
+
+
+def engine(checkpoint: Checkpoint, weights: str, kept: Sequence[str] | None = None) -> Engine:
+    """An engine in a precision; kept: ends of paths left in 16 bits instead of `stored.KEPT`."""
+    if kept is None:
+        return Engine(replace(checkpoint, weights=weights), device="cpu")
+    before, stored.KEPT = stored.KEPT, {**stored.KEPT, weights: tuple(kept)}
+    try:
+        return Engine(replace(checkpoint, weights=weights), device="cpu")
+    finally:
+        stored.KEPT = before
+
+
+def clips(folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """Waveforms and their tagged texts, half of them by voices that training never heard."""
+    config = DataConfig(clips=count, split="test", seed=SEED, held_out_share=0.5)
+    found = dataset.build(folder, "quantized", config, workers=1)
+    return [audio.load(folder / clip.audio) for clip in found.clips], [clip.text for clip in found.clips]
+
+
+def sensitive(checkpoint: Checkpoint, waveforms: Sequence[np.ndarray], reference: Heard, weights: str) -> dict:
+    """For each kind of layer left in 16 bits: the difference of its tags' probabilities from the reference, and the
+    share of texts that are the same, over all variants."""
+    found = {}
+    for kind, ends in {"none": (), **KINDS}.items():
+        ours = engine(checkpoint, weights, ends)
+        heard = ours.batch(waveforms)
+        tags = [paired_tags(heard, reference, variant) for variant in ours.variants]
+        same = [a[v][0].text == b[v][0].text for a, b in zip(heard, reference, strict=True) for v in ours.variants]
+        found[kind] = {
+            "tag_probability_difference": difference(*(sum(side, []) for side in zip(*tags, strict=True))),
+            "same_text": sum(same) / len(same),
+        }
+        print(f"  {weights}, in 16 bits: {kind:26}", found[kind], flush=True)
+    return found
+
+
+def compared(
+    checkpoint: Checkpoint, weights: Sequence[str], waveforms: Sequence[np.ndarray], references: Sequence[str]
+) -> dict:
+    """precision -> what `measured` gives; the first is the reference."""
+    reference: Heard = []
+    found = {}
+    for name in weights:
+        begun = time.perf_counter()
+        ours = engine(checkpoint, name)
+        heard = ours.batch(waveforms)
+        reference = reference or heard
+        found[name] = measured(heard, reference, references, ours.variants)
+        for variant, row in found[name].items():
+            scores = "  ".join(f"{score} {row[score]:.4f}" for score in SCORES if row[score] is not None)
+            apart, same = row["tag_probability_difference"], row["same_text"]
+            print(f"{name:5} {variant:5} {scores}  tags differ by {apart}  same text {same:.0%}", flush=True)
+        print(f"  {time.perf_counter() - begun:.0f} s", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--weights", nargs="+", default=["fp32", "bf16", "int8", "int4"])
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--sensitive", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    checkpoint = checkpoints.resolve(args.model)
+    with tempfile.TemporaryDirectory() as folder:
+        waveforms, references = clips(Path(folder), args.clips)
+    result = {"clips": args.clips, "seed": SEED, "reference": args.weights[0], "processor": processor()}
+    result |= {"date": datetime.date.today().isoformat(), "commit": bench.commit()}
+    if args.sensitive:
+        reference = engine(checkpoint, args.weights[0]).batch(waveforms)
+        result["in 16 bits"] = {w: sensitive(checkpoint, waveforms, reference, w) for w in ("int4",)}
+    else:
+        result["weights"] = compared(checkpoint, args.weights, waveforms, references)
+    content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    content[f"{checkpoint.name}, sensitive" if args.sensitive else checkpoint.name] = result
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

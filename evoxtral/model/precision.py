@@ -1,0 +1,113 @@
+"""Which precision a base's weights have in memory: asked for, or chosen by free memory and a measurement."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from evoxtral.errors import CheckpointError
+from evoxtral.model import backends, quantized, stored
+from evoxtral.model.linear import Mix, MixedLinear
+from evoxtral.model.memory import free_bytes
+
+log = logging.getLogger(__name__)
+
+# Bytes of 16-bit weight files. Up to SMALL_MODEL, a CPU uses float32: fewer bits would gain little, and every machine
+# gives the same text. Above it, a CPU uses its fastest dtype; from LARGE_MODEL on the fastest of 16 and 8 bits, or what
+# fits.
+SMALL_MODEL, LARGE_MODEL = 1e8, 2e9
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_QUANTIZED = "{} runs on a CPU; on {} use bf16."
+# Peak memory with three variants as a share of the 16-bit files, and bytes beside it (docs/speed.md).
+_SHARE = {"16 bits": 1.2, "int8": 0.62, "int4": 0.42}
+_BESIDE = 1e9
+
+
+@dataclass(frozen=True)
+class Precision:
+    """weights: one of checkpoints.WEIGHTS but "auto".  dtype: of what is not quantised.  reason: why this one."""
+
+    weights: str
+    dtype: torch.dtype
+    reason: str = "asked for"
+
+    @property
+    def quantized(self) -> bool:
+        return self.weights in stored.WEIGHTS
+
+
+def choose(asked: str, folder: Path, device: torch.device) -> Precision:
+    """The precision for a base's folder on a device. Raises CheckpointError for what cannot be."""
+    written = stored.file_of(folder)
+    own = stored.Header.read(written).weights if written else None
+    if own and asked not in ("auto", own):
+        raise CheckpointError(
+            f"{folder} holds its weights in {own} alone: choose {own}, or the model it was made from."
+        )
+    if own or asked in stored.WEIGHTS:
+        weights = own or asked
+        if device.type != "cpu":
+            raise CheckpointError(_QUANTIZED.format(weights, device.type))
+        return Precision(weights, beside_quantized(), "its file has them so" if own else "asked for")
+    if asked in DTYPES:
+        return Precision(asked, DTYPES[asked])
+    if device.type != "cpu":
+        return Precision("bf16", torch.bfloat16, "a GPU multiplies it fastest")
+    size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
+    dtype = default_dtype(size)
+    name = NAMES[dtype]
+    if size < LARGE_MODEL:
+        return Precision(name, dtype, "a small model" if size <= SMALL_MODEL else "the fastest here")
+    return _for_a_large_one(name, dtype, size, free_bytes())
+
+
+def _for_a_large_one(name: str, dtype: torch.dtype, size: int, free: float) -> Precision:
+    """Of 16, 8 and 4 bits the fastest that fits. Where none fits, 4 bits, and what is said when memory ends."""
+    needs = {kind: share * size + _BESIDE for kind, share in _SHARE.items()}
+    room = f"{free / 1e9:.1f} GB of memory are free"
+    if free < needs["int8"]:
+        return Precision("int4", dtype, f"{room}, and 8 bits need {needs['int8'] / 1e9:.1f}")
+    if free < needs["16 bits"]:
+        return Precision("int8", dtype, f"{room}, and 16 bits need {needs['16 bits'] / 1e9:.1f}")
+    gain = product_duration(dtype) / quantized_duration(dtype)
+    if gain > 1:
+        return Precision("int8", dtype, f"{gain:.1f} times as fast here as {name}")
+    return Precision(name, dtype, "the fastest here")
+
+
+def beside_quantized() -> torch.dtype:
+    """The dtype of adapters and of what else is not quantised: the faster one of 16 bits."""
+    return default_dtype(LARGE_MODEL)
+
+
+def default_dtype(size: float) -> torch.dtype:
+    """The dtype for weight files of `size` bytes on a CPU."""
+    if size <= SMALL_MODEL:
+        return torch.float32
+    widened = torch.float16 if backends.fbgemm_supports(torch.float16, torch.device("cpu")) else torch.float32
+    if size >= LARGE_MODEL and widened is torch.float32:
+        return torch.bfloat16
+    return min((widened, torch.bfloat16), key=product_duration)
+
+
+def product_duration(dtype: torch.dtype) -> float:
+    """Duration (s) of one linear layer for some rows, on a CPU.
+
+    Measured, because a CPU's flags do not tell: of two CPUs with bfloat16 instructions, one can be five times faster
+    with them and one slower. Takes 50 ms, or 700 ms where bfloat16 is slow.
+    """
+    device = torch.device("cpu")
+    layer = MixedLinear({"": nn.Linear(1024, 1024, dtype=dtype)}, [], Mix([]), device).prepack()
+    rows = torch.ones(512, 1024, dtype=backends.activations(dtype, device))
+    return backends.shortest_duration(lambda: layer(rows))
+
+
+@torch.inference_mode()
+def quantized_duration(dtype: torch.dtype) -> float:
+    """The same of one in 8 bits."""
+    product = quantized.Int8.of(torch.ones(1024, 1024)).product(few=False)
+    rows = torch.ones(512, 1024, dtype=backends.activations(dtype, torch.device("cpu")))
+    return backends.shortest_duration(lambda: product(rows))

@@ -1,0 +1,270 @@
+"""Weights in 8 and 4 bits: what they keep, their products, their file, and which precision is chosen."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tone
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from evoxtral import cli
+from evoxtral.errors import CheckpointError
+from evoxtral.inference.engine import Engine
+from evoxtral.inference.sampling import Decoding
+from evoxtral.model import checkpoints, lora, memory, precision, quantized, stored
+from evoxtral.model.linear import Mix, MixedLinear
+from evoxtral.model.quantized import Int4, Int8, StoredLinear
+
+CPU = torch.device("cpu")
+LOUD = 1e3  # how much larger one row is than the next
+
+
+@pytest.fixture(scope="module")
+def weight() -> torch.Tensor:
+    """(128, 192), outputs of very different sizes."""
+    sizes = torch.logspace(-2, 1, 128)[:, None]
+    return torch.randn(128, 192, generator=torch.Generator().manual_seed(0)) * sizes
+
+
+@pytest.fixture(scope="module")
+def int8_folder(checkpoint, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized") / "model"
+    assert stored.write(checkpoint, "int8", folder)
+    return folder
+
+
+def relative(y: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """The error of each row as a share of its size."""
+    return (y.float() - expected).norm(dim=-1) / expected.norm(dim=-1)
+
+
+def test_8_bits_are_rounded_to_the_nearest_of_each_output(weight):
+    found = Int8.of(weight)
+    assert found.q.abs().amax(dim=1).eq(127).all()
+    assert (found.dequantized() - weight).abs().le(found.scale[:, None] * 0.501).all()
+
+
+@pytest.mark.parametrize(("group", "most"), [(32, 0.09), (64, 0.10)])
+def test_4_bits_have_a_step_for_each_group_that_8_bits_can_hold(weight, group, most):
+    found = Int4.of(weight, group)
+    assert found.group == group
+    assert found.q.shape == (128, 96)
+    assert found.multipliers.abs().amax() <= 15
+    assert found.multipliers.ne(0).all()
+    assert relative(found.dequantized(), weight).mean() < most
+    as_int8 = found.multipliers.int().repeat_interleave(group, dim=1) * (found.codes().int() - 8)
+    assert as_int8.abs().amax() <= 127
+    torch.testing.assert_close(as_int8 * found.scale[:, None], found.dequantized())
+
+
+def test_rows_of_zeros_stay_zeros():
+    nothing = torch.zeros(64, 64)
+    assert not Int8.of(nothing).dequantized().any()
+    assert not Int4.of(nothing).dequantized().any()
+
+
+@pytest.mark.parametrize("name", list(quantized._candidates()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_product_of_8_bits_has_a_scale_for_each_row(weight, name, dtype):
+    found = Int8.of(weight)
+    x = torch.randn(2, 3, 192, generator=torch.Generator().manual_seed(1))
+    x[:, 1] *= LOUD
+    x[:, 2] = 0
+    x = x.to(dtype)
+    y = quantized._PRODUCTS[name](found)(x)
+    expected = x.float() @ found.dequantized().T
+    assert y.shape == (2, 3, 128)
+    assert y.dtype is dtype
+    assert relative(y[:, :2], expected[:, :2]).max() < 0.03  # with one scale for all, the quiet row would be lost
+    assert not y[:, 2].any()
+
+
+@pytest.mark.parametrize("rows", [1, quantized._FEW, quantized._FEW + 1])
+@pytest.mark.parametrize("known", [True, False])
+def test_few_rows_and_many_are_multiplied_by_the_same_4_bits(weight, rows, known, monkeypatch):
+    if not known:  # as on a CPU whose layout is another one
+        monkeypatch.setattr(quantized, "_layout_is_known", lambda: False)
+    found = Int4.of(weight)
+    x = torch.randn(1, rows, 192, generator=torch.Generator().manual_seed(1))
+    y = found.product(few=True)(x)
+    assert y.shape == (1, rows, 128)
+    assert relative(y, x @ found.dequantized().T).max() < 0.03
+
+
+def test_fbgemm_is_asked_for_7_bits_where_its_sums_would_saturate(weight, monkeypatch):
+    monkeypatch.setattr(quantized, "_fbgemm_saturates", lambda: True)
+    if "FBGEMM" not in quantized._candidates():
+        pytest.skip("no FBGEMM here")
+    x = torch.randn(4, 192, generator=torch.Generator().manual_seed(1))
+    y = quantized._fbgemm(Int8.of(weight))(x)
+    assert relative(y, x @ weight.T).max() < 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_adapters_stay_beside_quantised_layers(weight, dtype):
+    """Layers of one product, an adapter on one of them, a batch of two variants; against float32."""
+    generator = torch.Generator().manual_seed(2)
+    layers = {"a": nn.Linear(192, 128), "b": nn.Linear(192, 64, bias=False)}
+    with torch.no_grad():
+        layers["a"].weight.copy_(weight)
+        layers["b"].weight.copy_(weight[:64])
+
+    def adapter() -> lora.Adapter:
+        pair = torch.randn(4, 192, generator=generator.manual_seed(3)), torch.randn(128, 4, generator=generator)
+        return lora.Adapter("sft", {"a": pair})
+
+    kept = {
+        path: StoredLinear(layer, lambda layer=layer: Int8.of(layer.weight), dtype, few=True)
+        for path, layer in layers.items()
+    }
+    mix = Mix([adapter()])
+    ours = MixedLinear(kept, [adapter()], mix, CPU).prepack()
+    plain = MixedLinear(layers, [adapter()], mix, CPU)
+    x = torch.randn(2, 5, 192, generator=generator)
+    with mix.using(("base", "sft")), torch.inference_mode():
+        y, expected = ours(x.to(torch.bfloat16 if dtype is torch.bfloat16 else torch.float32)), plain(x)
+    assert y.shape == (2, 5, 192)
+    assert relative(y, expected).max() < 0.03
+    assert (expected[0] - expected[1]).abs().max() > 1
+
+
+def test_a_quantised_folder_is_a_model_of_its_own(checkpoint, int8_folder):
+    """Its layers are those that the source's weights give when they are quantised while loading."""
+    found = checkpoints.resolve(str(int8_folder))
+    assert found.variants == ("base", "sft", "rl")
+    from_file, from_source = (stored.load(Path(model.base), "int8", torch.float32) for model in (found, checkpoint))
+    sides = [dict(model.named_modules()) for model in (from_file, from_source)]
+    layers = [name for name, module in sides[0].items() if isinstance(module, StoredLinear)]
+    assert {"lm_head", "model.multi_modal_projector.linear_1", "model.audio_tower.layers.1.fc2"} < {*layers}
+    for name in layers:
+        one, other = (side[name].read() for side in sides)
+        assert torch.equal(one.q, other.q)
+        assert torch.equal(one.scale, other.scale)
+    whole = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+    tokens = torch.tensor([3, 300])
+    embedded = from_file.get_submodule(stored.EMBEDDINGS)(tokens)
+    assert relative(embedded, whole.get_input_embeddings()(tokens)).max() < 0.02
+    for name in ("model.audio_tower.conv1.weight", "model.language_model.norm.weight"):
+        torch.testing.assert_close(from_file.get_parameter(name), whole.get_parameter(name))
+
+
+def test_an_engine_runs_all_variants_of_a_quantised_folder(int8_folder):
+    engine = Engine(checkpoints.resolve(str(int8_folder)), device="cpu")
+    assert engine.precision.weights == "int8"
+    transcripts = engine.batch([tone(2.0)], decoding=Decoding(max_tokens=4))[0]
+    assert set(transcripts) == {"base", "sft", "rl"}
+    for (transcript,) in transcripts.values():
+        assert all(0 < token.probability <= 1 for token in transcript.cues[0].tokens)
+
+
+def test_4_bits_of_the_shipped_model(tmp_path):
+    """Its text layers in 4 bits, the rest in 8; the file is a third of the source's."""
+    source = checkpoints.resolve("tiny", {})
+    assert stored.write(source, "int4", tmp_path / "small")
+    file = stored.file_of(tmp_path / "small" / "base")
+    tensors = load_file(file)
+    path = f"{stored.TEXT}.layers.0.mlp.down_proj"
+    assert tensors[f"{path}.weight_packed"].dtype is torch.uint8
+    assert tensors["model.audio_tower.layers.0.fc1.weight"].dtype is torch.int8
+    assert file.stat().st_size < 0.5 * sum(f.stat().st_size for f in checkpoints.weight_files(Path(source.base)))
+    model = stored.load(file.parent, "int4", torch.float32)
+    whole = checkpoints.load_base(Path(source.base), torch.float32)
+    read = model.get_submodule(path).read().dequantized()
+    assert relative(read, whole.get_parameter(f"{path}.weight").detach()).mean() < 0.12
+
+
+def test_layers_that_are_kept_stay_in_the_source_s_precision(checkpoint, tmp_path):
+    stored.write(checkpoint, "int8", tmp_path / "model", kept=("mlp.down_proj",))
+    file = stored.file_of(tmp_path / "model" / "base")
+    assert stored.Header.read(file).kept == ("mlp.down_proj",)
+    model = stored.load(file.parent, "int8", torch.float32)
+    down = model.get_submodule(f"{stored.TEXT}.layers.0.mlp.down_proj")
+    assert not isinstance(down, StoredLinear)
+    whole = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+    torch.testing.assert_close(down.weight, whole.get_submodule(f"{stored.TEXT}.layers.0.mlp.down_proj").weight)
+
+
+def test_quantize_writes_once_and_says_what_is_wrong(checkpoint, int8_folder, tmp_path, capsys, caplog):
+    asked = ["quantize", checkpoint.base, "-o"]
+    assert cli.main([*asked, str(tmp_path / "out")]) == 0
+    assert cli.main([*asked, str(tmp_path / "out")]) == 0
+    assert "there already" in caplog.messages[-1]
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint.base, other)
+    weights = load_file(other / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name] + 1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    for arguments, sentence in (
+        (["quantize", str(other), "-o", str(tmp_path / "out")], "holds something else: name a new folder."),
+        (["quantize", str(int8_folder), "-o", str(tmp_path / "new")], "is quantised already"),
+        ([*asked, str(tmp_path / "new"), "--weights", "int4"], "cannot have (64 x 48): use int8."),
+        (["merge", "--model", str(int8_folder), "-o", str(tmp_path / "new")], "holds quantised weights alone"),
+        (["transcribe", "a.wav", "--model", str(int8_folder), "--weights", "bf16"], "holds its weights in int8 alone"),
+    ):
+        assert cli.main(arguments) == 2
+        assert sentence in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"version": 9}, "is of version 9 of this format"),
+        ({"weights": "int3"}, "is of version 1 of this format"),
+        ({}, "is of version None of this format"),
+    ],
+)
+def test_a_file_of_another_format_is_refused(int8_folder, tmp_path, change, sentence):
+    folder = tmp_path / "base"
+    shutil.copytree(int8_folder / "base", folder)
+    file = stored.file_of(folder)
+    header = {"version": 1, "weights": "int8", "kept": [], "source": {}, **change} if change else {}
+    save_file(load_file(file), file, {"evoxtral": json.dumps(header)})
+    with pytest.raises(CheckpointError, match=sentence):
+        stored.load(folder, "int8", torch.float32)
+
+
+def test_a_file_that_lacks_a_tensor_is_named(int8_folder, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(int8_folder / "base", folder)
+    file = stored.file_of(folder)
+    header = stored.Header.read(file).written()
+    save_file({k: v for k, v in load_file(file).items() if not k.startswith("lm_head")}, file, header)
+    with pytest.raises(CheckpointError, match=r"do not fit its config.json: lm_head.weight"):
+        stored.load(folder, "int8", torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("free", "gain", "weights"),
+    [(math.inf, 1.5, "int8"), (math.inf, 0.8, "bf16"), (9e9, 0.8, "int8"), (5.5e9, 1.5, "int4"), (1e9, 0.8, "int4")],
+)
+def test_a_large_model_takes_what_is_fastest_and_fits(monkeypatch, free, gain, weights):
+    monkeypatch.setattr(precision, "product_duration", lambda dtype: gain)
+    monkeypatch.setattr(precision, "quantized_duration", lambda dtype: 1.0)
+    found = precision._for_a_large_one("bf16", torch.bfloat16, 9.4e9, free)
+    assert found.weights == weights
+    assert found.reason
+
+
+def test_what_is_asked_for_is_taken(checkpoint, monkeypatch):
+    folder = Path(checkpoint.base)
+    assert precision.choose("auto", folder, CPU).weights == "fp32"
+    assert precision.choose("fp16", folder, CPU).dtype is torch.float16
+    assert precision.choose("int8", folder, CPU).quantized
+    with pytest.raises(CheckpointError, match="int8 runs on a CPU"):
+        precision.choose("int8", folder, torch.device("cuda"))
+    monkeypatch.setenv("EVOXTRAL_WEIGHTS", "int8")
+    assert checkpoints.resolve("tiny").weights == "int8"
+    assert checkpoints.resolve("tiny", weights="bf16").weights == "bf16"
+    monkeypatch.setenv("EVOXTRAL_WEIGHTS", "int2")
+    with pytest.raises(CheckpointError, match="EVOXTRAL_WEIGHTS is 'int2': use one of auto, "):
+        checkpoints.resolve("tiny")
+
+
+def test_free_memory_is_known_or_endless():
+    assert memory.free_bytes() > 0
