@@ -48,8 +48,8 @@ def bench(
 ) -> dict:
     """Run sets and folders on a model, write `out`, and give what results.json has.
 
-    names: of SETS, GROUPS, or folders.  variants: None for all.  limit: clips of each rung at most.  seed: of noises and
-    rooms.  Raises EvoxtralError: BenchError for a set that does not exist, or an `out` that holds another run.
+    names: of SETS, GROUPS, or folders.  variants: None for all.  limit: clips of each rung at most.  seed: of noises
+    and rooms.  Raises EvoxtralError: BenchError for a set that does not exist, or an `out` that holds another run.
     """
     started = time.perf_counter()
     chosen = tuple(variants or checkpoint.variants)
@@ -147,8 +147,9 @@ def _transcribed(
 ) -> Iterator[tuple[Clip, tuple[float, dict[str, str]] | EvoxtralError]]:
     """Each clip with its length in s and its texts by variant, in any order: as files, as `bulk` reads them."""
     silent = [clip for clip in clips if clip.sound is None]
-    for start in range(0, len(silent), text_only.ROWS):
-        part = silent[start : start + text_only.ROWS]
+    at_once = max(1, min(text_only.ROWS, engine.rows // len(variants)))
+    for start in range(0, len(silent), at_once):
+        part = silent[start : start + at_once]
         for clip, texts in zip(
             part, text_only.tagged(engine, [clip.reference for clip in part], variants), strict=True
         ):

@@ -1,8 +1,8 @@
 """The sets of the bench: ladders whose rungs are ever harder, texts that mislead, people, and controls.
 
 Texts, voices and seeds of the embedded voice are in `assets/bench/texts.jsonl` (`training/ladders.py` writes it:
-held-out sentences, half of them in held-out voices). What is done to a clip depends on the seed, the set and the clip's number
-only: the rungs of a ladder have the same clips with the same noise, so that they can be compared in pairs.
+held-out sentences, half of them in held-out voices). What is done to a clip depends on the seed, the set and the
+clip's number only: the rungs of a ladder have the same clips with the same noise, so that they compare in pairs.
 """
 
 import hashlib

@@ -3,7 +3,7 @@
 A control for benchmarks: what is right here is what the words give away, and not what was heard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,20 +12,26 @@ from evoxtral import tags
 from evoxtral.inference.engine import Engine
 
 ROWS = 24  # texts that are decoded together
-MAX_TAGS = 3  # in a row: a model that writes nothing else goes on with the words
+MAX_TAGS, MAX_IN_ALL = 3, 12  # in a row, and in a text: a model that writes nothing else goes on with the words
 MAX_TOKENS = 12  # of one tag
 
 
 class Row:
     """One text on its way: which token comes next, given what the model would write."""
 
-    def __init__(self, words: Sequence[list[int]], pieces, eos_id: int) -> None:
-        """words: token ids of each. pieces: token ids → their texts."""
-        self.words, self._pieces, self._eos = words, pieces, eos_id
+    def __init__(
+        self, words: Sequence[list[int]], pieces: Callable[[list[int]], list[str]], eos_id: int, close: int
+    ) -> None:
+        """words: token ids of each.  pieces: token ids → their texts.  close: the id of "]"."""
+        self.words, self._pieces, self._eos, self._close = words, pieces, eos_id, close
         self.ids: list[int] = []
         self._word = self._token = 0
-        self._tag = self._tags = 0  # tokens of the open tag; tags in a row
+        self._tag = self._tags = self._all = 0  # tokens of the open tag; tags in a row; all tags
         self.done = False
+
+    @property
+    def _may_open(self) -> bool:
+        return self._token == 0 and self._tags < MAX_TAGS and self._all < MAX_IN_ALL
 
     def next(self, best: int) -> int:
         """The token to go on with; the model's own where it opens a tag between words or is inside one."""
@@ -34,12 +40,12 @@ class Row:
         piece = self._pieces([best])[0]
         if self._tag:
             self._tag += 1
-            token = best if best != self._eos else self._close
-            if "]" in self._pieces([token])[0] or self._tag > MAX_TOKENS:
+            token = best if best != self._eos and self._tag < MAX_TOKENS else self._close
+            if "]" in self._pieces([token])[0]:
                 self._tag, self._tags = 0, self._tags + 1
-                token = token if "]" in self._pieces([token])[0] else self._close
-        elif self._token == 0 and self._tags < MAX_TAGS and piece.strip().startswith("["):
-            token, self._tag = best, int("]" not in piece)
+        elif self._may_open and piece.strip().startswith("["):
+            token, self._all = best, self._all + 1
+            self._tag, self._tags = (0, self._tags + 1) if "]" in piece else (1, self._tags)
         elif self._word == len(self.words):
             self.done = True
             return self._eos
@@ -52,8 +58,6 @@ class Row:
         self.ids.append(token)
         return token
 
-    _close = 0  # the id of "]", set by `tagged`
-
 
 @torch.inference_mode()
 def tagged(engine: Engine, texts: Sequence[str], variants: Sequence[str] | None = None) -> list[dict[str, str]]:
@@ -63,12 +67,9 @@ def tagged(engine: Engine, texts: Sequence[str], variants: Sequence[str] | None 
     """
     names, prompt = engine.ordered(variants), engine.prompt
     words = [_words(engine, tags.without_tags(text)) for text in texts]
-    rows = [Row(one, prompt.pieces, prompt.eos_id) for _ in names for one in words]
     close = prompt.encode("]")[-1]
-    for row in rows:
-        row._close = close
-    longest = max(sum(map(len, one)) for one in words)
-    budget = longest + MAX_TOKENS * (MAX_TAGS + max(map(len, words)))
+    rows = [Row(one, prompt.pieces, prompt.eos_id, close) for _ in names for one in words]
+    budget = max(sum(map(len, one)) for one in words) + MAX_TOKENS * MAX_IN_ALL + 1
     ids = prompt.transcription_ids()
     log_mel = prompt.log_mel([np.zeros(prompt.window_samples, np.float32)], engine.device)
     with engine._lock, engine._mix.using(names):
