@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from evoxtral import __version__, dialects
+from evoxtral.bench import command as bench_command
 from evoxtral.errors import EvoxtralError
 from evoxtral.exports import STDIN, Folder, Output, is_folder
 from evoxtral.transcript import FORMATS
@@ -82,6 +83,7 @@ def build_parser() -> Parser:
     _add_bulk(commands)
     _add_speak(commands)
     _add_score(commands)
+    bench_command.add(commands, _add_model)
     _add_info(commands)
     _add_merge(commands)
     _add_quantize(commands)

@@ -5,6 +5,7 @@ import pytest
 
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
+from evoxtral.speech import acoustics
 from training import augment
 
 
@@ -24,13 +25,13 @@ def reverberation(response: np.ndarray) -> float:
 
 @pytest.mark.parametrize("rt60", [0.15, 0.4, 0.8])
 def test_a_room_has_the_requested_reverberation_time(rt60):
-    rooms = [augment.room(np.random.default_rng(seed), rt60, 2.0) for seed in range(5)]
+    rooms = [acoustics.room(np.random.default_rng(seed), rt60, 2.0) for seed in range(5)]
     assert np.mean([reverberation(room) for room in rooms]) == pytest.approx(rt60, rel=0.2)
 
 
 def test_direct_sound_falls_with_distance():
     def clarity(distance: float) -> float:
-        response = augment.room(np.random.default_rng(0), 0.5, distance)
+        response = acoustics.room(np.random.default_rng(0), 0.5, distance)
         return response[0] ** 2 / np.sum(response[80:] ** 2)
 
     assert clarity(0.2) > 10 * clarity(1.0) > 100 * clarity(10.0) / 10
@@ -38,21 +39,21 @@ def test_direct_sound_falls_with_distance():
 
 @pytest.mark.parametrize("snr", [0.0, 15.0, 30.0])
 def test_noise_has_the_requested_snr(waveform, snr):
-    noise = augment.noise(np.random.default_rng(1), len(waveform))
-    added = augment.mixed(waveform.astype(float), noise, snr) - waveform
+    noise = acoustics.noise(np.random.default_rng(1), len(waveform))
+    added = acoustics.mixed(waveform.astype(float), noise, snr) - waveform
     sounding = waveform[np.abs(waveform) > 0.05 * np.abs(waveform).max()]
     assert 10 * np.log10(np.mean(sounding**2) / np.mean(added**2)) == pytest.approx(snr, abs=0.01)
 
 
 def test_pink_noise_falls_by_three_decibels_an_octave():
-    spectrum = np.abs(np.fft.rfft(augment.coloured(np.random.default_rng(0).standard_normal(1 << 16), 1.0))) ** 2
+    spectrum = np.abs(np.fft.rfft(acoustics.coloured(np.random.default_rng(0).standard_normal(1 << 16), 1.0))) ** 2
     octave = [spectrum[1 << k : 2 << k].mean() for k in range(8, 14)]
     assert 10 * np.log10(np.divide(octave[1:], octave[:-1])) == pytest.approx([-3.0] * 5, abs=0.6)
 
 
-@pytest.mark.parametrize("codec", augment.CODECS, ids=lambda codec: f"{codec.encoder}-{codec.rate}")
+@pytest.mark.parametrize("codec", acoustics.CODECS, ids=lambda codec: f"{codec.encoder}-{codec.rate}")
 def test_a_codec_keeps_the_waveform_aligned(waveform, codec):
-    coded = augment.coded(waveform.astype(float), np.random.default_rng(0), codec)
+    coded = acoustics.coded(waveform.astype(float), np.random.default_rng(0), codec)
     assert len(coded) == len(waveform)
     envelopes = [np.convolve(np.abs(w), np.full(400, 1 / 400), "same") for w in (waveform, coded)]
     assert np.corrcoef(envelopes)[0, 1] > 0.9
@@ -62,7 +63,7 @@ def test_a_codec_keeps_the_waveform_aligned(waveform, codec):
 
 
 def test_the_vocoder_leaves_speech_in_the_telephone_band(waveform):
-    coded = augment.narrowband_vocoder(waveform.astype(float), np.random.default_rng(0))
+    coded = acoustics.narrowband_vocoder(waveform.astype(float), np.random.default_rng(0))
     spectrum = np.abs(np.fft.rfft(coded)) ** 2
     assert len(coded) == len(waveform) and spectrum[int(0.55 * len(spectrum)) :].sum() < 0.02 * spectrum.sum()
 

@@ -25,6 +25,7 @@ BELOW = {
     "speech": {"audio", "tags", "errors"},
     "model": {"errors"},
     "inference": {"audio", "model", "confidence", "transcript", "results", "exports", "tags", "errors"},
+    "bench": {"inference", "audio", "model", "speech", "metrics", "tags", "errors"},
     "serve": {"exports", "inference", "audio", "model", "transcript", "results", "tags", "errors"},
     "ui": {
         "exports",
@@ -40,6 +41,7 @@ BELOW = {
         "errors",
     },
     "cli": {
+        "bench",
         "serve",
         "inference",
         "audio",

@@ -351,8 +351,8 @@ def test_a_file_of_pairs_gives_the_report_of_the_command_line_on_screen_and_to_d
     assert "2 pairs scored." in status
     assert "<h2>Scores of mine.jsonl</h2>" in shown and "n = 2" in shown
     assert "WER over all words" in shown and "<small>" in shown and 'title="laughs"' in shown
-    assert json.loads(downloads(shown)["mine.scores.json"]) == metrics.summary(metrics.score(pairs))
-    assert metrics_tab.score_file(upload(tmp_path, *pairs)) == metrics.summary(metrics.score(pairs))
+    assert json.loads(downloads(shown)["mine.scores.json"]) == metrics.summary(metrics.score(pairs, normalised=True))
+    assert metrics_tab.score_file(upload(tmp_path, *pairs)) == metrics.summary(metrics.score(pairs, normalised=True))
 
 
 def test_the_report_on_a_file_has_a_bar_for_each_metric_and_tag_and_no_legend(tmp_path):

@@ -1,5 +1,7 @@
 """Scores that see place, and WER after Whisper's normaliser."""
 
+import subprocess
+import sys
 from functools import cache
 
 import jiwer
@@ -69,7 +71,7 @@ def test_very_long_texts_are_aligned_by_jiwer(monkeypatch):
         ("one [laughs] four", "one [laughs] two three four", 1, 1),  # between the same aligned words
         ("one four [laughs]", "one two [laughs] three four", 0, 1),
         ("no - [laughs] never", "no [laughs] - never", 1, 1),  # a dash is no word
-        ("[laughs]", "I knew it [laughs]", 1, 1),
+        ("[laughs]", "I knew it [laughs]", 0, 0),  # no word is aligned: its place is not known
     ],
 )
 def test_a_sound_is_right_at_its_slot_between_aligned_words(prediction, reference, exact, near):
@@ -143,6 +145,32 @@ def test_published_properties_of_wesr_hold():
     spoken = "[whispers] do not wake him. Fine."
     assert right("[whispers] do not wake. Fine.", spoken) == {"whispers": 1}
     assert right("do not [whispers] wake him. Fine.", spoken) == {"whispers": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("[laughs]", "you said [laughs] what?", {"laughs": 0}),  # no word of the reference is aligned: a miss
+        ("[laughs] hello", "[laughs]", {"laughs": 1}),  # the reference has one slot only
+        ("[sad]", "[sad] Never mind.", {"sad": 0}),
+        ("[sad] Never. Yes, it is.", "Never. [sad] Gone.", {"sad": 0}),
+        ("Fine.", "[sad] Fine.", {}),
+    ],
+)
+def test_a_tag_whose_place_cannot_be_compared_is_a_miss(prediction, reference, expected):
+    assert right(prediction, reference) == expected
+
+
+def test_the_normaliser_is_transformers_own_and_needs_no_import_of_transformers():
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    text = "Oh, Dr. O'Neil's twenty-one colour-coded files — mhm, it's 20%, ok?"
+    assert english.normalised(text) == EnglishTextNormalizer({})(text).strip()
+    code = "import sys; from evoxtral import metrics; metrics.summary(metrics.score([('a', 'b')], normalised=True))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(*sys.modules)"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert {"transformers", "torch"}.isdisjoint(loaded) and "jiwer" in loaded
 
 
 def test_wer_after_whispers_normaliser_ignores_case_punctuation_and_tags():

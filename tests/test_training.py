@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import workers
+from conftest import RECIPE
 from torch import nn
 from waiting import wait_until
 
@@ -21,7 +22,7 @@ from evoxtral.errors import EvoxtralError, RecipeError
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
 from evoxtral.speech.espeak import Espeak
-from training import dataset, loop, model, muon, pretrain, raft, recipe, run
+from training import dataset, loop, model, muon, policy, pretrain, raft, recipe, run, sft
 from training.dataset import Clips, Collator, DataConfig
 from training.raft import Sampled
 
@@ -53,6 +54,7 @@ def test_the_defaults_are_the_published_recipe():
         ("[sft]\nbatch = 0", "batch and micro_batch must be at least 1"),
         ("[raft]\ndrop = 1.0", "drop = 1.0 in"),
         ("[raft]\nsupervised = -1", "supervised = -1 at least 0"),
+        ("[rl]\nmethod = 'ppo'", "method = 'ppo' must be one of raft, reinforce-rej, pairs, gdpo"),
         ("[train]\nclips = 9\n[raft]\nsupervised = 9", "supervised = 9 must be less than the 9 clips"),
     ],
 )
@@ -400,6 +402,31 @@ def test_rl_learns_from_the_best_attempts_and_from_the_references_of_the_others(
 
 
 @pytest.mark.parametrize(("written", "kept"), [("", 0), ("1\n2\n3\n", 2), ("1\n2\n3\n4", 2), ("1\n2\n3\n4\n", 4)])
+@pytest.mark.parametrize("method", ["reinforce-rej", "pairs", "gdpo"])
+def test_rl_makes_the_better_attempt_likelier_against_the_worse(method, checkpoint, prompt, clips):
+    """Real clips and a real adapter; a few steps on one clip's two attempts, of which one is right."""
+    good, bad = clips.clips[0].text, "[calm] Something else."
+    samples = [Sampled("0", good, [bad, good], [0.1, 1.0]), Sampled("1", good, [good, good], [1.0, 1.0])]
+    config = sft.SftConfig(learning_rate=1e-2, batch=2, micro_batch=1, epochs=1)
+    found = policy.attempts(samples, clips.first(2), policy.RlConfig(method))
+    tuned = sft.adapted(Path(checkpoint.base), RECIPE, Path(checkpoint.adapters["sft"]), torch.device("cpu"))
+    task = found.task(tuned, prompt, found.clips, found.texts, config)
+    parameters = [p for p in tuned.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=1e-2)
+
+    def gap() -> float:
+        with torch.no_grad():
+            scores, _ = zip(*(task._forward([0], [text]) for text in (good, bad)), strict=True)
+        return float(scores[0].sum() - scores[1].sum())
+
+    before = gap()
+    for part in task.losses(0):
+        part["loss"].backward()
+    optimiser.step()
+    assert gap() > before
+    assert len(found.clips) == {"reinforce-rej": 2, "pairs": 1, "gdpo": 2}[method]
+
+
 def test_an_interrupted_file_is_read_to_its_last_complete_chunk(tmp_path, written, kept):
     (tmp_path / "rows.jsonl").write_text(written)
     assert loop.whole_chunks(tmp_path / "rows.jsonl", 2) == list(range(1, kept + 1))

@@ -6,11 +6,11 @@ show.
 
 import datetime
 import json
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evoxtral import audio, metrics
+from evoxtral.bench.running import commit
 from evoxtral.inference.engine import Engine
 from evoxtral.speech import speak
 from training import loop
@@ -153,20 +153,6 @@ def details(rows: list[dict], config: BenchConfig) -> dict:
         "tag_differences": differences,
         "confidence": curves,
     }
-
-
-def commit() -> str | None:
-    """The commit of the code that measured, "-dirty" if that had been changed since; None outside a checkout."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def table(found: dict) -> str:

@@ -287,6 +287,10 @@ class Clips:
         pairs = [(c, p) for c, p, keep in zip(self.clips, self._places, wanted, strict=True) if keep]
         return Clips(self.folder, [c for c, _ in pairs], [p for _, p in pairs], self._shards)
 
+    def at(self, indices: Sequence[int]) -> "Clips":
+        """The clips at some places, in that order; one may be there several times."""
+        return Clips(self.folder, [self.clips[i] for i in indices], [self._places[i] for i in indices], self._shards)
+
     def first(self, count: int) -> "Clips":
         """The first `count` of them, or all if there are fewer."""
         return Clips(self.folder, self.clips[:count], self._places[:count], self._shards)

@@ -6,10 +6,9 @@ from itertools import cycle, islice
 import numpy as np
 
 from evoxtral.audio import SAMPLE_RATE
-from evoxtral.speech import natural
+from evoxtral.bench.recordings import Recording
+from evoxtral.speech import acoustics, natural
 from evoxtral.speech.effects import bandpass, highpass, lowpass, peak
-from training import augment
-from training.recordings import Recording
 
 Rng = np.random.Generator
 # espeak-ng's language, a voice of Kokoro that speaks it, and two sentences.
@@ -44,7 +43,7 @@ def fan(rng: Rng, seconds: float) -> np.ndarray:
 
 
 def hiss(rng: Rng, seconds: float) -> np.ndarray:
-    return augment.coloured(rng.standard_normal(int(seconds * SAMPLE_RATE)), rng.uniform(0, 2))
+    return acoustics.coloured(rng.standard_normal(int(seconds * SAMPLE_RATE)), rng.uniform(0, 2))
 
 
 def dial_tone(rng: Rng, seconds: float) -> np.ndarray:

@@ -24,13 +24,14 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from evoxtral import audio, metrics, tags  # noqa: E402
+from evoxtral.bench import recordings  # noqa: E402
+from evoxtral.bench.recordings import Recording  # noqa: E402
 from evoxtral.errors import EvoxtralError  # noqa: E402
 from evoxtral.inference.engine import Engine  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
 from evoxtral.speech import effects  # noqa: E402
-from training import bank, bench, dataset, nonspeech, recordings  # noqa: E402
+from training import bank, bench, dataset, nonspeech  # noqa: E402
 from training.dataset import DataConfig  # noqa: E402
-from training.recordings import Recording  # noqa: E402
 from training.scripts import Slices  # noqa: E402
 
 log = logging.getLogger("training")

@@ -12,6 +12,7 @@ from evoxtral.model.lora import LoraRecipe
 from training.bank import BankConfig
 from training.bench import BenchConfig
 from training.dataset import DataConfig
+from training.policy import RlConfig
 from training.pretrain import PretrainConfig
 from training.raft import RaftConfig
 from training.sft import SftConfig
@@ -32,6 +33,7 @@ class Recipe:
     sft: SftConfig = field(default_factory=SftConfig)
     sft_start: str = ""  # a model whose adapter "sft" SFT goes on from; "" is a new adapter
     raft: RaftConfig = field(default_factory=RaftConfig)
+    rl: RlConfig = field(default_factory=RlConfig)  # what is learned from the samples of [raft]
     bench: BenchConfig = field(default_factory=BenchConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     pretraining_data: tuple[DataConfig, ...] = ()

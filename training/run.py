@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import bank, bench, confidence, dataset, loop, people, pretrain, raft, recipe, sft  # noqa: E402
+from training import bank, bench, confidence, dataset, loop, people, policy, pretrain, raft, recipe, sft  # noqa: E402
 from training.dataset import Clips  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
 
@@ -122,7 +122,7 @@ def _adapter(model: str) -> Path | None:
 
 
 def run_raft(run: Run) -> None:
-    """Sample from the SFT adapter, keep the best, and train it on with those."""
+    """Sample from the SFT adapter, and train it on with the best, or as `[rl] method` says."""
     if run.rl.exists():
         return
     config = run.recipe.raft
@@ -130,14 +130,31 @@ def run_raft(run: Run) -> None:
     validation = Clips.load(run.data, "validation")
     sampled = clips.first(len(clips) - config.supervised)
     samples = raft.sample(_engine(run, "sft"), "sft", sampled, config, run.samples)
-    learned, texts = raft.training_set(samples, clips, config.drop)
-    means = [sum(s.rewards) / len(s.rewards) for s in samples]
+    make_task = sft.Finetuning
+    if run.recipe.rl.method == "raft":
+        learned, texts = raft.training_set(samples, clips, config.drop)
+    else:
+        found = policy.attempts(samples, clips, run.recipe.rl)
+        if not found.texts:
+            raise RecipeError(f"{run.recipe.rl.method} has nothing to learn from: all attempts at a clip are alike.")
+        learned, texts, make_task = found.clips, found.texts, found.task
+    mean = sum(sum(s.rewards) / len(s.rewards) for s in samples) / len(samples)
+    best = sum(max(s.rewards) for s in samples) / len(samples)
     log.info(
-        "RAFT: mean reward %.3f, of the best %.3f; %d clips to learn from",
-        sum(means) / len(means), sum(max(s.rewards) for s in samples) / len(samples), len(learned),
-    )  # fmt: skip
+        "%s: mean reward %.3f, of the best %.3f; %d texts to learn from", run.recipe.rl.method, mean, best, len(learned)
+    )
     loop.parallel(
-        sft.train, run.folder, "rl", run.base, run.recipe.lora, run.sft, learned, texts, validation, config.sft
+        sft.train,
+        run.folder,
+        "rl",
+        run.base,
+        run.recipe.lora,
+        run.sft,
+        learned,
+        texts,
+        validation,
+        config.sft,
+        make_task,
     )
 
 

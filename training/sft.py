@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,17 +130,18 @@ def train(
     texts: list[str],
     validation: Clips,
     config: SftConfig,
+    make_task: Callable[..., "Finetuning"] = Finetuning,
 ) -> None:
     """Train an adapter on clips with these texts and write it to `folder/NAME`. Resumes; log and state lie in `folder`.
 
-    start: an adapter to go on from; None for a new one.
+    start: an adapter to go on from; None for a new one.  make_task: the loss, for RL other than RAFT.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     tuned = adapted(base, recipe, start, device)
     tuned.train()
     prompt = Prompt(base, checkpoints.load_config(base))
-    task = Finetuning(tuned, prompt, clips, texts, config)
+    task = make_task(tuned, prompt, clips, texts, config)
     held = Finetuning(tuned, prompt, validation, [clip.text for clip in validation.clips], config)
     parameters = [p for p in tuned.parameters() if p.requires_grad]
     loop.fit(

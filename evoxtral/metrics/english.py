@@ -6,29 +6,29 @@ that surprise: "oh" becomes "0", "one two three" becomes "123", "mhm" disappears
 own grammar before, so that none is left in the text and no word is lost with one.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib import metadata, util
+from pathlib import Path
 
 import jiwer
 
 from evoxtral import tags
 
-if TYPE_CHECKING:
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
 
 @cache
-def _normaliser() -> "EnglishTextNormalizer":
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
-    return EnglishTextNormalizer({})
+def _normaliser() -> Callable[[str], str]:
+    """From its file alone, which needs the package `regex` only: all of transformers would take a second or more."""
+    package = Path(util.find_spec("transformers").origin).parent
+    spec = util.spec_from_file_location("whisper_english", package / "models" / "whisper" / "english_normalizer.py")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EnglishTextNormalizer({})
 
 
 def version() -> str:
-    """Name and version of the normaliser: results with another one are not comparable."""
-    from transformers import __version__
-
-    return f"transformers {__version__}, EnglishTextNormalizer, no table of spellings"
+    """Name and version of the normaliser: results with another one are not comparable. requirements.txt pins it."""
+    return f"transformers {metadata.version('transformers')}, EnglishTextNormalizer, no table of spellings"
 
 
 def normalised(text: str) -> str:

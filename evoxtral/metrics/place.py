@@ -11,6 +11,11 @@ recognition error is no tag error, as in the position-aware protocol of WESR-Ben
   comes first; deliveries in a row share theirs. Two that overlap are right by the share that is common to both
   (intersection over union, in aligned pairs).
 
+A tag whose place cannot be compared is a miss: a delivery none of whose words is aligned, and every tag where the
+reference has words and none of them is aligned. WESR-Bench counts an extent by the words it covers in both texts: with
+no aligned word there is no such word, and F1 must not rise because the words were lost. Where the reference has no
+words at all, its one slot is the place of every sound.
+
 Each tag counts once: of three `[laughs]` in a slot where the reference has two, two are right.
 """
 
@@ -38,6 +43,8 @@ def right_tags(prediction: str, reference: str, tolerances: Sequence[int] = (0,)
     truth, expected = _read(reference)
     names = predicted.keys() & expected.keys()
     pairs = align(truth, hypothesis) if names else []
+    if truth and not pairs:
+        return [dict.fromkeys(names, 0.0) for _ in tolerances]
     in_truth, in_hypothesis = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
     stretches = {
         name: (_in_pairs(expected[name], in_truth), _in_pairs(predicted[name], in_hypothesis)) for name in names
@@ -121,8 +128,12 @@ def _bare(written: str) -> str:
 
 
 def _in_pairs(stretches: Sequence[Stretch], aligned: np.ndarray) -> list[Stretch]:
-    """Stretches of one text's words as stretches of aligned pairs. aligned: the indices of its words that are."""
-    return [tuple(np.searchsorted(aligned, stretch).tolist()) for stretch in sorted(stretches)]
+    """Stretches of one text's words as stretches of aligned pairs, without those none of whose words is aligned.
+
+    aligned: the indices of its words that are.
+    """
+    placed = ((stretch, tuple(np.searchsorted(aligned, stretch).tolist())) for stretch in sorted(stretches))
+    return [pairs for (start, end), pairs in placed if start == end or pairs[0] < pairs[1]]
 
 
 def _matched(expected: list[Stretch], predicted: list[Stretch], tolerance: int) -> float:

@@ -77,6 +77,8 @@ FURTHER = (
     Metric("near_placed_tag_f1", "Tag F1 by place ± 1 word, tagged clips", True, f"{_PLACED}, one word off or not; "
            f"{_TAGGED}"),
     Metric("pooled_placed_tag_f1", "Tag F1 by place, pooled", True, f"{_PLACED}; the tags of all clips together"),
+    Metric("plain_tagged", "Plain clips that got a tag", False, "Share of the clips whose reference has no tag to which"
+           " a tag was given"),
 )  # fmt: skip
 
 
@@ -295,6 +297,9 @@ class Report:
             "tagged_placed_tag_f1": _mean([clip.placed.f1 for clip in clips], tagged),
             "near_placed_tag_f1": _mean([clip.nearly_placed.f1 for clip in clips], tagged),
             "pooled_placed_tag_f1": _pooled_f1([clip.placed for clip in clips]),
+            "plain_tagged": _mean(
+                [float(clip.tags.predicted > 0) for clip in clips], [not is_tagged for is_tagged in tagged]
+            ),
         }
         if self.normalised:
             terms |= {
@@ -325,7 +330,7 @@ class Report:
 def score(pairs: Iterable[Pair], normalised: bool = False) -> Report:
     """Score `(prediction, reference)` pairs, one per clip; raises EvoxtralError when there are none.
 
-    normalised: whether WER after Whisper's normaliser, which takes a second to import, is among the scores.
+    normalised: whether WER after Whisper's normaliser is among the scores.
     """
     pairs = list(pairs)
     clips = tuple(count(prediction, reference) for prediction, reference in pairs)

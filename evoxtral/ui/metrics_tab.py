@@ -9,7 +9,7 @@ from markupsafe import Markup
 from evoxtral import metrics
 from evoxtral.errors import CheckpointError, EvoxtralError
 from evoxtral.metrics import Pair
-from evoxtral.ui import report, training_report, view
+from evoxtral.ui import ladders, report, training_report, view
 from evoxtral.ui.layout import section
 from evoxtral.ui.results_file import Results
 
@@ -55,7 +55,7 @@ def read(path: Path, name: str) -> list[Pair]:
 def score_file(path: str) -> dict:
     """Every score of a visitor's file, as `metrics.summary` has it. Raises EvoxtralError."""
     name = Path(path).name
-    found = metrics.score(read(Path(path), name))
+    found = metrics.score(read(Path(path), name), normalised=True)
     if len(found.per_tag) > MAX_TAGS:
         raise EvoxtralError(
             f"{name} has {len(found.per_tag):,} different tags and at most {MAX_TAGS} are scored here; {NO_LIMIT}"
@@ -98,10 +98,14 @@ def metrics_tab(folder: Path = RESULTS) -> None:
     published, measured = (Results.read(folder / f"{name}.json") for name in ("published", "measured"))
     if published is None:
         raise CheckpointError(f"{folder / 'published.json'} is missing from this installation; install it again.")
-    curves = folder / "training.json"
+    curves, rungs = folder / "training.json", folder / "ladders.json"
     with gr.Tabs():
         with gr.Tab("Results"):
             gr.HTML(report.results_page(published, measured), elem_id="report", apply_default_css=False)
+        if rungs.is_file():
+            with gr.Tab("Ladders"):
+                content = json.loads(rungs.read_text(encoding="utf-8"))
+                gr.HTML(ladders.page(content), elem_id="ladders", apply_default_css=False)
         if curves.is_file():
             with gr.Tab("Training"):
                 content = json.loads(curves.read_text(encoding="utf-8"))

@@ -109,14 +109,14 @@ def _with_intervals(results: Results) -> bool:
     return any(system.intervals for system in results.systems.values())
 
 
-def _chart_table(heads: Iterable[str], rows: Iterable[Markup]) -> Markup:
+def chart_table(heads: Iterable[str], rows: Iterable[Markup]) -> Markup:
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in heads)
     return Markup('<table class="ev-chart"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
         head, Markup("").join(rows)
     )
 
 
-def _chart_row(head: str, *cells: str | int) -> Markup:
+def chart_row(head: str, *cells: str | int) -> Markup:
     data = Markup("").join(Markup("<td>{}</td>").format(cell) for cell in cells)
     return Markup('<tr><th scope="row">{}</th>{}</tr>').format(head, data)
 
@@ -147,9 +147,9 @@ def metric_chart(results: Results) -> Markup:
             for name, system in results.systems.items()
             if row.name in system.scores
         )
-        rows.append(_chart_row(row.label, Markup("").join(bars)))
+        rows.append(chart_row(row.label, Markup("").join(bars)))
     hint = "Whiskers: 95 % bootstrap intervals over clips." if _with_intervals(results) else WITHOUT_INTERVALS
-    return _key(results, list(results.systems)) + _chart_table(("Metric", "%"), rows) + note(hint)
+    return _key(results, list(results.systems)) + chart_table(("Metric", "%"), rows) + note(hint)
 
 
 def tag_chart(results: Results) -> Markup:
@@ -167,10 +167,10 @@ def tag_chart(results: Results) -> Markup:
             for name in shown
             if tag in results.systems[name].tag_f1
         )
-        rows.append(_chart_row(_tag(tag), Markup("").join(bars), support[tag]))
+        rows.append(chart_row(_tag(tag), Markup("").join(bars), support[tag]))
     more = len(support) - len(rows)
     rest = note(f"{view.counted(more, 'rarer tag')} left out here.") if more > 0 else Markup("")
-    return _key(results, shown) + _chart_table(("Tag", "F1, %", "Support"), rows) + rest
+    return _key(results, shown) + chart_table(("Tag", "F1, %", "Support"), rows) + rest
 
 
 def change_chart(results: Results) -> Markup | None:
@@ -188,7 +188,7 @@ def change_chart(results: Results) -> Markup | None:
     }
     extent = max((abs(end) for tag, value in values.items() for end in _bounds(measured.get(tag), value)), default=0.0)
     rows = [
-        _chart_row(
+        chart_row(
             _tag(tag),
             difference_bar(value, max(extent, 0.1), _bounds(measured.get(tag)) or None),
             Markup("{}{}").format(*_figures(value, measured.get(tag))),
@@ -196,7 +196,7 @@ def change_chart(results: Results) -> Markup | None:
         )
         for tag, value in values.items()
     ]
-    table = _chart_table(("Tag", f"F1, {pair_title(pair)}", "Points", "Support"), rows)
+    table = chart_table(("Tag", f"F1, {pair_title(pair)}", "Points", "Support"), rows)
     if not measured:
         return table + note(f"{WITHOUT_INTERVALS} A rare tag jumps with a single clip.")
     significant = sum(found.significant for found in measured.values())

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evoxtral.metrics import METRICS, CurvePoint
+from evoxtral.metrics import FURTHER, METRICS, CurvePoint
 from evoxtral.ui import view
 from evoxtral.ui.charts import Series
 
@@ -36,6 +36,11 @@ ROWS = (
     Row("grouped_tag_f1", "Tag F1, synonyms alike", True, _GROUPED),
     Row("corpus_wer", "WER over all words", False, _CORPUS),
     Row("ordinary_wer", "WER on ordinary sentences", False, _ORDINARY),
+    *(
+        Row(m.name, m.label, m.higher_is_better, f"{m.definition}.")
+        for m in FURTHER
+        if m.name not in ("grouped_tag_f1", "corpus_wer")
+    ),
 )
 
 # Fields of a results file that state the origin of its figures, in the order shown.

@@ -1,0 +1,79 @@
+"""RL's losses on toy cases whose answers are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from training import objectives
+
+
+def test_raft_takes_the_first_best_of_each_clip():
+    found = objectives.advantages("raft", np.array([[0.2, 0.9, 0.9], [1.0, 1.0, 1.0]]))
+    assert found.tolist() == [[0, 1, 0], [1, 0, 0]]
+
+
+def test_reinforce_rej_drops_clips_that_are_all_right_or_all_wrong():
+    rewards = np.array([[1.0, 1.0], [0.0, 0.0], [1.0, 0.5], [0.4, 0.4]])
+    assert objectives.kept(rewards).tolist() == [False, False, True, True]
+    assert objectives.advantages("reinforce-rej", rewards).tolist() == [[0, 0], [0, 0], [0.25, -0.25], [0, 0]]
+
+
+def test_pairs_are_the_best_against_the_worst_and_ties_are_none():
+    found = objectives.advantages("pairs", np.array([[0.5, 0.1, 0.8], [0.7, 0.7, 0.7]]))
+    assert found.tolist() == [[0, -1, 1], [0, 0, 0]]
+
+
+def test_gdpo_tells_attempts_apart_whose_sums_are_equal():
+    """Of the paper's example: (0, 1) and (0, 2) have other sums, and after normalising the sum the same advantage."""
+    rewards = np.array([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]])
+    summed = rewards.sum(axis=2)
+    together = (summed - summed.mean(1, keepdims=True)) / summed.std(1, keepdims=True)
+    assert together[0].tolist() == together[1].tolist() == [-1, 1]
+    found = objectives.advantages("gdpo", rewards)
+    assert found[1, 1] == pytest.approx(2 * found[0, 1]) and found[0].tolist() == (-found[0][::-1]).tolist()
+    assert found.mean() == pytest.approx(0) and found.std() == pytest.approx(1)
+
+
+def test_a_reward_that_is_the_same_for_all_attempts_counts_nothing_in_gdpo():
+    rewards = np.random.default_rng(0).random((4, 3, 2))
+    constant = np.concatenate([rewards, np.full((4, 3, 1), 0.7)], axis=2)
+    assert objectives.advantages("gdpo", constant) == pytest.approx(objectives.advantages("gdpo", rewards))
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ValueError, match="'ppo' must be one of raft, reinforce-rej, pairs, gdpo"):
+        objectives.advantages("ppo", np.zeros((1, 2)))
+
+
+def test_where_nothing_has_moved_the_policy_loss_has_reinforces_gradient():
+    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels, advantage = torch.tensor([[1, 2, -100], [0, 4, 3]]), torch.tensor([1.0, -0.5])
+    new, counts = objectives.log_probability(logits, labels)
+    assert counts.tolist() == [2, 3] and new[0, 2] == 0
+    loss = objectives.policy_loss(new, new.detach(), counts, advantage)
+    (found,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    (expected,) = torch.autograd.grad(-(advantage[:, None] * new).sum() / 5, logits)
+    assert torch.allclose(found, expected, atol=1e-7)
+    assert loss.item() == pytest.approx(-(2 * 1.0 - 3 * 0.5) / 5)
+
+
+def test_a_step_beyond_the_clip_range_has_no_gradient_in_its_direction():
+    old = torch.zeros(1, 1)
+    for moved, advantage, gradient in ((0.5, 1.0, 0.0), (-0.5, -1.0, 0.0), (-0.5, 1.0, -np.exp(-0.5))):
+        new = torch.full((1, 1), moved, requires_grad=True)
+        loss = objectives.policy_loss(new, old, torch.tensor([1]), torch.tensor([advantage]))
+        (found,) = torch.autograd.grad(loss, new)
+        assert found.item() == pytest.approx(gradient, abs=1e-6)
+
+
+def test_the_loss_of_pairs_is_log_two_at_the_start_and_falls_with_the_margin():
+    at = torch.tensor([-3.0])
+    assert objectives.pair_loss(at, at, at, at).item() == pytest.approx(np.log(2))
+    found = objectives.pair_loss(at + 4, at - 6, at, at, beta=0.1).item()
+    assert found == pytest.approx(np.log(1 + np.exp(-1.0)))
+
+
+def test_the_four_rewards_of_an_attempt_are_the_benchs():
+    assert objectives.rewards("[sad] a b", "[sad] a b") == [1, 1, 1, 1]
+    assert objectives.rewards("[calm] a x", "[sad] a B") == [0.5, 0, 0, 1]  # one capital is no stress
+    assert objectives.rewards("[laughs] so it IS", "so it IS [laughs]")[1] == 0

@@ -1,0 +1,160 @@
+"""The bench's texts, and its committed figures: `python training/ladders.py texts` and `… results`.
+
+`texts` writes evoxtral/assets/bench/texts.jsonl from a seed: held-out sentences, half of them for held-out voices. Each
+clip fits the scale model's window. `results` runs every set on a model and writes what the Metrics tab shows.
+"""
+
+import argparse
+import json
+import logging
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # see run.py
+
+from evoxtral import audio, speech, tags  # noqa: E402
+from evoxtral.bench import running, sets  # noqa: E402
+from evoxtral.bench.sets import Text  # noqa: E402
+from evoxtral.errors import EvoxtralError  # noqa: E402
+from evoxtral.model import checkpoints  # noqa: E402
+from training import dataset, scripts  # noqa: E402
+from training.scripts import DELIVERIES, SOUNDS, Sentence, Slices, Sources  # noqa: E402
+
+COUNT = 300
+SEED = 28
+WINDOW = 9.8  # s
+RESULTS = ROOT / "evoxtral" / "assets" / "results" / "ladders.json"
+SOURCES = Sources()
+# What would be expected of a sentence's mood, and what is said against it.
+AGAINST = {
+    "excited": ("sad", "crying", "calm"),
+    "laughs": ("sad", "crying", "angry"),
+    "sad": ("excited", "laughs"),
+    "crying": ("excited", "laughs"),
+    "sighs": ("excited", "laughs"),
+    "angry": ("calm", "laughs", "whispers"),
+    "shouts": ("calm", "whispers"),
+    "calm": ("angry", "shouts", "nervous"),
+    "nervous": ("calm", "excited"),
+    "frustrated": ("excited", "calm"),
+    "whispers": ("shouts", "excited"),
+    "gasps": ("calm", "sad"),
+}
+
+
+def sentence(rng: random.Random, words: int = 3, characters: int = 70) -> Sentence:
+    """A held-out sentence of at least so many words and at most so many characters."""
+    while True:
+        found = scripts.sentence_of(rng, "test", rng.choice(scripts.domains()), SOURCES)
+        if len(found.words) >= words and len(found.plain) <= characters:
+            return found
+
+
+def mixed(rng: random.Random) -> list[str]:
+    return [scripts.write(rng, Slices().draw(rng), "test", SOURCES).text]
+
+
+def unusual(rng: random.Random) -> list[str]:
+    """Sounds where no comma is, deliveries that begin in mid-sentence, two sounds at once, late stammers."""
+    words = list(sentence(rng, words=5).words)
+    at = rng.randrange(1, len(words) - 1)
+    kind = rng.randrange(4)
+    if kind == 0:
+        put = [rng.choice(SOUNDS)]
+    elif kind == 1:
+        put = [rng.choice([d for d in DELIVERIES if d != "stammers"])]
+    elif kind == 2:
+        put = rng.sample(SOUNDS[:-1], 2)
+    else:
+        put = ["stammers"]
+    return [" ".join([*words[:at], *(f"[{tag}]" for tag in put), *words[at:]])]
+
+
+def contradict(rng: random.Random) -> list[str]:
+    while True:
+        found = sentence(rng)
+        fitting = [mood for mood in found.moods if mood in AGAINST]
+        against = [tag for mood in fitting for tag in AGAINST[mood] if tag not in found.moods]
+        if against:
+            return [f"[{rng.choice(against)}] {found.plain}"]
+
+
+def dense(rng: random.Random) -> list[str]:
+    some = [sentence(rng, characters=26) for _ in range(3)]
+    return [scripts.tagged(rng, some, rng.randint(8, 9), 1.15)]
+
+
+def pairs(rng: random.Random) -> list[str]:
+    """Two texts of the same words."""
+    words = list(sentence(rng).words)
+    at = rng.choice((0, 0, len(words)))
+    kinds = SOUNDS[:-1] if at else rng.choice((SOUNDS[:-1], [d for d in DELIVERIES if d != "stammers"]))
+    return [" ".join([*words[:at], f"[{tag}]", *words[at:]]) for tag in rng.sample(list(kinds), 2)]
+
+
+def plain(rng: random.Random) -> list[str]:
+    return [tags.plain(scripts.write(rng, "plain", "test", SOURCES, stress=1.0).text)]
+
+
+MAKERS: dict[str, Callable[[random.Random], list[str]]] = {
+    "clean": mixed, "unusual": unusual, "contradict": contradict, "dense": dense, "pairs": pairs, "plain": plain,
+}  # fmt: skip
+
+
+def texts(name: str, count: int = COUNT, seed: int = SEED) -> list[Text]:
+    """`count` texts of a set; texts that belong together have the same voice and seed."""
+    rng = random.Random(f"{seed}/{name}")
+    out: list[Text] = []
+    while len(out) < count:
+        held_out = bool(len(out) // 2 % 2)
+        variant = rng.choice([v for v in dataset.VARIANTS if (v in dataset.HELD_OUT) == held_out])
+        voice = f"{rng.choice(list(dataset.ACCENTS))}+{variant}"
+        number = rng.getrandbits(31)
+        made = [Text(name, text, voice, number) for text in MAKERS[name](rng)]
+        if all(_fits(text) for text in made):
+            out += made
+    return out[:count]
+
+
+def _fits(text: Text) -> bool:
+    """Whether it can all be spoken, within the window."""
+    spoken = speech.speak(text.text, text.voice, text.seed)
+    return not spoken.skipped and audio.duration(spoken.waveform) <= WINDOW
+
+
+def write_texts() -> None:
+    sets.TEXTS.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(asdict(text), ensure_ascii=False) for name in MAKERS for text in texts(name)]
+    sets.TEXTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="training/ladders.py", description=__doc__.split("\n\n")[0])
+    parser.add_argument("what", choices=("texts", "results"))
+    parser.add_argument("--model", default="tiny", help="what the command line's --model takes")
+    parser.add_argument("--limit", type=int, help=f"clips of each rung (default: all {COUNT})")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ladders", help="where predictions are kept")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        if options.what == "texts":
+            write_texts()
+        else:
+            found = running.bench(checkpoints.resolve(options.model), ["all"], options.out, limit=options.limit)
+            RESULTS.write_text(json.dumps(running.brief(found), ensure_ascii=False) + "\n", encoding="utf-8")
+    except EvoxtralError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
