@@ -66,6 +66,15 @@ class Cue:
     def text(self) -> str:
         return "".join(token.text for token in self.tokens).strip()
 
+    def moved(self, start: float, end: float, sounds: tuple[tuple[float, float], ...]) -> "Cue":
+        """The same as a segment at another time, its tokens with it."""
+
+        def later(time: float | None) -> float | None:
+            return None if time is None else round(time + start - self.start, 2)
+
+        tokens = tuple(token._replace(start=later(token.start), end=later(token.end)) for token in self.tokens)
+        return replace(self, start=start, end=end, tokens=tokens, sounds=sounds)
+
     @property
     def heard(self) -> tuple[float, float]:
         """Start and end of its sound, without the silence around it."""
