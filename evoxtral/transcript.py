@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
-from evoxtral import subtitles
+from evoxtral import subtitles, words
 from evoxtral.tags import CATEGORIES, Tag, category, parse, plain, unstressed
+from evoxtral.words import Word
 
 # Hiding a tag must not leave a gap before these: "Well [laughs], yes" becomes "Well, yes".
 _CLOSING_PUNCTUATION = tuple(",.;:!?…)")
@@ -23,10 +24,13 @@ MAX_PROMPT = 5000  # characters that ElevenLabs v3 takes at a time, tags include
 
 
 class Token(NamedTuple):
-    """Text of one decoded token and the probability the model gave it; None for text that a person typed."""
+    """Text of one decoded token, the probability the model gave it (None for text that a person typed), and the start
+    and end of the word or tag it is of, in seconds from the start of the clip; None where no time is known."""
 
     text: str
     probability: float | None
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class TagSpan:
     """character offset in `text`"""
     probability: float | None
     """of the whole tag, 0 to 1; null if a person wrote it"""
+    start: float | None = None
+    """seconds from the start of the clip; null where no time is known"""
+    end: float | None = None
+    """seconds from the start of the clip, of a delivery where its sentence or the next delivery ends it"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,15 @@ class Cue:
     @property
     def text(self) -> str:
         return "".join(token.text for token in self.tokens).strip()
+
+    def moved(self, start: float, end: float, sounds: tuple[tuple[float, float], ...]) -> "Cue":
+        """The same as a segment at another time, its tokens with it."""
+
+        def later(time: float | None) -> float | None:
+            return None if time is None else round(time + start - self.start, 2)
+
+        tokens = tuple(token._replace(start=later(token.start), end=later(token.end)) for token in self.tokens)
+        return replace(self, start=start, end=end, tokens=tokens, sounds=sounds)
 
     @property
     def heard(self) -> tuple[float, float]:
@@ -114,19 +131,27 @@ class Transcript:
         return sum(token.probability is not None for cue in self.cues for token in cue.tokens)
 
     @property
+    def words(self) -> tuple[Word, ...]:
+        """Every word and tag in order of offset, with its times and its probability, the product over its tokens."""
+        text = self.text
+        tokens = [token for cue in self.spoken_cues() for token in cue.tokens]
+        starts, ends, _ = self.placed_tokens()
+        found = []
+        for offset, raw, kind in words.split(text):
+            own = tokens[bisect_right(ends, offset) : bisect_left(starts, offset + len(raw))]
+            probability = _product([token.probability for token in own])
+            found.append(Word(raw, own[0].start, own[-1].end, probability, kind, offset))
+        return words.with_extents(found)
+
+    @property
     def tags(self) -> tuple[TagSpan, ...]:
         """Every tag in order of offset, with the probability of its span."""
-        starts, ends, probabilities = self.placed_tokens()
-        spans = []
-        position = 0
-        for piece in parse(self.text):
-            end = position + len(piece.raw)
-            if isinstance(piece, Tag):
-                inside = slice(bisect_right(ends, position), bisect_left(starts, end))
-                probability = _product(probabilities[inside])
-                spans.append(TagSpan(piece.name, category(piece.name), position, probability))
-            position = end
-        return tuple(spans)
+        found = []
+        for tag in self.words:
+            if tag.kind == "tag":
+                name = Tag(tag.text).name
+                found.append(TagSpan(name, category(name), tag.offset, tag.probability, tag.start, tag.end))
+        return tuple(found)
 
     def without(self, min_probability: float = 0.0, hidden_categories: Collection[str] = frozenset()) -> "Transcript":
         """A copy without tags below a probability and without tags of hidden categories.
@@ -255,12 +280,14 @@ class VariantResult:
     """whether the confidence is so low that mistakes must be expected"""
     cues: tuple[CueResult, ...]
     """the segments, for subtitles; their texts, joined by one space, are `text`"""
+    words: tuple[Word, ...]
+    """every word and tag with its times, in order of offset"""
 
     @classmethod
     def of(cls, transcript: Transcript) -> "VariantResult":
         cues = tuple(CueResult(*cue.heard, cue.text) for cue in transcript.spoken_cues())
         written = transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated
-        return cls(*written, transcript.confidence, transcript.doubtful, cues)
+        return cls(*written, transcript.confidence, transcript.doubtful, cues, transcript.words)
 
 
 def _product(probabilities: list[float | None]) -> float | None:

@@ -149,14 +149,15 @@ def test_required_parameters_are_marked_and_have_examples(client):
 def test_every_key_of_an_answer_is_in_its_schema(client, clip):
     schemas = {name: endpoint["returns"][0]["type"] for name, endpoint in described(client).items()}
     transcript, score = schemas["/transcribe"], schemas["/score"]["properties"]
-    tag, cue = (transcript["$defs"][name]["properties"] for name in ("TagSpan", "CueResult"))
+    tag, cue, word = (transcript["$defs"][name]["properties"] for name in ("TagSpan", "CueResult", "Word"))
     answer = client.predict(handle_file(clip), api_name="/transcribe")
     assert transcript["properties"].keys() == answer.keys() and transcript["required"] == list(answer)
     assert schemas["/compare"]["$defs"]["VariantResult"]["properties"] == transcript["properties"]
     assert [cue.keys()] * len(answer["cues"]) == [given.keys() for given in answer["cues"]]
     assert [tag.keys()] * len(answer["tags"]) == [given.keys() for given in answer["tags"]]
+    assert [word.keys()] * len(answer["words"]) == [given.keys() for given in answer["words"]]
     assert score.keys() == client.predict("", "", api_name="/score").keys()
-    for may_be_null in (tag["probability"], score["wer"], score["cer"]):
+    for may_be_null in (tag["probability"], word["start"], score["wer"], score["cer"]):
         assert {"type": "null"} in may_be_null["anyOf"]
 
 

@@ -182,9 +182,10 @@ def test_undoing_an_edit_restores_the_models_text():
 def test_the_json_list_is_that_of_the_command_line_and_marks_edits():
     (entry,) = json.loads(history.to_json([result(base=transcript("It is over."), rl=transcript("[sad] It is over."))]))
     assert list(entry) == ["file", "duration", "model", "variants", "incomplete", "notes", "track", "channel"]
-    names = ["text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "cues"]
+    names = ["text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "cues", "words"]
     assert list(entry["variants"]["rl"]) == names
-    assert entry["variants"]["rl"]["tags"] == [{"name": "sad", "category": "emotion", "offset": 0, "probability": 0.5}]
+    (tag,) = entry["variants"]["rl"]["tags"]
+    assert tag["name"] == "sad" and tag["probability"] == entry["variants"]["rl"]["words"][0]["probability"] == 0.5
     (changed,) = json.loads(history.to_json([result().with_edit("rl", ["[laughs] It is over."])]))
     assert changed["variants"]["rl"]["edited"] and changed["variants"]["rl"]["text"] == "[laughs] It is over."
 

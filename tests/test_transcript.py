@@ -166,13 +166,15 @@ def test_words_alone_has_no_tags_and_no_stress(cues):
 
 
 def test_json_has_the_shape_that_programs_rely_on():
-    assert json.loads(NERVOUS.to_json()) == {
+    unknown = {"start": None, "end": None}
+    written = json.loads(NERVOUS.to_json())
+    assert written == {
         "text": "[nervous] So well [laughs], yes [sighs] NO",
         "plain": "So well , yes no",
         "tags": [
-            {"name": "nervous", "category": "emotion", "offset": 0, "probability": 0.5 * 0.5 * 0.9 * 0.8},
-            {"name": "laughs", "category": "non-verbal", "offset": 18, "probability": 0.25},
-            {"name": "sighs", "category": "non-verbal", "offset": 32, "probability": 0.7},
+            {"name": "nervous", "category": "emotion", "offset": 0, "probability": 0.5 * 0.5 * 0.9 * 0.8, **unknown},
+            {"name": "laughs", "category": "non-verbal", "offset": 18, "probability": 0.25, **unknown},
+            {"name": "sighs", "category": "non-verbal", "offset": 32, "probability": 0.7, **unknown},
         ],
         "elapsed": 0.5,
         "truncated": False,
@@ -183,7 +185,12 @@ def test_json_has_the_shape_that_programs_rely_on():
             {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes"},
             {"start": 2.0, "end": 4.0, "text": "[sighs] NO"},
         ],
+        "words": written["words"],
     }
+    assert [word["text"] for word in written["words"]] == NERVOUS.text.replace(",", "").split()
+    assert written["words"][1] == {
+        "text": "So", **unknown, "probability": 0.8, "kind": "word", "offset": 10
+    }  # fmt: skip
     assert NERVOUS.to_txt() == NERVOUS.text
 
 
@@ -218,3 +225,47 @@ def test_an_empty_transcript_exports_as_empty():
         "WEBVTT\n\n",
     )
     assert math.isclose(empty.duration, 1.0) and empty.done
+
+
+def timed(*tokens: tuple[str, float]) -> Transcript:
+    """Tokens one second apart, each of which lasts half a second."""
+    parts = [Token(text, p, float(i), i + 0.5) for i, (text, p) in enumerate(tokens)]
+    return Transcript((Cue(0.0, float(len(parts)), tuple(parts)),), float(len(parts)), 0.1)
+
+
+def test_words_and_tags_have_the_times_and_the_product_of_their_tokens():
+    made = timed(("[laugh", 0.5), ("s],", 0.8), (" so", 0.9), (" un", 0.5), ("til", 0.5), (" —", 0.9), (" now.", 0.4))
+    assert [(w.text, w.kind, w.start, w.end, w.probability, w.offset) for w in made.words] == [
+        ("[laughs]", "tag", 0.0, 1.5, 0.4, 0),
+        ("so", "word", 2.0, 2.5, 0.9, 10),
+        ("until", "word", 3.0, 4.5, 0.25, 13),
+        ("now.", "word", 6.0, 6.5, 0.4, 21),
+    ]
+    assert made.tags == (TagSpan("laughs", "non-verbal", 0, 0.4, 0.0, 1.5),)
+    assert json.loads(made.to_json())["words"][1] == {
+        "text": "so", "start": 2.0, "end": 2.5, "probability": 0.9, "kind": "word", "offset": 10
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "extents"),
+    [
+        ("[sad] I was there. Then not.", {"[sad]": (0, 3.5)}),
+        ("[sad] [whispers] I was [angry] there", {"[sad]": (0, 3.5), "[whispers]": (1, 3.5), "[angry]": (4, 5.5)}),
+        ("[sad] I [laughs] was [stammers] no way.", {"[sad]": (0, 6.5), "[laughs]": (2, 2.5), "[stammers]": (4, 5.5)}),
+        ("So. [calm]", {"[calm]": (1, 1.5)}),
+    ],
+)  # fmt: skip
+def test_a_delivery_reaches_to_the_end_of_its_sentence_or_to_the_next_one(text, extents):
+    made = timed(*((f" {word}", 1.0) for word in text.split()))
+    assert {w.text: (w.start, w.end) for w in made.words if w.kind == "tag"} == extents
+
+
+@given(CUES)
+def test_words_are_the_text_and_tags_are_among_them(cues):
+    made = transcript(*cues)
+    assert all(made.text.startswith(word.text, word.offset) for word in made.words)
+    assert [word.text for word in made.words if word.kind == "tag"] == [
+        piece.raw for piece in tags.parse(made.text) if isinstance(piece, tags.Tag)
+    ]
+    assert all(word.start is None and 0 <= word.probability <= 1 for word in made.words)

@@ -15,10 +15,18 @@ from evoxtral.audio.reading import (
     save,
     wav_bytes,
 )
-from evoxtral.audio.segmentation import MAX_PAUSE, Segment, is_silent, segments
+from evoxtral.audio.segmentation import (
+    FRAMES_PER_SECOND,
+    MAX_PAUSE,
+    Segment,
+    frame_levels,
+    is_silent,
+    segments,
+)
 from evoxtral.audio.tracks import SAMPLE_RATE
 
 __all__ = [
-    "MAX_MEGABYTES", "MAX_PAUSE", "MAX_SECONDS", "SAMPLE_RATE", "Channels", "Choice", "Recording", "Segment", "Source",
-    "duration", "is_silent", "levelled", "load", "loudness", "read", "recordings", "save", "segments", "wav_bytes",
+    "FRAMES_PER_SECOND", "MAX_MEGABYTES", "MAX_PAUSE", "MAX_SECONDS", "SAMPLE_RATE", "Channels", "Choice", "Recording",
+    "Segment", "Source", "duration", "frame_levels", "is_silent",
+    "levelled", "load", "loudness", "read", "recordings", "save", "segments", "wav_bytes",
 ]  # fmt: skip

@@ -57,6 +57,11 @@ def is_silent(waveform: np.ndarray, any_sound: bool = False) -> bool:
     return len(_sounds(waveform, _power(waveform), any_sound)) == 0
 
 
+def frame_levels(waveform: np.ndarray) -> np.ndarray:
+    """Level in dBFS of each frame of a waveform (T,), its constant part taken out: (ceil(T / 250),)."""
+    return 10 * np.log10(np.maximum(_power(waveform), 1e-12))
+
+
 def segments(
     waveform: np.ndarray, window_seconds: float, max_pause: float = MAX_PAUSE, any_sound: bool = False
 ) -> list[Segment]:

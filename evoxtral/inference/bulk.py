@@ -188,7 +188,7 @@ def _result(
     for name in variants:
         own = [parts[i][name][0] for i in range(len(recording.segments))]
         cues = [
-            replace(cue, start=segment.start, end=segment.end, sounds=segment.sounds)
+            cue.moved(segment.start, segment.end, segment.sounds)
             for segment, part in zip(recording.segments, own, strict=True)
             for cue in part.cues
         ]

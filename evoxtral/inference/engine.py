@@ -20,6 +20,7 @@ from transformers import VoxtralConfig
 
 from evoxtral import audio, confidence
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
+from evoxtral.inference import alignment
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
 from evoxtral.inference.scheduler import Batch, cache_length
@@ -48,8 +49,9 @@ MAX_KEPT_CACHE = 1e9  # bytes: a cache up to this size is kept, with its CUDA gr
 class Engine:
     """One base in memory, and its adapters. Threads may share it: they take turns every few tokens.
 
-    checkpoint, variants, window_seconds (longest segment), device, precision, dtype (of weights that are not
-    quantised), activations (their dtype), prompt, rows: read-only.
+    checkpoint, config, variants, window_seconds (longest segment), device, precision, dtype (of weights that are not
+    quantised), activations (their dtype), prompt, rows: read-only.  heads: those that tell when words
+    sound, see `alignment`.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class Engine:
         self.activations = backends.activations(self.dtype, self.device)
         self.prompt = Prompt(folder, config)
         self.calibration = confidence.load(folder)
-        self._config, self._rows = config, rows
+        text = config.text_config
+        self.heads = alignment.load(folder, text.num_hidden_layers, text.num_attention_heads)
+        self.config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
         too_large = CheckpointError(MODEL_TOO_LARGE.format(checkpoint.name, self.device.type))
         with freed_memory_returned(), _memory_or(too_large):
@@ -95,7 +99,7 @@ class Engine:
         room = BATCH_MEMORY[self.device.type]
         if self.device.type == "cuda":
             room = min(room, MAX_FREE_SHARE * torch.cuda.mem_get_info(self.device)[0])
-        return _rows_that_fit(room, self._config, self.prompt, self.activations)
+        return _rows_that_fit(room, self.config, self.prompt, self.activations)
 
     def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
         """Load the weights onto the device layer by layer, so that the base is never in memory twice."""
@@ -279,7 +283,8 @@ class Engine:
                 prompts = self._prompts(ids, log_mel, selected)
                 del log_mel
                 return_freed_memory()  # of the encoder, before the cache is allocated
-                cache = self._cache((selected, len(budgets), length))
+                watched = self.heads.watched if decoding.times else ()
+                cache = self._cache((selected, len(budgets), length, watched))
                 with self._mix.using(selected):
                     batch = Batch(cache, prompts, budgets, self.prompt.eos_id, decoding, draws)
                 del prompts
@@ -288,16 +293,64 @@ class Engine:
             with _memory_or(DeviceFullError(OUT_OF_MEMORY)), self._lock, self._mix.using(selected):
                 batch.advance()
             yield batch.rows
+        if decoding.times:
+            self._find_times(batch.rows, cache, ids, waveforms, samples)
+            yield batch.rows
         with self._lock:
             if self.device.type == "cuda" and cache.bytes <= MAX_KEPT_CACHE:
-                self._idle = (selected, len(budgets), length), cache
+                self._idle = (selected, len(budgets), length, watched), cache
 
-    def _cache(self, key: tuple[tuple[str, ...], int, int]) -> Cache:
+    def _find_times(
+        self, rows: Sequence[Row], cache: Cache, ids: Sequence[int], waveforms: Sequence[np.ndarray], samples: int
+    ) -> None:
+        """Give each row the times of its tokens.  rows: (variants x waveforms x samples)."""
+        looks: list[np.ndarray | None] = [None] * len(rows)
+        if self.heads.heads:
+            first = ids.index(self.prompt.audio_id)
+            with _memory_or(DeviceFullError(OUT_OF_MEMORY)), self._lock, torch.inference_mode():
+                counts = [len(row.ids) for row in rows]
+                looks = alignment.looked(cache, self.heads, counts, slice(first, first + self.prompt.audio_tokens))
+        loud = [alignment.loudness(waveform) for waveform in waveforms]
+        for i, (row, look) in enumerate(zip(rows, looks, strict=True)):
+            pieces = self.prompt.pieces(row.ids)
+            heard = loud[i // samples % len(waveforms)]
+            row.times = alignment.token_times(pieces, look, heard, self.window_seconds)
+
+    @torch.inference_mode()
+    def looks(
+        self,
+        waveforms: Sequence[np.ndarray],
+        texts: Sequence[Sequence[int]],
+        variant: str,
+        watched: Sequence[tuple[int, int]],
+        language: str | None = "en",
+    ) -> list[np.ndarray]:
+        """Where heads look in each waveform while they are given the token ids of its text: (heads, T, audio tokens).
+
+        watched: (layer, query head) pairs.
+        """
+        ids = self.prompt.transcription_ids(language)
+        first, longest = ids.index(self.prompt.audio_id), max(map(len, texts))
+        tokens = torch.zeros(len(texts), longest, dtype=torch.long, device=self.device)
+        for row, text in zip(tokens, texts, strict=True):
+            row[: len(text)] = torch.tensor(text)
+        with self._lock, self._mix.using((variant,)):
+            prompts = self._prompts(ids, self.prompt.log_mel(waveforms, self.device), (variant,))
+            cache = Cache(self._text, len(texts), len(ids) + longest, watched=watched)
+            cache.prefill(prompts)
+            for column in tokens.T:
+                cache.step(column)
+            positions = slice(first, first + self.prompt.audio_tokens)
+            found = dict(zip(cache.watched, cache.attention(slice(None), longest, positions), strict=True))
+        looks = torch.stack([found[head] for head in watched], dim=1).cpu().numpy()
+        return [look[:, : len(text)] for look, text in zip(looks, texts, strict=True)]
+
+    def _cache(self, key: tuple[tuple[str, ...], int, int, tuple]) -> Cache:
         """The idle cache if its shape is right, else a new one. None is idle afterwards: a cache serves one batch."""
         idle, self._idle = self._idle, None
         if idle and idle[0] == key:
             return idle[1]
-        return Cache(self._text, rows=key[1], length=key[2])
+        return Cache(self._text, rows=key[1], length=key[2], watched=key[3])
 
     def _prompts(self, ids: Sequence[int], log_mel: torch.Tensor, selected: tuple[str, ...]) -> torch.Tensor:
         """Prompt embeddings (variants x S, L, D) of ids (L,) and the audio_embeds of log_mel (S, bands, frames)."""

@@ -27,6 +27,7 @@ class Decoding:
     tokens_per_second, spare_tokens: that budget. Speech rarely passes 6 tokens/s of the published vocabulary;
         the rest is room for tags, and for smaller vocabularies.
     stop_loops: end a row that repeats itself.
+    times: find when each word and tag sounds, once a row has ended.
     """
 
     temperature: float = 0.0
@@ -36,6 +37,7 @@ class Decoding:
     tokens_per_second: float = 12.5
     spare_tokens: int = 32
     stop_loops: bool = True
+    times: bool = True
 
     def __post_init__(self):
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -55,6 +57,7 @@ class Row:
     """What one row has decoded: token ids, the model's probability of each, and how it ended.
 
     truncated: the text was ended by its budget or because it repeated itself, not by the model.
+    times: start and end, in seconds from the start of the audio, of what each token is of; () while not known.
     """
 
     budget: int
@@ -62,6 +65,7 @@ class Row:
     probabilities: list[float] = field(default_factory=list)
     done: bool = False
     truncated: bool = False
+    times: Sequence[tuple[float, float] | tuple[None, None]] = ()
 
     def add(self, token: int, probability: float, eos_id: int, stop_loops: bool) -> None:
         if token == eos_id:

@@ -75,5 +75,7 @@ class GrowingTranscript:
 
 def cue_of(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
     pieces = prompt.pieces(row.ids, final=row.done)
-    tokens = tuple(Token(text, p) for text, p in zip(pieces, row.probabilities, strict=True))
-    return Cue(segment.start, segment.end, tokens, row.truncated, segment.sounds)
+    times = row.times or [(None, None)] * len(pieces)
+    tokens = tuple(Token(*token, *time) for *token, time in zip(pieces, row.probabilities, times, strict=True))
+    cue = Cue(0.0, segment.end - segment.start, tokens, row.truncated)
+    return cue.moved(segment.start, segment.end, segment.sounds)

@@ -5,7 +5,7 @@ Shapes: B rows of a batch, T positions, D width, H query heads, K key/value head
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -42,8 +42,11 @@ def _attention(
 class Cache:
     """The key/value cache of one batch: `prefill` once, then `step` per token. It can be reused by the next batch."""
 
-    def __init__(self, text: TextModel, rows: int, length: int, static: bool = False):
+    def __init__(
+        self, text: TextModel, rows: int, length: int, static: bool = False, watched: Sequence[tuple[int, int]] = ()
+    ):
         """rows: B.  length: L, the positions of prompt and text together.
+        watched: (layer, query head) pairs in order, of which `attention` can tell where each token looked.
 
         static: give every step the same shapes, as a CUDA graph needs: attention then reads the whole cache under a
         mask. Without it, attention reads only the positions written so far, and the rest of the memory is never
@@ -60,7 +63,13 @@ class Cache:
         half = config.head_dim // 2
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)
         self.attended, self.masked = like.new_zeros(()), like.new_full((), -torch.inf)  # added to attention scores
-        self.used = 0
+        self.used = self.prompt = 0  # positions: all that are written, and those of the prompt
+        self.watched = sorted(watched)
+        self._watches = {layer: self._watch(layer) for layer in {layer for layer, _ in watched}}
+        # Position first: those of the prompt are never written, nor touched in memory, but for its last.
+        self._queries = torch.empty(
+            length, rows, len(self.watched), config.head_dim, dtype=like.dtype, device=like.device
+        )
         self.token = torch.zeros(rows, dtype=torch.long, device=like.device)
         self.position = torch.zeros(1, dtype=torch.long, device=like.device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -74,7 +83,7 @@ class Cache:
     def prefill(self, prompts: torch.Tensor) -> torch.Tensor:
         """Run the prompts (P, T, D), each shared by rows / P consecutive rows. Returns logits (B, vocabulary)."""
         copies = self.rows // len(prompts)
-        self.used = prompts.shape[1]
+        self.used = self.prompt = prompts.shape[1]
         if prompts.device.type == "cuda":
             return self.text.logits(self._prefill(prompts, 0, copies)).repeat_interleave(copies, dim=0)
         # On a CPU a batch saves no time here, and its activations would dominate peak memory: one prompt at a time.
@@ -100,7 +109,12 @@ class Cache:
             for layer, block in enumerate(self.text.blocks):
                 keys, values = self.keys[layer, rows, :, :end], self.values[layer, rows, :, :end]
 
-                def attend(q, k, v, keys=keys, values=values, start=start, mask=mask):
+                def attend(q, k, v, keys=keys, values=values, start=start, end=end, mask=mask, layer=layer):
+                    if layer in self._watches and end == prompts.shape[1]:
+                        slots, heads = self._watches[layer]
+                        self._queries[end - 1, rows, slots] = (
+                            q[:, :, -1].index_select(1, heads).repeat_interleave(copies, dim=0)
+                        )
                     keys.unflatten(0, (-1, copies))[:, :, :, start:] = k[:, None]
                     values.unflatten(0, (-1, copies))[:, :, :, start:] = v[:, None]
                     keys, values = keys[one_of_each], values[one_of_each]
@@ -134,9 +148,10 @@ class Cache:
 
     def _by_pytorch(self, x: torch.Tensor, attention: Callable[..., torch.Tensor]) -> torch.Tensor:
         rotate = partial(_rotate, cos=self.cos[self.position], sin=self.sin[self.position])
-        for block, keys, values in zip(self.text.blocks, self.keys, self.values, strict=True):
+        for layer, (block, keys, values) in enumerate(zip(self.text.blocks, self.keys, self.values, strict=True)):
 
-            def attend(q, k, v, keys=keys, values=values):
+            def attend(q, k, v, keys=keys, values=values, layer=layer):
+                self._keep(layer, q[:, :, 0])
                 keys.index_copy_(2, self.position, k)
                 values.index_copy_(2, self.position, v)
                 return attention(q, keys, values)
@@ -149,10 +164,35 @@ class Cache:
         first, *others = [block.attention_norm for block in self.text.blocks]
         stream = kernels.begin(x, first)
         layers = zip(self.text.blocks, self.keys, self.values, [*others, self.text.norm], strict=True)
-        for block, keys, values, following in layers:
-            attend = partial(attention, keys=keys, values=values)
+        for layer, (block, keys, values, following) in enumerate(layers):
+
+            def attend(q, keys=keys, values=values, layer=layer):
+                self._keep(layer, q)
+                return attention(q, keys=keys, values=values)
+
             stream = block.step(kernels, stream, following, rotate, self.position, keys, values, attend)
         return self.text.logits(stream.x[:, None])
+
+    def _watch(self, layer: int) -> tuple[slice, torch.Tensor]:
+        """Where the queries of a layer's watched heads are kept, and which heads they are."""
+        slots = [slot for slot, (other, _) in enumerate(self.watched) if other == layer]
+        heads = torch.tensor([self.watched[slot][1] for slot in slots], device=self.positions.device)
+        return slice(slots[0], slots[-1] + 1), heads
+
+    def _keep(self, layer: int, q: torch.Tensor) -> None:
+        """Keep the queries (B, H, d) of a step's watched heads."""
+        if layer in self._watches:
+            slots, heads = self._watches[layer]
+            self._queries[:, :, slots].index_copy_(0, self.position, q.index_select(1, heads)[None])
+
+    def attention(self, rows: slice, count: int, positions: slice) -> Iterator[torch.Tensor]:
+        """Of each of `watched` in turn, where the queries that predict the first `count` tokens of the text look:
+        (rows, count, positions), float32, shares of the attention to these positions."""
+        queries = self._queries[self.prompt - 1 :][:count, rows].float() * self._queries.shape[-1] ** -0.5
+        group = self.text.config.num_attention_heads // self.text.config.num_key_value_heads
+        for slot, (layer, head) in enumerate(self.watched):
+            keys = self.keys[layer, rows, head // group, positions].float()
+            yield (queries[:, :, slot].transpose(0, 1) @ keys.mT).softmax(dim=-1)
 
     def _capture(self) -> None:
         """Record one step as a CUDA graph. What the warm-up steps write is overwritten by the replay."""
