@@ -76,4 +76,4 @@ class GrowingTranscript:
 def cue_of(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
     pieces = prompt.pieces(row.ids, final=row.done)
     tokens = tuple(Token(text, p) for text, p in zip(pieces, row.probabilities, strict=True))
-    return Cue(segment.start, segment.end, tokens, row.truncated, segment.sounds)
+    return Cue(segment.start, segment.end, tokens, row.truncated, segment.sounds, row.done)
