@@ -51,7 +51,8 @@ class TagSpan:
 
 @dataclass(frozen=True)
 class Cue:
-    """One segment of the audio, `start` to `end` in seconds; `truncated` if its text was not decoded to the end.
+    """One segment of the audio, `start` to `end` in seconds; `truncated` if its text was not decoded to the end; `done`
+    unless more of its text is still being decoded.
 
     sounds: the stretches of it that are not silent, (start, end) in seconds from the start of the clip; () if unknown.
     """
@@ -61,6 +62,7 @@ class Cue:
     tokens: tuple[Token, ...]
     truncated: bool = False
     sounds: tuple[tuple[float, float], ...] = ()
+    done: bool = True
 
     @property
     def text(self) -> str:

@@ -6,6 +6,7 @@ from itertools import groupby
 
 from evoxtral import audio
 from evoxtral.inference.engine import Engine
+from evoxtral.inference.sampling import Decoding
 from evoxtral.transcript import Cue, Token, Transcript
 
 
@@ -17,13 +18,14 @@ def stream(
     max_seconds: float = audio.MAX_SECONDS,
     track: int | None = None,
     channels: audio.Channels = "mix",
+    decoding: Decoding | None = None,
 ) -> Iterator[dict[str, Transcript]]:
     """Partial transcripts of a recording, or of one track or channel of it, final ones for `channels="each"`."""
     if channels == "each":
-        yield from transcribe(engine, source, variants, language, max_seconds, track, channels)
+        yield from transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding)
         return
     (recording,) = audio.recordings(source, max_seconds, track, channels)
-    yield from engine.stream(recording, variants, language)
+    yield from engine.stream(recording, variants, language, decoding)
 
 
 def transcribe(
@@ -35,6 +37,7 @@ def transcribe(
     track: audio.Choice = None,
     channels: audio.Channels = "mix",
     strict: bool = False,
+    decoding: Decoding | None = None,
 ) -> Iterator[dict[str, Transcript]]:
     """The transcripts of a recording; of each track where `track` is "each". See `audio.recordings`.
 
@@ -43,7 +46,7 @@ def transcribe(
     """
     read = audio.recordings(source, max_seconds, track, channels, strict)
     for _, group in groupby(read, key=lambda recording: recording.track):
-        parts = [(one.channel, engine.compare(one, variants, language)) for one in group]
+        parts = [(one.channel, engine.compare(one, variants, language, decoding)) for one in group]
         if channels != "each":
             yield from (transcripts for _, transcripts in parts)
             continue

@@ -77,5 +77,5 @@ def cue_of(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
     pieces = prompt.pieces(row.ids, final=row.done)
     times = row.times or [(None, None)] * len(pieces)
     tokens = tuple(Token(*token, *time) for *token, time in zip(pieces, row.probabilities, times, strict=True))
-    cue = Cue(0.0, segment.end - segment.start, tokens, row.truncated)
+    cue = Cue(0.0, segment.end - segment.start, tokens, row.truncated, done=row.done)
     return cue.moved(segment.start, segment.end, segment.sounds)

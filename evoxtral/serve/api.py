@@ -1,103 +1,106 @@
 """The HTTP service: `python -m evoxtral serve`, then http://localhost:8000/docs.
 
     curl -F file=@clip.wav -F variant=all http://localhost:8000/transcribe
+    curl -F file=@clip.wav -F model=evoxtral-rl http://localhost:8000/v1/audio/transcriptions
 
-Every answer is JSON; every error of the caller is a 4xx with one sentence in `detail`.
+Every mistake of the caller is a 4xx with one sentence, see `refusals`.
 """
 
+import logging
+import signal
 import socket
-from enum import StrEnum
-from typing import Annotated
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import FrameType
 
+import anyio.to_thread
 import uvicorn
-from fastapi import FastAPI, File, Form, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from evoxtral import __version__
-from evoxtral.errors import AudioError, DeviceFullError, EvoxtralError
-from evoxtral.exports import content
-from evoxtral.inference import multitrack
+from evoxtral.errors import EvoxtralError
 from evoxtral.inference.engine import Engine
-from evoxtral.results import FileResult
-from evoxtral.serve.limits import RETRY_AFTER, BodyLimit, CrowdLimit, Limits, Turns
+from evoxtral.model.checkpoints import Checkpoint
+from evoxtral.serve import access, monitoring, openai, refusals, transcriptions
+from evoxtral.serve.limits import BodyLimit, CrowdLimit, Limits
+from evoxtral.serve.service import Options, Service
 
-MEDIA_TYPES = {
-    "txt": "text/plain", "prompt": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt",
-}  # fmt: skip
-Format = StrEnum("Format", {form: form for form in ("json", *MEDIA_TYPES)})
+SPARE_THREADS = 8  # beside one for each request: for /health and what is short
+
+log = logging.getLogger(__name__)
 
 
-def create_app(engine: Engine, limits: Limits | None = None) -> FastAPI:
-    """The FastAPI app of one engine."""
-    limits = limits or Limits()
-    app = FastAPI(
+class App(FastAPI):
+    """FastAPI whose answers all have CORS headers and a request id: its own middleware stands inside the one that
+    answers unexpected errors, whose 500 a browser could then not read."""
+
+    service: Service
+
+    def build_middleware_stack(self) -> ASGIApp:
+        inner = super().build_middleware_stack()
+        if self.service.options.origins:
+            inner = CORSMiddleware(
+                inner,
+                allow_origins=self.service.options.origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        return access.RequestIds(inner, self.service.monitor)
+
+
+def create_app(model: Engine | Checkpoint, limits: Limits | None = None, options: Options | None = None) -> App:
+    """The API of one engine, or of a checkpoint whose engine `app.service.engine` is set to later."""
+    limits, options = limits or Limits(), options or Options()
+    service = Service(model, limits, options)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = limits.requests + SPARE_THREADS
+        yield
+
+    app = App(
         title="Evoxtral",
         summary="Speech to tagged text.",
         version=__version__,
+        lifespan=lifespan,
         middleware=[
+            Middleware(access.Guard, tokens=options.tokens, limits=limits),
             Middleware(CrowdLimit, requests=limits.requests, megabytes=limits.megabytes),
             Middleware(BodyLimit, megabytes=limits.megabytes),
         ],
-        exception_handlers={
-            EvoxtralError: _mistake,
-            HTTPException: _refused,
-            RequestValidationError: _misfit,
-        },
     )
-    variant_names = (*engine.variants, "all")
-    Variant = StrEnum("Variant", {name: name for name in variant_names})
-    default = Variant(engine.variants[-1])
-    turns = Turns(limits.at_once)
+    app.service = service
+    refusals.add_to(app)
+    app.include_router(transcriptions.router(service))
+    app.include_router(openai.router(service))
 
-    @app.get("/health")
+    @app.get("/health", tags=["Operation"])
     def health() -> dict:
-        """The model of this service, and its limits."""
+        """That the service runs, which model answers here, and what it takes."""
         return {
             "status": "ok",
             "version": __version__,
-            "model": engine.checkpoint.name,
-            "variants": engine.variants,
+            "model": service.model,
+            "variants": service.variants,
             "max_megabytes": limits.megabytes,
             "max_seconds": limits.seconds,
         }
 
-    @app.post("/transcribe", responses={400: {"description": "One sentence in `detail`, as for every 4xx."}})
-    async def transcribe(
-        request: Request,
-        file: Annotated[list[UploadFile], File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM; one or more.")],
-        variant: Annotated[Variant, Form(description="One variant, or all of them.")] = default,
-        language: Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")] = "en",
-        format: Annotated[Format, Form(description="Anything but `json` is the text of one variant.")] = Format.json,
-        track: Annotated[int | None, Form(ge=1, description="One track of several; left out: the mix of all.")] = None,
-        channels: Annotated[
-            str, Form(pattern="^(mix|each|[1-9][0-9]?)$", description="mix, each, or a number.")
-        ] = "mix",
-    ) -> FileResult | list[FileResult]:
-        """Transcribe one recording, or several, whose results are a list."""
-        names = engine.variants if variant == "all" else (variant.value,)
-        asked = None if language == "auto" else language
-        if format != "json" and (len(file) > 1 or len(names) > 1):
-            raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
-        chosen = (track, int(channels) if channels.isdecimal() else channels)
-        results = []
-        for upload in file:
-            data = await upload.read()
-            try:
-                transcripts = await turns.last(
-                    request, lambda data=data: multitrack.stream(engine, data, names, asked, limits.seconds, *chosen)
-                )
-            except AudioError as error:
-                raise error if len(file) == 1 else AudioError(f"{upload.filename}: {error}") from error
-            if transcripts is None:  # nobody is there to read it
-                return Response(status_code=499)
-            if format != "json":
-                text = content(transcripts[names[0]], format.value)
-                return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8")
-            results.append(FileResult.of(upload.filename or "", engine.checkpoint.name, transcripts))
-        return results if len(file) > 1 else results[0]
+    @app.get("/ready", tags=["Operation"])
+    def ready() -> JSONResponse:
+        """Whether requests should be sent here: 503 while the model is loaded and while the service ends."""
+        return JSONResponse({"ready": service.ready}, 200 if service.ready else 503)
+
+    @app.get("/metrics", tags=["Operation"], response_class=Response)
+    def metrics() -> Response:
+        """Counts for Prometheus."""
+        return Response(service.monitor.exposition(), media_type=monitoring.MEDIA_TYPE)
 
     return app
 
@@ -117,21 +120,36 @@ def address(host: str, port: int) -> socket.socket:
     return taken
 
 
-def run(engine: Engine, at: socket.socket, limits: Limits) -> None:
-    """Serve at an address until interrupted."""
-    uvicorn.Server(uvicorn.Config(create_app(engine, limits))).run([at])
+class Server(uvicorn.Server):
+    """Uvicorn that tells the service when it ends. What was accepted is answered: it waits for open requests."""
+
+    def __init__(self, app: App, **settings):
+        super().__init__(uvicorn.Config(app, access_log=False, **settings))
+        self.service = app.service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.service.draining = True
+        log.info("%s: answering what was accepted, then the service ends", signal.Signals(sig).name)
+        super().handle_exit(sig, frame)
 
 
-def _mistake(request: Request, error: EvoxtralError) -> JSONResponse:
-    status = 422 if isinstance(error, AudioError) else 503 if isinstance(error, DeviceFullError) else 400
-    return JSONResponse({"detail": str(error)}, status, RETRY_AFTER if status == 503 else None)
+def run(checkpoint: Checkpoint, at: socket.socket, limits: Limits, options: Options) -> None:
+    """Serve at an address until interrupted, from before the weights are read. Raises EvoxtralError if they cannot."""
+    server = Server(create_app(checkpoint, limits, options), log_config=None)
+    access.name_requests_in_logs()
+    logging.getLogger("uvicorn").setLevel(logging.INFO)
+    failures: list[EvoxtralError] = []
 
+    def load() -> None:
+        try:
+            server.service.engine = Engine(checkpoint)
+        except EvoxtralError as error:
+            failures.append(error)
+        finally:
+            if server.service.engine is None:
+                server.should_exit = True
 
-def _refused(request: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-
-
-def _misfit(request: Request, error: RequestValidationError) -> JSONResponse:
-    """All invalid fields in one sentence, instead of FastAPI's nested errors."""
-    problems = (f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
-    return JSONResponse({"detail": "; ".join(problems) + "."}, 422)
+    threading.Thread(target=load, name="loading", daemon=True).start()
+    server.run([at])
+    for failure in failures:
+        raise failure

@@ -1,0 +1,128 @@
+"""Evoxtral's own routes: every variant of one recording, or of several, as on the command line."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi.responses import Response
+
+from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.exports import content
+from evoxtral.results import FileResult
+from evoxtral.serve import events
+from evoxtral.serve.service import Service, Task
+from evoxtral.transcript import Transcript
+
+MEDIA_TYPES = {
+    "txt": "text/plain", "prompt": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt",
+}  # fmt: skip
+CLIENT_LEFT = 499  # nobody reads it; the log does
+Format = StrEnum("Format", {form: form for form in ("json", *MEDIA_TYPES)})
+
+_RESULT = {
+    "file": "clip.wav",
+    "duration": 2.4,
+    "model": "mini-3b",
+    "variants": {
+        "rl": {
+            "text": "[nervous] I didn't mean it. [sighs]",
+            "plain": "I didn't mean it.",
+            "tags": [{"name": "nervous", "category": "emotion", "offset": 0, "probability": 0.93}],
+            "elapsed": 0.4,
+            "truncated": False,
+            "confidence": 0.97,
+            "doubtful": False,
+            "cues": [{"start": 0.1, "end": 2.3, "text": "[nervous] I didn't mean it. [sighs]"}],
+        }
+    },
+    "incomplete": None,
+    "notes": [],
+    "track": None,
+    "channel": None,
+}
+_STREAMED = events.event({"file": "clip.wav", "variants": {"rl": "[nervous] I didn't"}}, "partial") + events.event(
+    _RESULT, "result"
+)
+
+Upload = Annotated[UploadFile, File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.")]
+Uploads = Annotated[list[UploadFile], File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM; one or more.")]
+Language = Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")]
+Track = Annotated[int | None, Form(ge=1, description="One track of several; left out: the mix of all.")]
+Channels = Annotated[str, Form(pattern="^(mix|each|[1-9][0-9]?)$", description="mix, each, or a number.")]
+BAD_REQUEST = {400: {"description": "One sentence in `detail`, as for every 4xx."}}
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["Evoxtral"], responses=BAD_REQUEST)
+    Variant = StrEnum("Variant", {name: name for name in (*service.variants, "all")})
+    default = Variant(service.variants[-1])
+    Asked = Annotated[Variant, Form(description="One variant, or all of them.")]
+
+    def task(data: bytes, variant: Variant, language: str, track: int | None, channels: str) -> Task:
+        names = service.variants if variant == "all" else (variant.value,)
+        chosen = int(channels) if channels.isdecimal() else channels
+        return Task(data, names, None if language == "auto" else language, None, track, chosen)
+
+    @routes.post("/transcribe", responses={200: {"content": {"application/json": {"example": _RESULT}}}})
+    async def transcribe(
+        request: Request,
+        file: Uploads,
+        variant: Asked = default,
+        language: Language = "en",
+        format: Annotated[Format, Form(description="Anything but `json` is the text of one variant.")] = Format.json,
+        track: Track = None,
+        channels: Channels = "mix",
+    ) -> FileResult | list[FileResult]:
+        """Transcribe one recording, or several, whose results are a list."""
+        if format != "json" and (len(file) > 1 or variant == "all" and len(service.variants) > 1):
+            raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
+        results = []
+        for upload in file:
+            try:
+                asked = task(await upload.read(), variant, language, track, channels)
+                transcripts = await service.last(request, asked)
+            except AudioError as error:
+                raise error if len(file) == 1 else AudioError(f"{upload.filename}: {error}") from error
+            if transcripts is None:
+                return Response(status_code=CLIENT_LEFT)
+            if format != "json":
+                (transcript,) = transcripts.values()
+                text = content(transcript, format.value)
+                return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8")
+            results.append(FileResult.of(upload.filename or "", service.model, transcripts))
+        return results if len(file) > 1 else results[0]
+
+    @routes.post(
+        "/transcribe/stream",
+        response_class=Response,
+        responses={
+            200: {"content": {"text/event-stream": {"example": _STREAMED}}, "description": "Server-Sent Events."}
+        },
+    )
+    async def stream(
+        request: Request,
+        file: Upload,
+        variant: Asked = default,
+        language: Language = "en",
+        track: Track = None,
+        channels: Channels = "mix",
+    ) -> Response:
+        """Transcribe one recording and see its text grow: events `partial`, with the text so far of every variant,
+        then `result`, which is what `/transcribe` answers; `error` with `detail` if it fails in between."""
+        name = file.filename or ""
+
+        def told(transcripts: dict[str, Transcript]) -> Sequence[str]:
+            if all(transcript.done for transcript in transcripts.values()):
+                return (events.event(asdict(FileResult.of(name, service.model, transcripts)), "result"),)
+            texts = {variant: transcript.text for variant, transcript in transcripts.items()}
+            return (events.event({"file": name, "variants": texts}, "partial"),)
+
+        def failure(error: EvoxtralError) -> str:
+            return events.event({"detail": str(error)}, "error")
+
+        steps = service.each(request, task(await file.read(), variant, language, track, channels))
+        return await events.started(steps, told, failure) or Response(status_code=CLIENT_LEFT)
+
+    return routes

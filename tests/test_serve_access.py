@@ -1,0 +1,203 @@
+"""Who may ask the service, how often, whether it is ready, what it tells of itself, and how it ends."""
+
+import json
+import logging
+import signal
+import threading
+
+import httpx
+import pytest
+from conftest import tone
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+from served import served
+
+from evoxtral import audio
+from evoxtral.errors import EvoxtralError
+from evoxtral.serve import access
+from evoxtral.serve.api import Options, create_app
+from evoxtral.serve.limits import Limits
+
+CLIP = audio.wav_bytes(tone(0.6))
+TOKENS = "# who may ask\nann s3cret-of-ann\n\nanother-token\n"
+
+
+@pytest.fixture
+def options(tmp_path) -> Options:
+    path = tmp_path / "tokens"
+    path.write_text(TOKENS)
+    return Options(access.read_tokens(path))
+
+
+def client_of(engine, limits: Limits, options: Options | None = None) -> TestClient:
+    return TestClient(create_app(engine, limits, options), raise_server_exceptions=False)
+
+
+def bearing(token: str) -> dict:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_only_known_tokens_may_ask(engine, options):
+    client = client_of(engine, Limits(), options)
+    for headers in ({}, bearing("s3cret"), bearing(""), bearing("schlüssel".encode().decode("latin-1"))):
+        answer = client.get("/v1/models", headers={name: value.encode("latin-1") for name, value in headers.items()})
+        assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert client.get("/v1/models", headers={"Authorization": "Basic another-token"}).status_code == 401
+    for token in ("s3cret-of-ann", "another-token"):
+        assert client.get("/v1/models", headers=bearing(token)).status_code == 200
+    assert client.get("/health").status_code == client.get("/ready").status_code == 200
+    assert client.get("/metrics").status_code == 401
+    assert client.post("/transcribe", files={"file": CLIP}).json()["detail"].startswith("This service asks for a token")
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n", "a b c\n"])
+def test_a_token_file_that_cannot_be_used_is_said_without_its_tokens(tmp_path, content):
+    path = tmp_path / "tokens"
+    path.write_text(content)
+    with pytest.raises(EvoxtralError) as refused:
+        access.read_tokens(path)
+    assert "a b c" not in str(refused.value)
+    with pytest.raises(EvoxtralError, match="cannot be read"):
+        access.read_tokens(tmp_path / "nowhere")
+
+
+def test_each_token_has_its_own_rate(engine, options, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
+    client = client_of(engine, Limits(per_minute=2), options)
+
+    def ask(token: str) -> httpx.Response:
+        return client.get("/v1/models", headers=bearing(token))
+
+    assert [ask("another-token").status_code for _ in range(3)] == [200, 200, 429]
+    refused = ask("another-token")
+    assert refused.headers["retry-after"] == "30" and refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert ask("s3cret-of-ann").status_code == 200
+    now[0] = 30.0
+    assert [ask("another-token").status_code for _ in range(2)] == [200, 429]
+    assert client.get("/metrics", headers=bearing("another-token")).status_code == 200
+
+
+def test_each_client_has_so_many_requests_at_a_time(engine, monkeypatch):
+    go, begun = threading.Event(), threading.Event()
+    stream = engine.stream
+
+    def held(*given, **named):
+        begun.set()
+        go.wait()
+        yield from stream(*given, **named)
+
+    monkeypatch.setattr(engine, "stream", held)
+    with served(create_app(engine, Limits(concurrent=1))) as url:
+        answers = []
+        first = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
+        )
+        first.start()
+        begun.wait()
+        refused = httpx.post(f"{url}/transcribe", files={"file": CLIP})
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+        assert "evoxtral_decoding 1.0" in httpx.get(f"{url}/metrics").text
+        go.set()
+        first.join()
+    assert answers[0].status_code == 200
+
+
+def test_what_was_accepted_is_answered_when_the_service_ends(engine, monkeypatch):
+    go, begun = threading.Event(), threading.Event()
+    stream = engine.stream
+
+    def held(*given, **named):
+        begun.set()
+        go.wait()
+        yield from stream(*given, **named)
+
+    monkeypatch.setattr(engine, "stream", held)
+    app = create_app(engine)
+    with served(app) as url:
+        answers: list[httpx.Response] = []
+        first = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
+        )
+        first.start()
+        begun.wait()
+        url.server.handle_exit(signal.SIGTERM, None)
+        assert not app.service.ready
+        with pytest.raises(httpx.TransportError):  # soon nobody listens any more
+            while True:
+                httpx.get(f"{url}/health")
+        go.set()
+        first.join()
+    assert answers[0].status_code == 200 and answers[0].json()["variants"]
+
+
+def test_it_is_ready_when_the_weights_are_there(checkpoint, engine):
+    app = create_app(checkpoint)
+    client = TestClient(app)
+    assert client.get("/health").json()["variants"] == ["base", "sft", "rl"]
+    assert client.get("/ready").status_code == 503
+    for path in ("/transcribe", "/transcribe/stream"):
+        answer = client.post(path, files={"file": CLIP})
+        assert answer.status_code == 503 and "loaded" in answer.json()["detail"] and "retry-after" in answer.headers
+    answer = client.post("/v1/audio/transcriptions", files={"file": CLIP}, data={"model": "rl"})
+    assert answer.status_code == 503 and answer.json()["error"]["type"] == "server_error"
+    app.service.engine = engine
+    assert client.get("/ready").json() == {"ready": True}
+    app.service.draining = True
+    assert client.get("/ready").status_code == 503
+
+
+def test_prometheus_is_told_what_was_done(engine):
+    client = client_of(engine, Limits())
+    client.post("/transcribe", files={"file": CLIP}, data={"variant": "all"})
+    client.get("/wp-admin/1")
+    samples = {}
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        samples |= {(sample.name, *sorted(sample.labels.items())): sample.value for sample in family.samples}
+    assert samples["evoxtral_requests_total", ("route", "/transcribe"), ("status", "200")] == 1
+    assert samples["evoxtral_requests_total", ("route", "other"), ("status", "404")] == 1
+    assert samples["evoxtral_audio_seconds_total",] == pytest.approx(0.6)
+    assert samples["evoxtral_batch_rows_sum",] == 3
+    assert samples["evoxtral_real_time_factor_count",] == 1
+    assert samples["evoxtral_tokens_total", ("variant", "rl")] > 0
+    assert samples["evoxtral_queue",] == 0
+
+
+def test_every_answer_and_log_line_has_the_id_of_its_request(engine, caplog, monkeypatch):
+    handler = logging.Handler()
+    lines = []
+    handler.emit = lambda record: lines.append(handler.format(record))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    access.name_requests_in_logs()
+    logging.getLogger("evoxtral").setLevel(logging.INFO)
+    client = client_of(engine, Limits(seconds=0.5))
+    assert (
+        client.post("/transcribe", files={"file": CLIP}, headers={"x-request-id": "mine-1"}).headers["x-request-id"]
+        == "mine-1"
+    )
+    forged = client.get("/nowhere", headers={"x-request-id": "two words"}).headers["x-request-id"]
+    assert forged.startswith("req_")
+    assert any(" mine-1 POST /transcribe 422 " in line for line in lines)
+    assert any(f" {forged} GET /nowhere 404 " in line for line in lines)
+
+
+def test_text_of_every_variant_grows_and_ends_in_the_result(engine):
+    client = client_of(engine, Limits())
+    answer = client.post("/transcribe/stream", files={"file": ("a.wav", CLIP)}, data={"variant": "all"})
+    assert answer.headers["content-type"].startswith("text/event-stream") and answer.text.endswith("\n\n")
+    blocks = [block.splitlines() for block in answer.text.strip().split("\n\n") if block.startswith("event: ")]
+    kinds = [head.removeprefix("event: ") for head, _ in blocks]
+    assert kinds[-1] == "result" and set(kinds[:-1]) <= {"partial"}
+    result = json.loads(blocks[-1][1].removeprefix("data: "))
+    assert list(result["variants"]) == ["base", "sft", "rl"]
+    whole = client.post("/transcribe", files={"file": ("a.wav", CLIP)}, data={"variant": "all"}).json()
+    for entry in (*result["variants"].values(), *whole["variants"].values()):
+        del entry["elapsed"]
+    assert result == whole
+    assert client.post("/transcribe/stream", files={"file": ("a.wav", b"none")}).status_code == 422
+
+
+def test_aliases_must_name_a_variant(engine):
+    with pytest.raises(EvoxtralError, match="no variant 'best'"):
+        create_app(engine, options=Options(aliases={"whisper-1": "best"}))
