@@ -5,20 +5,32 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
+
+import huggingface_hub
 
 CHUNK = 4_000_000  # bytes
 
 
 class LocalHub(ThreadingHTTPServer):
-    """repos: "owner/name" -> its folder. gated: names of repos whose files need terms to be accepted first."""
+    """repos, datasets: "owner/name" -> its folder. gated: repos whose files need terms to be accepted first."""
 
     daemon_threads = True
 
-    def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = ()):
+    def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = (), datasets: dict[str, Path] | None = None):
         super().__init__(("127.0.0.1", 0), _Answer)
-        self.repos, self.gated = repos, gated
+        self.repos, self.gated, self.datasets = repos, gated, datasets or {}
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+    def use(self, monkeypatch, cache: Path) -> None:
+        """Make it the Hub of this process's client, with an empty cache."""
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
 
 
 class _Answer(BaseHTTPRequestHandler):
@@ -26,13 +38,14 @@ class _Answer(BaseHTTPRequestHandler):
     server: LocalHub
 
     def do_GET(self):  # noqa: N802 - named by the standard library
-        path = self.path.partition("?")[0].strip("/")
-        api, path = path.startswith("api/models/"), path.removeprefix("api/models/")
-        owner, name, *rest = (*path.split("/"), "", "")
+        path = unquote(self.path.partition("?")[0]).strip("/")
+        api, path = path.startswith("api/"), path.removeprefix("api/")
+        repos = self.server.datasets if path.startswith("datasets/") else self.server.repos
+        owner, name, *rest = (*path.removeprefix("datasets/").removeprefix("models/").split("/"), "", "")
         repo = f"{owner}/{name}"
-        if repo not in self.server.repos:
+        if repo not in repos:
             return self.fail(401, "RepoNotFound")
-        folder = self.server.repos[repo]
+        folder = repos[repo]
         files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         commit = hashlib.sha1(repo.encode()).hexdigest()
         if api and rest[0] == "revision":

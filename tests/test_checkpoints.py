@@ -169,12 +169,7 @@ def hub(checkpoint, tmp_path, monkeypatch):
     """A Hub on this machine with the tests' own model, for the real client, whose cache is empty."""
     names = {"me/base": checkpoint.base, "me/sft": checkpoint.adapters["sft"], "me/gated": checkpoint.base}
     with LocalHub({name: Path(folder) for name, folder in names.items()}, gated=("me/gated",)) as hub:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        hub.use(monkeypatch, tmp_path / "cache")
         yield hub
         hub.shutdown()
 

@@ -9,7 +9,7 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -32,6 +32,7 @@ from training.scripts import Slices, Sources
 log = logging.getLogger(__name__)
 
 SHARD = 500  # clips
+SOURCES = ("embedded", "elevenlabs", "corpus")  # of clips
 FRAMES, TOKENS = 64, 32  # what batches are rounded up to, in mel frames and text ids: few shapes occur
 HELD_OUT = frozenset({"f4", "Annie", "m3", "edward", "max"})  # voice variants that training never hears
 ACCENTS = {"en-us": 0.4, "en": 0.2, "en-gb-x-rp": 0.2, "en-gb-scotland": 0.2}
@@ -59,7 +60,11 @@ class Clip:
 @dataclass(frozen=True)
 class DataConfig:
     """What to build. window_seconds, hop: the model's. stress: see `scripts.write`. For training only: augment (room,
-    tone, level and noise) and further_voices (besides those of the bench)."""
+    tone, level and noise) and further_voices (besides those of the bench).
+
+    source: where the clips come from; with "corpus" and "elevenlabs" that of `train` counts for every split.
+    corpus: what `corpora.reading.read` takes, as are the two names of columns and the folder inside it.
+    """
 
     clips: int = 1000
     split: str = "train"
@@ -75,6 +80,11 @@ class DataConfig:
     varied: bool = True  # natural voices: another pitch and vocal tract with every clip
     stress: float = 1.15
     keep_audio: bool = True
+    source: str = "embedded"
+    corpus: str = ""
+    text_column: str = ""
+    audio_column: str = ""
+    subset: str = ""
     sources: Sources = field(default_factory=Sources)
     slices: Slices = field(default_factory=Slices)
 
@@ -82,6 +92,11 @@ class DataConfig:
         if self.clips < 1 or self.split not in scripts.SPLITS:
             raise ValueError(
                 f"clips = {self.clips} must be at least 1 and split = {self.split!r} one of {', '.join(scripts.SPLITS)}"
+            )
+        if self.source not in SOURCES or (self.source == "corpus") != bool(self.corpus):
+            raise ValueError(
+                f"source = {self.source!r} must be one of {', '.join(SOURCES)}, and corpus names the folder or the Hub "
+                "dataset where it is corpus"
             )
         if self.window_seconds < 6:
             raise ValueError(
@@ -112,15 +127,31 @@ def build(folder: Path, name: str, config: DataConfig, workers: int | None = Non
 
 
 def _build_shard(folder: Path, name: str, index: int, count: int, config: DataConfig) -> int:
+    rng = random.Random(f"{config.seed}/{name}/{index}")
+    return write_shard(folder, f"{name}-{index:04d}", itertools.islice(_performances(rng, config), count), config)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What is known of a clip beside its waveform; see `Clip`."""
+
+    text: str
+    slice: str
+    domain: str
+    voice: str
+    held_out_voice: bool
+    seed: int
+
+
+def write_shard(folder: Path, stem: str, spoken: Iterable[tuple[Spoken, np.ndarray]], config: DataConfig) -> int:
+    """Write clips with their waveforms (T,) as the shard `stem`; how many there were."""
     import soundfile
     from transformers import WhisperFeatureExtractor
 
     torch.set_num_threads(1)  # the pool has a process for every core
     extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=config.window_seconds, hop_length=config.hop)
-    rng = random.Random(f"{config.seed}/{name}/{index}")
-    stem = f"{name}-{index:04d}"
     clips, mels = [], []
-    for script, voice, seed, waveform in itertools.islice(_performances(rng, config), count):
+    for about, waveform in spoken:
         mel = log_mel([waveform], config.window_seconds * SAMPLE_RATE, extractor)[0].numpy()  # (128, F)
         mel = mel[:, : len(waveform) // config.hop + 2].T.astype(
             np.float16
@@ -130,40 +161,27 @@ def _build_shard(folder: Path, name: str, index: int, count: int, config: DataCo
         if config.keep_audio:
             audio = f"{identity}.flac"
             soundfile.write(folder / audio, waveform, SAMPLE_RATE, subtype="PCM_16")
-        held_out = is_held_out(voice)
         seconds = round(len(waveform) / SAMPLE_RATE, 3)
-        clips.append(
-            Clip(
-                identity,
-                script.text,
-                script.slice,
-                script.domain,
-                voice,
-                held_out,
-                seed,
-                seconds,
-                len(mel),
-                audio,
-            )
-        )
+        clips.append(Clip(identity, **vars(about), seconds=seconds, frames=len(mel), audio=audio))
         mels.append(mel)
     np.save(folder / f"{stem}.npy", np.concatenate(mels))
     # The manifest is written last and renamed into place: a shard with a manifest is whole.
     partial = folder / f"{stem}.partial"
     partial.write_text("".join(json.dumps(asdict(clip)) + "\n" for clip in clips), encoding="utf-8")
     partial.rename(folder / f"{stem}.jsonl")
-    return count
+    return len(clips)
 
 
-def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[scripts.Script, str, int, np.ndarray]]:
-    """Scripts with voice, seed and waveform. What does not fit the window is drawn again, of the same slice and from
+def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[Spoken, np.ndarray]]:
+    """Scripts with their voices, and waveforms. What does not fit the window is drawn again, of the same slice and from
     the same kind of voice: shares hold, that of held-out voices to the clip."""
     for number in itertools.count():
         kind = config.slices.draw(rng)
         held_out = int((number + 1) * config.held_out_share) > int(number * config.held_out_share)
         while (performance := _performance(rng, kind, held_out, config)) is None:
             pass
-        yield performance
+        script, voice, seed, waveform = performance
+        yield Spoken(script.text, script.slice, script.domain, voice, is_held_out(voice), seed), waveform
 
 
 def _performance(

@@ -1,10 +1,11 @@
 """Recipes: every number of a training run, in one TOML file. What it leaves out is the published recipe."""
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evoxtral.errors import RecipeError
@@ -41,11 +42,32 @@ class Recipe:
 
     def __post_init__(self):
         clips = (self.fresh or self.train).clips
-        if self.raft.supervised >= clips:
+        if self.train.source == "embedded" and self.raft.supervised >= clips:
             raise ValueError(
                 f"raft.supervised = {self.raft.supervised} must be less than the {clips} clips that RAFT has: "
                 "it samples the rest"
             )
+
+
+def with_source(
+    settings: Recipe, source: str, corpus: str = "", text_column: str = "", audio_column: str = ""
+) -> Recipe:
+    """A recipe on clips from another source. A corpus has no fresh clips: RAFT samples those of training then, as
+    published. Raises RecipeError for a source that does not exist."""
+    try:
+        train = replace(
+            settings.train, source=source, corpus=corpus, text_column=text_column, audio_column=audio_column
+        )
+    except ValueError as error:
+        raise RecipeError(f"{error}.") from None
+    if source == "embedded":
+        return replace(settings, train=train)
+    return replace(settings, train=train, fresh=None, raft=replace(settings.raft, supervised=0))
+
+
+def same(written: str, settings: Recipe) -> bool:
+    """Whether a recipe.json is of this recipe; what it does not have yet is as it was then: the default."""
+    return _read(Recipe, json.loads(written), "recipe.json") == settings
 
 
 def known() -> list[str]:
@@ -71,6 +93,8 @@ def _read(kind: type, values: dict, where: str):
     hints = typing.get_type_hints(kind)
     arguments = {}
     for key, value in values.items():
+        if value is None:  # as recipe.json has it: nothing
+            continue
         if key not in hints:
             raise RecipeError(f"{where} has the unknown key {key!r}; it can have {', '.join(hints)}.")
         arguments[key] = _value(hints[key], value, f"{where}: {key}")

@@ -21,6 +21,8 @@ if __name__ == "__main__":
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
 from training import bank, bench, confidence, dataset, loop, people, policy, pretrain, raft, recipe, sft  # noqa: E402
+from training.corpora import clips as corpus_clips  # noqa: E402
+from training.corpora import reading  # noqa: E402
 from training.dataset import Clips  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
 
@@ -57,7 +59,7 @@ class Run:
         note, precision = self.folder / "recipe.json", self.folder / "precision.txt"
         mine = json.dumps(dataclasses.asdict(self.recipe), indent=2)
         if note.exists():
-            if note.read_text(encoding="utf-8") != mine:
+            if not recipe.same(note.read_text(encoding="utf-8"), self.recipe):
                 raise RecipeError(f"{self.folder} holds a run of another recipe: choose another --name, or remove it.")
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise RecipeError(f"{self.folder} exists and is not a run: choose another --name.")
@@ -88,12 +90,24 @@ def run_pretrain(run: Run) -> None:
 
 
 def run_data(run: Run) -> None:
-    """Speak the clips of every split, and put the base beside them."""
+    """The clips of every split, spoken or from a corpus, and the base beside them."""
     if not run.base.exists():
         with checkpoints.atomic_folder(run.base) as out:
             shutil.copytree(checkpoints.fetch(checkpoints.resolve(run.recipe.base).base), out, dirs_exist_ok=True)
+    if run.recipe.train.source != "embedded":
+        _data_of_corpus(run)
+        return
     for name, config in _splits(run.recipe).items():
         dataset.build(run.data, name, config)
+
+
+def _data_of_corpus(run: Run) -> None:
+    settings, train = run.recipe, run.recipe.train
+    if not corpus_clips.planned(run.data):
+        columns = reading.Columns(train.text_column, train.audio_column)
+        corpus_clips.plan(run.data, reading.read(train.corpus, columns, train.subset), settings.sft.language)
+    for name, config in _splits(settings).items():
+        corpus_clips.build(run.data, name, dataclasses.replace(config, keep_audio=True))  # RAFT and bench hear it
 
 
 def run_sft(run: Run) -> None:
@@ -128,6 +142,8 @@ def run_raft(run: Run) -> None:
     config = run.recipe.raft
     clips = Clips.load(run.data, "fresh" if run.recipe.fresh else "train")
     validation = Clips.load(run.data, "validation")
+    if config.supervised >= len(clips):
+        raise RecipeError(f"raft.supervised = {config.supervised} must be less than the {len(clips)} clips there are.")
     sampled = clips.first(len(clips) - config.supervised)
     samples = raft.sample(_engine(run, "sft"), "sft", sampled, config, run.samples)
     make_task = sft.Finetuning
@@ -208,6 +224,20 @@ RUNNERS = {
 }  # fmt: skip
 
 
+def _recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe as the command line changes it. Raises RecipeError for what would waste a GPU's hours."""
+    settings = recipe.load(options.recipe)
+    if options.corpus or options.source:
+        source = options.source or "corpus"
+        settings = recipe.with_source(settings, source, options.corpus or "", options.text_column, options.audio_column)
+    if settings.base == checkpoints.MINI and settings.train.source == "embedded" and options.source != "embedded":
+        raise RecipeError(
+            f"{checkpoints.MINI} would learn a robot's voice from the embedded one: give --corpus FOLDER or --source "
+            "elevenlabs, or say --source embedded if that is what you want."
+        )
+    return settings
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/run.py", description=__doc__.split("\n\n")[0], epilog=MORE)
     parser.add_argument("--recipe", default="tiny", help="a file in training/recipes/, or the path of a .toml file")
@@ -218,6 +248,10 @@ def main(arguments: list[str] | None = None) -> int:
         help=f"in order, of {','.join(VOICED_STAGES)} (default: {','.join(DEFAULT_STAGES)}; of a recipe with natural "
         "voices: all)",
     )
+    parser.add_argument("--corpus", help="train on this folder or Hub dataset instead: see docs/training.md")
+    parser.add_argument("--source", choices=dataset.SOURCES, help="where clips come from, instead of the recipe's")
+    parser.add_argument("--text-column", default="", help="of the corpus, where it is not `text`")
+    parser.add_argument("--audio-column", default="", help="of the corpus, where it is not `file_name` or `audio`")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -225,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
         stages = options.stages.split(",") if options.stages else None
         if unknown := [stage for stage in stages or () if stage not in RUNNERS]:
             raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(VOICED_STAGES)}.")
-        run = Run(options.runs / (options.name or Path(options.recipe).stem), recipe.load(options.recipe))
+        run = Run(options.runs / (options.name or Path(options.recipe).stem), _recipe(options))
         stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
         run.claim()
         for stage in stages:

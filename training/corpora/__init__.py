@@ -1,0 +1,1 @@
+"""Corpora: folders, Parquet files and Hub datasets of recordings with their tagged texts."""
