@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import NamedTuple
 
 from evoxtral import subtitles
@@ -46,6 +47,7 @@ class Cue:
     """One segment of the audio, `start` to `end` in seconds; `truncated` if its text was not decoded to the end.
 
     sounds: the stretches of it that are not silent, (start, end) in seconds from the start of the clip; () if unknown.
+    channel: the channel or track it is of, where several are written side by side; "" elsewhere.
     """
 
     start: float
@@ -53,10 +55,16 @@ class Cue:
     tokens: tuple[Token, ...]
     truncated: bool = False
     sounds: tuple[tuple[float, float], ...] = ()
+    channel: str = ""
 
     @property
     def text(self) -> str:
         return "".join(token.text for token in self.tokens).strip()
+
+    @property
+    def lead(self) -> str:
+        """What stands before its text in SRT and TXT: `Left: `, or nothing."""
+        return subtitles.lead(self.channel)
 
     @property
     def heard(self) -> tuple[float, float]:
@@ -165,7 +173,9 @@ class Transcript:
         return replace(self, cues=(*before, replace(last, truncated=True)), done=True)
 
     def to_txt(self) -> str:
-        return self.text
+        """The tagged text; where channels are written side by side, a line for each turn: `Left: …`."""
+        turns = groupby(self.spoken_cues(), lambda cue: cue.lead)
+        return "\n".join(lead + " ".join(cue.text for cue in cues) for lead, cues in turns)
 
     def to_json(self) -> str:
         """As JSON: the fields of `VariantResult`, and whether a person edited the text."""
@@ -231,6 +241,8 @@ class CueResult:
     """seconds from the start of the clip"""
     text: str
     """with tags"""
+    channel: str | None = None
+    """the channel or track it is of, where each was asked for"""
 
 
 @dataclass(frozen=True)
@@ -258,7 +270,7 @@ class VariantResult:
 
     @classmethod
     def of(cls, transcript: Transcript) -> "VariantResult":
-        cues = tuple(CueResult(*cue.heard, cue.text) for cue in transcript.spoken_cues())
+        cues = tuple(CueResult(*cue.heard, cue.text, cue.channel or None) for cue in transcript.spoken_cues())
         written = transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated
         return cls(*written, transcript.confidence, transcript.doubtful, cues)
 
