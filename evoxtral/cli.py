@@ -80,6 +80,7 @@ def build_parser() -> Parser:
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
+    _add_list(commands)
     _add_bulk(commands)
     _add_speak(commands)
     _add_score(commands)
@@ -108,6 +109,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
 
 def _transcribe(args: argparse.Namespace) -> int:
     """A file that cannot be read is named on stderr and in the JSON, and the others are transcribed."""
+    from evoxtral import audio
     from evoxtral.inference import bulk, multitrack
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
@@ -122,7 +124,7 @@ def _transcribe(args: argparse.Namespace) -> int:
         for number, file in enumerate(args.files, 1):
             log.info("%s (%d/%d)", file, number, len(args.files))
             try:
-                chosen = _number_or(args.track, "track", "each"), _number_or(args.channels, "channels", "mix", "each")
+                chosen = audio.chosen(args.track, args.channels)
                 source, longest = bulk.source(file), _max_seconds(args)
                 found = [*multitrack.transcribe(engine, source, variants, language, longest, *chosen, args.strict)]
             except EvoxtralError as error:
@@ -166,21 +168,39 @@ def _warn(file: str, transcripts: Mapping[str, "Transcript"]) -> None:
 
 
 def _add_tracks(parser: argparse.ArgumentParser) -> None:
-    """Which tracks and channels of a recording, and whether a torn one is taken."""
+    """Which tracks and channels of a recording."""
     parser.add_argument("--track", metavar="N|each", help="one track, or each by itself (default: all mixed)")
     parser.add_argument(
         "--channels", default="mix", metavar="mix|each|N", help="each: a transcript with the channels' names"
     )
-    parser.add_argument("--strict", action="store_true", help="refuse a recording that is incomplete")
 
 
-def _number_or(text: str | None, option: str, *words: str) -> int | str | None:
-    """The value of --track or --channels: one of the words, or a number from 1."""
-    if text is None or text in words:
-        return text
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--{option} is {' or '.join(words)} or a number from 1, not {text!r}.")
-    return int(text)
+def _add_list(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("tracks", help="the tracks and channels of audio files, for --track and --channels")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    _add_json(parser)
+    parser.set_defaults(command=_list)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from evoxtral import audio
+
+    code, listed = OK, []
+    for file in args.files:
+        try:
+            tracks = audio.listing(file)
+        except EvoxtralError as error:
+            print(f"{file}: {error}", file=sys.stderr)
+            code = FAILED
+            continue
+        listed.append({"file": file, "tracks": [asdict(track) for track in tracks]})
+        for track in () if args.json else tracks:
+            kind = ", ".join((*track.channels, f"{track.rate:,} Hz")) if track.decodes else "cannot be decoded here"
+            about = ", ".join(filter(None, (track.name, track.language)))
+            print(f"{file} · track {track.number}{f' ({about})' if about else ''}: {kind}")
+    if args.json:
+        print_json(listed)
+    return code
 
 
 def _say_what_is_missing(file: str, transcript: "Transcript") -> None:
@@ -227,7 +247,7 @@ def _bulk(args: argparse.Namespace) -> int:
     with _bulk_output(args, files, checkpoint.name, variants) as output:
         left = [file for file in files if file == STDIN or file not in output.done]
         log.info("%d files, %d of them done already", len(files), len(files) - len(left))
-        asked = variants, _language(args), _max_seconds(args)
+        asked = variants, _language(args), _max_seconds(args), args.strict
         done = bulk.transcribe(Engine(checkpoint), left, *asked) if left else ()
         started = time.perf_counter()
         with tqdm(total=len(left), unit="file", file=sys.stderr, disable=args.quiet) as bar:
@@ -464,6 +484,7 @@ def _add_request(parser: Parser) -> None:
     parser.add_argument("--variant", help="base, sft, rl … or all (default: the model's last, as a rule rl)")
     parser.add_argument("--language", default="en", help="ISO 639-1 code, auto to detect it (default: en)")
     parser.add_argument("--max-seconds", type=float, metavar="S", help="longest recording taken (default: 1800)")
+    parser.add_argument("--strict", action="store_true", help="refuse a recording that is incomplete")
     _add_model(parser)
     _add_weights(parser)
 

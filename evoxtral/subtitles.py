@@ -40,21 +40,23 @@ _BREATH = 0.8  # s of silence that should not lie inside a cue
 
 class Spoken(Protocol):
     """What is divided: `text` with tags from `start` to `end`, in seconds; sounds: stretches of it that are not silent,
-    () if unknown."""
+    () if unknown; channel: who speaks, "" if that is not said."""
 
     start: float
     end: float
     text: str
     sounds: Sounds
+    channel: str
 
 
 @dataclass(frozen=True)
 class Caption:
-    """One cue of a file, `start` to `end` in seconds."""
+    """One cue of a file, `start` to `end` in seconds. channel: who speaks; the first line has room for that."""
 
     start: float
     end: float
     lines: tuple[str, ...]
+    channel: str = ""
 
 
 class _Atom(NamedTuple):
@@ -71,11 +73,19 @@ class _Atom(NamedTuple):
 
 
 def captions(segments: Iterable[Spoken]) -> list[Caption]:
-    """The cues of segments, sorted by time; they overlap only where the segments do."""
+    """The cues of segments, sorted by time; they overlap only where the segments do, and where two channels do."""
+    by_channel: dict[str, list[Spoken]] = {}
+    for segment in segments:
+        by_channel.setdefault(segment.channel, []).append(segment)
+    shown = [caption for own in by_channel.values() for caption in _of_one_channel(own)]
+    return sorted(shown, key=lambda caption: caption.start)
+
+
+def _of_one_channel(segments: Iterable[Spoken]) -> list[Caption]:
     found = [
         (caption, segment.end)
         for segment in segments
-        for caption in _divided(segment.start, segment.end, segment.text, segment.sounds)
+        for caption in _divided(segment.start, segment.end, segment.text, segment.sounds, segment.channel)
     ]
     found.sort(key=lambda item: item[0].start)
     shown: list[Caption] = []
@@ -94,19 +104,31 @@ def captions(segments: Iterable[Spoken]) -> list[Caption]:
 def to_srt(segments: Iterable[Spoken]) -> str:
     """SubRip subtitles, tags in. (The format knows no escapes.)"""
     return "".join(
-        f"{number}\n{_clock(caption.start, ',')} --> {_clock(caption.end, ',')}\n{chr(10).join(caption.lines)}\n\n"
+        f"{number}\n{_clock(caption.start, ',')} --> {_clock(caption.end, ',')}\n"
+        f"{lead(caption.channel)}{chr(10).join(caption.lines)}\n\n"
         for number, caption in enumerate(captions(segments), start=1)
     )
 
 
 def to_vtt(segments: Iterable[Spoken]) -> str:
     """WebVTT captions, tags in (https://www.w3.org/TR/webvtt1/)."""
+    # A channel's name is the voice of its captions.
     # Escaping `<`, `&` and `>` also takes care of `-->`, which may not occur in a caption.
     return "WEBVTT\n\n" + "".join(
         f"{_clock(caption.start, '.')} --> {_clock(caption.end, '.')}\n"
-        f"{html.escape(chr(10).join(caption.lines), quote=False)}\n\n"
+        f"{_voice(caption.channel)}{html.escape(chr(10).join(caption.lines), quote=False)}\n\n"
         for caption in captions(segments)
     )
+
+
+def lead(channel: str) -> str:
+    """What stands before the words of a channel in SRT and TXT: `Left: `; nothing where there is no name."""
+    return f"{channel[:1].upper()}{channel[1:]}: " if channel else ""
+
+
+def _voice(channel: str) -> str:
+    name = " ".join(lead(channel)[:-2].split())
+    return f"<v {html.escape(name, quote=False)}>" if name else ""
 
 
 def paragraphs(text: str, most: int) -> list[str]:
@@ -131,7 +153,7 @@ def paragraphs(text: str, most: int) -> list[str]:
 
 
 @lru_cache(1024)  # a page draws the same text again and again
-def _divided(start: float, end: float, text: str, sounds: Sounds) -> tuple[Caption, ...]:
+def _divided(start: float, end: float, text: str, sounds: Sounds, channel: str = "") -> tuple[Caption, ...]:
     """The cues of one segment by dynamic programming: the division with the lowest cost."""
     atoms = _atoms(text)
     if not atoms:
@@ -141,7 +163,7 @@ def _divided(start: float, end: float, text: str, sounds: Sounds) -> tuple[Capti
     for stop in range(1, len(atoms) + 1):
         ways = []
         for first in range(stop - 1, -1, -1):
-            lines = _lines(atoms[first:stop])
+            lines = _lines(atoms[first:stop], lead(channel))
             if not lines and first < stop - 1:
                 break
             ways.append((best[first][0] + _cost(atoms, times, first, stop, end), first))
@@ -150,9 +172,13 @@ def _divided(start: float, end: float, text: str, sounds: Sounds) -> tuple[Capti
     while cuts[-1]:
         cuts.append(best[cuts[-1]][1])
     return tuple(
-        Caption(times[first][0], times[stop - 1][1], _lines(atoms[first:stop]) or (atoms[first].text,))
+        Caption(*_extent(times, first, stop), _lines(atoms[first:stop], lead(channel)) or (atoms[first].text,), channel)
         for first, stop in pairwise(reversed(cuts))
     )
+
+
+def _extent(times: Sequence[tuple[float, float]], first: int, stop: int) -> tuple[float, float]:
+    return times[first][0], times[stop - 1][1]
 
 
 def _cost(atoms: Sequence[_Atom], times: Sequence[tuple[float, float]], first: int, stop: int, end: float) -> float:
@@ -174,18 +200,21 @@ def _cost(atoms: Sequence[_Atom], times: Sequence[tuple[float, float]], first: i
     return cost
 
 
-def _lines(atoms: Sequence[_Atom]) -> tuple[str, ...]:
-    """Atoms in lines of similar length, divided after a clause where possible; () if they do not fit."""
+def _lines(atoms: Sequence[_Atom], name: str = "") -> tuple[str, ...]:
+    """Atoms in lines of similar length, divided after a clause where possible; () if they do not fit.
+
+    name: stands before the first line later.
+    """
     text = _joined(atoms)
-    if len(text) <= MAX_LINE:
+    if len(name) + len(text) <= MAX_LINE:
         return (text,)
-    if len(text) > MAX_LINES * MAX_LINE + 1:
+    if len(name) + len(text) > MAX_LINES * MAX_LINE + 1:
         return ()
     ways = []
     for index in range(1, len(atoms)):
         lines = _joined(atoms[:index]), _joined(atoms[index:])
-        if max(map(len, lines)) <= MAX_LINE:
-            ways.append((abs(len(lines[0]) - len(lines[1])) + 2 * _COST[atoms[index - 1].ends], lines))
+        if max(len(name) + len(lines[0]), len(lines[1])) <= MAX_LINE:
+            ways.append((abs(len(name) + len(lines[0]) - len(lines[1])) + 2 * _COST[atoms[index - 1].ends], lines))
     return min(ways)[1] if ways else ()
 
 

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import NamedTuple
 
 from evoxtral import subtitles, words
@@ -55,6 +56,7 @@ class Cue:
     unless more of its text is still being decoded.
 
     sounds: the stretches of it that are not silent, (start, end) in seconds from the start of the clip; () if unknown.
+    channel: the channel or track it is of, where several are written side by side; "" elsewhere.
     """
 
     start: float
@@ -63,6 +65,7 @@ class Cue:
     truncated: bool = False
     sounds: tuple[tuple[float, float], ...] = ()
     done: bool = True
+    channel: str = ""
 
     @property
     def text(self) -> str:
@@ -76,6 +79,11 @@ class Cue:
 
         tokens = tuple(token._replace(start=later(token.start), end=later(token.end)) for token in self.tokens)
         return replace(self, start=start, end=end, tokens=tokens, sounds=sounds)
+
+    @property
+    def lead(self) -> str:
+        """What stands before its text in SRT and TXT: `Left: `, or nothing."""
+        return subtitles.lead(self.channel)
 
     @property
     def heard(self) -> tuple[float, float]:
@@ -192,7 +200,9 @@ class Transcript:
         return replace(self, cues=(*before, replace(last, truncated=True)), done=True)
 
     def to_txt(self) -> str:
-        return self.text
+        """The tagged text; where channels are written side by side, a line for each turn: `Left: …`."""
+        turns = groupby(self.spoken_cues(), lambda cue: cue.lead)
+        return "\n".join(lead + " ".join(cue.text for cue in cues) for lead, cues in turns)
 
     def to_json(self) -> str:
         """As JSON: the fields of `VariantResult`, and whether a person edited the text."""
@@ -258,6 +268,8 @@ class CueResult:
     """seconds from the start of the clip"""
     text: str
     """with tags"""
+    channel: str | None = None
+    """the channel or track it is of, where each was asked for"""
 
 
 @dataclass(frozen=True)
@@ -287,7 +299,7 @@ class VariantResult:
 
     @classmethod
     def of(cls, transcript: Transcript) -> "VariantResult":
-        cues = tuple(CueResult(*cue.heard, cue.text) for cue in transcript.spoken_cues())
+        cues = tuple(CueResult(*cue.heard, cue.text, cue.channel or None) for cue in transcript.spoken_cues())
         written = transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated
         return cls(*written, transcript.confidence, transcript.doubtful, cues, transcript.words)
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import spoken, tone
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -115,9 +116,10 @@ def test_every_endpoint_parameter_and_result_is_described_and_typed(client):
         for name, endpoint in endpoints.items()
     }
     assert parameters == {
-        "/compare": ["audio", "language"],
-        "/transcribe": ["audio", "variant", "language"],
-        "/export": ["audio", "variant", "language", "format"],
+        "/compare": ["audio", "language", "track", "channels"],
+        "/transcribe": ["audio", "variant", "language", "track", "channels"],
+        "/export": ["audio", "variant", "language", "format", "track", "channels"],
+        "/tracks": ["audio"],
         "/score": ["prediction", "reference"],
         "/speak": ["script", "voice", "seed"],
     }
@@ -139,6 +141,7 @@ def test_required_parameters_are_marked_and_have_examples(client):
         "/compare Your clip",
         "/transcribe Your clip",
         "/export Your clip",
+        "/tracks Your clip",
         "/score Prediction",
         "/score Reference",
         "/speak Script",
@@ -181,6 +184,40 @@ def test_export_gives_the_content_of_a_file(client, clip):
     assert given["vtt"].startswith("WEBVTT\n\n00:00:")
     with pytest.raises(AppError, match="'docx' is no format: choose one of txt, json, srt"):
         client.predict(handle_file(clip), "sft", "en", "docx", api_name="/export")
+
+
+@pytest.fixture
+def call(tmp_path) -> str:
+    """A tone on the left, then one on the right."""
+    samples = np.zeros((32_000, 2), np.float32)
+    samples[:12_000, 0], samples[18_000:30_000, 1] = audio.load(EXAMPLES[0].clip)[8_000:20_000], 0.1
+    samples[18_000:30_000, 1] *= np.sin(np.arange(12_000) * np.linspace(0.1, 0.3, 12_000))
+    path = tmp_path / "call.wav"
+    soundfile.write(path, samples, 16_000)
+    return str(path)
+
+
+def test_channels_are_listed_and_chosen_and_each_gives_cues_with_their_names(client, call):
+    (track,) = client.predict(handle_file(call), api_name="/tracks")
+    assert (track["number"], track["channels"], track["rate"]) == (1, ["left", "right"], 16_000)
+    answer = client.predict(handle_file(call), "sft", channels="each", api_name="/transcribe")
+    assert {cue["channel"] for cue in answer["cues"]} <= {"left", "right"} and answer["cues"]
+    left = client.predict(handle_file(call), "sft", channels="1", api_name="/transcribe")
+    assert left["text"] == " ".join(cue["text"] for cue in answer["cues"] if cue["channel"] == "left")
+    with pytest.raises(AppError, match="no track 2"):
+        client.predict(handle_file(call), "sft", track="2", api_name="/transcribe")
+    with pytest.raises(AppError, match="channels is mix or each or a number from 1, not 'all'"):
+        client.predict(handle_file(call), "sft", channels="all", api_name="/transcribe")
+
+
+def test_the_chooser_lists_tracks_or_channels_and_is_hidden_for_mono(call, clip):
+    assert compare.offer_parts(call)["choices"] == [
+        ("Everything, mixed", "/mix"),
+        ("Left channel alone", "/1"),
+        ("Right channel alone", "/2"),
+        ("Each channel, by name", "/each"),
+    ]
+    assert not compare.offer_parts(clip)["visible"] and not compare.offer_parts(None)["visible"]
 
 
 def test_score_gives_the_seven_scores(client):

@@ -125,6 +125,16 @@ def test_only_recordings_beyond_max_seconds_are_rejected(run, clips, checkpoint,
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
 
 
+def test_strict_rejects_incomplete_recordings(run, clips, tmp_path, capsys):
+    torn = tmp_path / "torn.wav"
+    torn.write_bytes((clips / "a.wav").read_bytes()[:-16_000])
+    code, results, _ = run(torn)
+    assert code == 0 and results["torn.wav"]["incomplete"] == "has 32,000 of 48,000 bytes of sound"
+    run.output.unlink()
+    code, results, err = run(torn, "--strict")
+    assert code == 2 and not results and "incomplete" in err
+
+
 def test_a_folder_without_recordings_is_an_error(run, tmp_path):
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty")[2].startswith("There are no recordings in the folder")

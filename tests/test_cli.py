@@ -421,10 +421,20 @@ def test_the_channels_of_a_call_are_written_by_name_in_the_order_of_time(run, mo
     (result,) = json.loads(out)
     assert code == 0 and result["channel"] == "left, right"
     (entry,) = result["variants"].values()
-    assert [cue["text"].split()[0] for cue in entry["cues"]] == ["Left:", "Right:"]
+    assert [cue["channel"] for cue in entry["cues"]] == ["left", "right"]
+    assert "Left" not in entry["text"]
     assert [cue["start"] for cue in entry["cues"]] == pytest.approx([0, 1.25], abs=0.3)
     one = json.loads(run("-q", "transcribe", call, "--model", model, "--channels", "2", "--format", "json")[1])
     assert one[0]["channel"] == "right"
+
+
+def test_tracks_and_channels_are_listed(run, call, tmp_path):
+    (listed,) = json.loads(run("tracks", call, "--json")[1])
+    track = {"number": 1, "name": "", "language": "", "channels": ["left", "right"], "rate": 16_000, "decodes": True}
+    assert listed == {"file": call, "tracks": [track]}
+    assert run("tracks", call)[1] == f"{call} · track 1: left, right, 16,000 Hz\n"
+    (tmp_path / "letter.wav").write_text("Dear Sir,")
+    assert_one_sentence(*run("tracks", str(tmp_path / "letter.wav")), "letter.wav")
 
 
 @pytest.mark.parametrize("asked", [("--track", "0"), ("--track", "x"), ("--channels", "all"), ("--channels", "3")])

@@ -83,6 +83,15 @@ def test_undecodable_packets_become_silence_of_their_duration():
     assert lag_and_likeness(recording.waveform, chirp(SAMPLE_RATE))[0] == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.8])
+def test_damage_in_a_flac_file_does_not_shift_what_follows(place):
+    written = write("FLAC", None, 0.1 * np.random.default_rng(0).standard_normal(6 * SAMPLE_RATE))
+    begin = round(place * len(written))
+    recording = audio.read(written[:begin] + written[begin + 9_000 :])
+    assert np.array_equal(recording.waveform[-4_000:], audio.load(written)[-4_000:]) and recording.duration == 6.0
+    assert recording.incomplete.endswith("of 6.0 s, which are silent here")
+
+
 # ---- tracks ------------------------------------------------------------------------------------------------
 
 
@@ -90,7 +99,10 @@ def test_tracks_are_mixed_by_default(keys, sister):
     data = container("matroska", [(0.0, keys)], [(0.0, sister)], language="fre")
     both = audio.read(data)
     assert lag_and_likeness(both.waveform, keys)[1] > 0.5 and lag_and_likeness(both.waveform, sister)[1] > 0.5
-    assert both.notes == ("2 tracks are mixed; each can be had by itself",)
+    assert both.notes == ("2 tracks are mixed, and people speak at once in them; each can be had by itself",)
+    assert [(track.number, track.language) for track in audio.listing(data)] == [(1, "fre"), (2, "fre")]
+    in_turn = audio.read(container("matroska", [(0.0, keys)], [(2.5, sister)]))
+    assert in_turn.notes == ("2 tracks are mixed; each can be had by itself",)
     first, second = audio.recordings(data, track="each")
     assert (first.track, second.track) == ("1 (fre)", "2 (fre)")
     assert lag_and_likeness(first.waveform, keys)[1] > 0.95 and lag_and_likeness(second.waveform, sister)[1] > 0.95
@@ -143,6 +155,14 @@ def test_each_channel_can_be_read_by_itself(keys):
     assert np.array_equal(left.waveform, samples[:, 0]) and np.array_equal(right.waveform, samples[:, 1])
     with pytest.raises(AudioError, match="no channel 3: it has 2"):
         audio.recordings((SAMPLE_RATE, samples), channels=3)
+
+
+@pytest.mark.parametrize(("later", "noted"), [(0, True), (32_000, False)])
+def test_a_mix_of_channels_says_whether_people_speak_at_once(later, noted, keys, sister):
+    samples = np.zeros((len(sister) + 32_000, 2), np.float32)
+    samples[: len(keys), 0], samples[later : later + len(sister), 1] = keys, sister
+    notes = audio.read((SAMPLE_RATE, samples)).notes
+    assert notes == ("channels are mixed in which people speak at once; each can be had by itself",) * noted
 
 
 def test_only_speech_has_a_high_modulation_score(keys):

@@ -2,6 +2,7 @@
 
 import html
 import io
+from dataclasses import replace
 
 import numpy as np
 import srt
@@ -54,6 +55,26 @@ def assert_readable(found: list[tuple[float, float, str]], text: str) -> None:
         assert len(names(lines)) == sum(len(names(line)) for line in lines.split("\n")), "no tag on two lines"
     for (_, end, _), (start, _, _) in zip(found, found[1:], strict=False):
         assert end <= start
+
+
+def test_channels_that_speak_at_once_have_cues_of_their_own_with_their_names():
+    sentence = "I see your point, but consider the garden of my sister in the country."
+    cues = [
+        replace(cue(sentence, 0.0, 4.0), channel="left"),
+        replace(cue("No, I do not.", 1.0, 2.5), channel="right"),
+        replace(cue("Listen.", 4.2, 5.0), channel="left"),
+    ]
+    transcript = Transcript(tuple(cues), 5.0, 0.0)
+    found = list(srt.parse(transcript.to_srt()))
+    assert [item.content.partition(": ")[0] for item in found] == ["Left", "Right", "Left"]
+    assert all(len(line) <= subtitles.MAX_LINE for item in found for line in item.content.split("\n"))
+    assert found[1].start.total_seconds() == 1.0 and found[1].start < found[0].end <= found[2].start
+    voices = webvtt.from_buffer(io.StringIO(transcript.to_vtt())).captions
+    assert [(caption.voice, caption.text.split()[0]) for caption in voices] == [
+        ("Left", "I"), ("Right", "No,"), ("Left", "Listen."),
+    ]  # fmt: skip
+    assert transcript.to_txt() == f"Left: {sentence}\nRight: No, I do not.\nLeft: Listen."
+    assert transcript.to_prompt() == transcript.text == f"{sentence} No, I do not. Listen."
 
 
 def test_speech_without_a_pause_is_a_cue_for_each_sentence():

@@ -1,6 +1,7 @@
 """Recordings: any file to a waveform (T,) float32 mono at 16 kHz, and to segments that fit a model's window."""
 
 from evoxtral.audio.levels import levelled, loudness
+from evoxtral.audio.listing import TrackInfo, chosen, listing
 from evoxtral.audio.reading import (
     MAX_MEGABYTES,
     MAX_SECONDS,
@@ -27,6 +28,6 @@ from evoxtral.audio.tracks import SAMPLE_RATE
 
 __all__ = [
     "FRAMES_PER_SECOND", "MAX_MEGABYTES", "MAX_PAUSE", "MAX_SECONDS", "SAMPLE_RATE", "Channels", "Choice", "Recording",
-    "Segment", "Source", "duration", "frame_levels", "is_silent",
-    "levelled", "load", "loudness", "read", "recordings", "save", "segments", "wav_bytes",
+    "Segment", "Source", "TrackInfo", "chosen", "duration", "frame_levels", "is_silent",
+    "levelled", "listing", "load", "loudness", "read", "recordings", "save", "segments", "wav_bytes",
 ]  # fmt: skip

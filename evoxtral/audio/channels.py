@@ -20,6 +20,9 @@ SHARE = 0.5  # of the best score, from which on a channel counts
 QUIET = 1e-3  # of a channel's loudest second, in power: below it there is no speech to measure
 INVERTED = -0.5  # correlation with the best channel; below it, a channel's polarity is inverted
 MAX_MEASURED = 600  # seconds of a track that are looked at, spread evenly
+SAME_VOICE = 0.5  # correlation, either way, with the best channel, from which on a channel is of the same voices
+MIN_AT_ONCE = 0.5  # s in which channels or tracks sound at once, from which on it is said
+SOUNDS = 0.01  # of the power that a twentieth of the frames exceed, from which on a frame sounds
 OFFSET = 0.05  # of a channel's deviation; a smaller mean is no constant offset
 
 
@@ -52,6 +55,9 @@ def mix(track: Track) -> tuple[np.ndarray, list[str]]:
     notes = []
     for i in np.flatnonzero(~counts):
         notes.append(f"the {_named(track, i)} is left out: it carries no speech")
+    apart = np.flatnonzero(counts & (scores >= MIN_SPEECH) & (np.abs(correlations) < SAME_VOICE))
+    if len(apart) and at_once(track.pieces, [int(np.argmax(np.abs(correlations))), *apart]) >= MIN_AT_ONCE:
+        notes.append("channels are mixed in which people speak at once; each can be had by itself")
     return _weighed(track, weights, offsets), notes
 
 
@@ -100,6 +106,17 @@ def moments(pieces: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     mean = sum(piece.sum(axis=0, dtype=np.float64) for piece in pieces) / max(size, 1)
     power = sum(np.einsum("tc,tc->c", piece, piece).astype(np.float64) for piece in pieces) / max(size, 1)
     return mean, power
+
+
+def at_once(pieces: Sequence[np.ndarray], which: Sequence[int]) -> float:
+    """Seconds in which two or more of some channels of pieces (T, C) at 16 kHz sound."""
+    count = max(which) + 1
+    powers = [_powers(piece if piece.shape[1] >= count else widened(piece, count)) for piece in pieces]
+    powers = np.concatenate(powers)[:, which]
+    if len(powers) == 0:
+        return 0.0
+    sounds = powers > SOUNDS * np.percentile(powers, 95, axis=0)
+    return float((sounds.sum(axis=1) > 1).sum()) * FRAME / SAMPLE_RATE
 
 
 def speech_scores(pieces: Sequence[np.ndarray]) -> np.ndarray:

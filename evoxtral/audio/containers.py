@@ -148,6 +148,15 @@ def mp3_frame_bytes(frame: bytes, rate: int) -> int:
     return 144_000 // version * kilobits // rate + (frame[2] >> 1 & 1)
 
 
+def flac_start(frame: bytes, streaminfo: bytes) -> int:
+    """The sample at which a FLAC frame begins, by its header (RFC 9639, 9.1); streaminfo: 34 bytes (8.2)."""
+    length = max(1, 8 - (frame[4] ^ 0xFF).bit_length())  # a number written as UTF-8 writes characters
+    number = frame[4] & (0x7F if length == 1 else 0x7F >> length)
+    for byte in frame[5 : 4 + length]:
+        number = number << 6 | byte & 0x3F
+    return number if frame[1] & 1 else number * int.from_bytes(streaminfo[:2])
+
+
 def zero(container: "InputContainer") -> float:
     """Seconds on a container's clock at which its clip begins.
 

@@ -99,7 +99,7 @@ def recordings(
         if isinstance(track, int) and track != 1:
             raise AudioError(f"{name} has no track {track}: it has 1.")
     else:
-        with _opened(source) as (file, name):
+        with opened(source) as (file, name):
             file = containers.without_tag(file)
             cut = containers.cut_off(file)
             found, notes = tracks.of_file(file, name, max_seconds, track if isinstance(track, int) else None)
@@ -157,7 +157,8 @@ def _mixed(found: Sequence[Track], notes: Sequence[str], incomplete: str | None)
         prefix = f"track {track.label}: " if len(found) > 1 else ""
         notes += [prefix + sentence for sentence in left]
     if len(waveforms) > 1:
-        notes.append(f"{len(waveforms)} tracks are mixed; each can be had by itself")
+        together = ", and people speak at once in them" if _overlap(waveforms) else ""
+        notes.append(f"{len(waveforms)} tracks are mixed{together}; each can be had by itself")
     if len(waveforms) == 1:
         return Recording(_scaled(waveforms[0]), incomplete, tuple(notes))
     total = np.zeros(max(map(len, waveforms)), np.float32)
@@ -165,6 +166,20 @@ def _mixed(found: Sequence[Track], notes: Sequence[str], incomplete: str | None)
         waveform = waveforms.pop()
         total[: len(waveform)] += waveform
     return Recording(_scaled(total), incomplete, tuple(notes))
+
+
+def _overlap(waveforms: Sequence[np.ndarray]) -> bool:
+    """Whether two of some tracks' waveforms hold speech at once; a microphone and a mix that holds it are no two."""
+    size = min(max(map(len, waveforms)), channel_mix.MAX_MEASURED * SAMPLE_RATE)
+    speech = [w[:size] for w in waveforms if channel_mix.speech_scores([w[:size, None]])[0] >= channel_mix.MIN_SPEECH]
+    if len(speech) < 2:
+        return False
+    both = np.zeros((size, len(speech)), np.float32)
+    for i, waveform in enumerate(speech):
+        both[: len(waveform), i] = waveform
+    products, norms = both[:, 0] @ both, np.linalg.norm(both, axis=0)  # neither norm is 0: there is speech
+    apart = np.flatnonzero(np.abs(products) < channel_mix.SAME_VOICE * norms[0] * norms)
+    return len(apart) > 0 and channel_mix.at_once([both], [0, *apart]) >= channel_mix.MIN_AT_ONCE
 
 
 def _channels(
@@ -200,7 +215,7 @@ def _scaled(waveform: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _opened(source: str | os.PathLike[str] | bytes | bytearray) -> Iterator[tuple[BinaryIO, str]]:
+def opened(source: str | os.PathLike[str] | bytes | bytearray) -> Iterator[tuple[BinaryIO, str]]:
     """The open file and its name in messages. Only regular local files: no pipe or device is waited for."""
     if isinstance(source, bytes | bytearray):
         if len(source) == 0:

@@ -132,6 +132,7 @@ class Decoder:
         self._packets = self._damaged = 0
         self._lost = 0.0  # s of packets that did not decode, since the last that did
         self._torn = False  # whether a packet did not decode since the last that did
+        self._start: float | None = None  # s at which the packet begins by what it says itself
         self._silenced = 0.0  # s of silence in place of what did not decode
         self.whole, self._heard = True, False
         stream.codec_context.options = {
@@ -157,6 +158,10 @@ class Decoder:
             rate = self.stream.codec_context.sample_rate
             torn = self._kind == "mp3" and packet.size < containers.mp3_frame_bytes(bytes(packet), rate)
             self.whole = self._stated > 0 or not torn  # the end of what states its length is looked for at the end
+            if self._kind == "flac":  # ffmpeg counts on where frames are missing
+                self._start = containers.flac_start(bytes(packet), self.stream.codec_context.extradata) / rate
+                if not self._heard:  # of an excerpt, or behind damage
+                    self._zero = self._start if self._start >= self._stated else 0.0
         for frame in frames:
             self._write(frame)
 
@@ -174,16 +179,18 @@ class Decoder:
         late = self._late(frame)
         if late > 0:
             self.line.silence(late)
-            if self._heard and (self._torn or self._kind in BARE):  # bare frames leave no gap between them
+            # Bare frames leave no gap between them.
+            if self._start is not None or (self._heard and (self._torn or self._kind in BARE)):
                 self._silenced += late
         self._lost, self._torn, self._heard = 0.0, False, True
         self.line.write(frame.sample_rate, to_float(samples, self.name))
 
     def _late(self, frame: "av.AudioFrame") -> float:
         """Seconds that are missing before a frame; 0 where its timestamp differs by no more than timestamps do."""
-        if frame.pts is None:
+        if frame.pts is None and self._start is None:
             return self._lost
-        late = float(frame.pts * frame.time_base) - self._zero - self.line.seconds
+        start = float(frame.pts * frame.time_base) if self._start is None else self._start
+        late = start - self._zero - self.line.seconds
         spliced = late > containers.MAX_LATE and self._kind in containers.STREAMED
         if late < -BACKWARDS or (spliced and self._heard):  # another recording joined on, with its own timestamps
             self._zero += late
@@ -243,11 +250,7 @@ def _decoders(
         if stream.codec_context is None:
             notes.append(f"track {i} is left out: it is of a kind that cannot be decoded here")
             continue
-        about = stream.metadata
-        language = about.get("language", "")
-        title = about.get("title", "") or about.get("name", "")
-        track = Track(i, title, "" if language == "und" else language)
-        decoders.append(Decoder(container, stream, track, zero, name, max_seconds))
+        decoders.append(Decoder(container, stream, Track(i, *tags_of(stream)), zero, name, max_seconds))
     if not decoders:
         raise AudioError(f"{name} has no audio track that can be decoded: choose a file with sound.")
     return decoders, notes
@@ -307,6 +310,13 @@ def of_array(source: tuple, name: str, max_seconds: float) -> Track:
     line.write(float(rate), to_float(samples, name))
     line.close()
     return track
+
+
+def tags_of(stream: "AudioStream") -> tuple[str, str]:
+    """The name and the language that a file gives a track, "" where it gives none."""
+    about = stream.metadata
+    language = about.get("language", "")
+    return about.get("title", "") or about.get("name", ""), "" if language == "und" else language
 
 
 def channel_names(channels: int) -> tuple[str, ...]:

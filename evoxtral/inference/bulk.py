@@ -90,15 +90,16 @@ def transcribe(
     variants: Sequence[str] | None = None,
     language: str | None = "en",
     max_seconds: float = audio.MAX_SECONDS,
+    strict: bool = False,
 ) -> Iterator[tuple[str, dict[str, Transcript] | AudioError]]:
     """Each file with its transcripts by variant, or the error why it cannot be read; as soon as it is done, so in any
     order.
 
     variants: None for all.  language: ISO 639-1 code, None to detect.  max_seconds: longest recording accepted.
-    Raises EvoxtralError for an unknown variant or language.
+    strict: whether an incomplete one is refused.  Raises EvoxtralError for an unknown variant or language.
     """
     selected = engine.ordered(variants)
-    pools = _pools(files, engine.window_seconds, BATCHES_PER_POOL * engine.rows / len(selected), max_seconds)
+    pools = _pools(files, engine.window_seconds, BATCHES_PER_POOL * engine.rows / len(selected), max_seconds, strict)
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(next, pools, None)
         while pool := coming.result():
@@ -119,11 +120,13 @@ class _Recording:
     notes: tuple[str, ...] = ()
 
 
-def _pools(files: Iterable[str], window: float, segments: float, max_seconds: float) -> Iterator[list[_Recording]]:
+def _pools(
+    files: Iterable[str], window: float, segments: float, max_seconds: float, strict: bool = False
+) -> Iterator[list[_Recording]]:
     """Groups of files with at least `segments` segments each, except the last group; a file counts as one at least."""
     pool: list[_Recording] = []
     held = 0
-    for recording in _read_ahead(files, window, max_seconds):
+    for recording in _read_ahead(files, window, max_seconds, strict):
         pool.append(recording)
         held += max(1, len(recording.segments))
         if held >= segments:
@@ -133,13 +136,13 @@ def _pools(files: Iterable[str], window: float, segments: float, max_seconds: fl
         yield pool
 
 
-def _read_ahead(files: Iterable[str], window: float, max_seconds: float) -> Iterator[_Recording]:
+def _read_ahead(files: Iterable[str], window: float, max_seconds: float, strict: bool = False) -> Iterator[_Recording]:
     """Files in their order, read by several threads, at most READ_AHEAD files ahead of the consumer."""
     waiting: deque[Future[_Recording]] = deque()
     readers = ThreadPoolExecutor(READERS)
     try:
         for file in files:
-            waiting.append(readers.submit(_read, file, window, max_seconds))
+            waiting.append(readers.submit(_read, file, window, max_seconds, strict))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
@@ -148,9 +151,9 @@ def _read_ahead(files: Iterable[str], window: float, max_seconds: float) -> Iter
         readers.shutdown(cancel_futures=True)
 
 
-def _read(file: str, window: float, max_seconds: float) -> _Recording:
+def _read(file: str, window: float, max_seconds: float, strict: bool = False) -> _Recording:
     try:
-        read = audio.read(source(file), max_seconds)
+        read = audio.read(source(file), max_seconds, strict)
     except AudioError as error:
         return _Recording(file, error=error)
     waveform = audio.levelled(read.waveform)

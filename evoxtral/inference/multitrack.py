@@ -7,7 +7,7 @@ from itertools import groupby
 from evoxtral import audio
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
-from evoxtral.transcript import Cue, Token, Transcript
+from evoxtral.transcript import Transcript
 
 
 def stream(
@@ -42,7 +42,7 @@ def transcribe(
     """The transcripts of a recording; of each track where `track` is "each". See `audio.recordings`.
 
     Where `channels` is "each", the cues of all channels of a track are in one transcript, in the order of their
-    times, and each begins with the name of its channel.
+    times, and each has the name of its channel.
     """
     read = audio.recordings(source, max_seconds, track, channels, strict)
     for _, group in groupby(read, key=lambda recording: recording.track):
@@ -58,8 +58,13 @@ def transcribe(
 
 
 def interleaved(by_channel: Mapping[str, Transcript]) -> Transcript:
-    """Join the transcripts of channels recorded together: cues by time, each after its channel's name."""
-    cues = [_named(cue, channel) for channel, transcript in by_channel.items() for cue in transcript.cues if cue.text]
+    """Join the transcripts of channels or tracks recorded together: cues by time, each with its channel's name."""
+    cues = [
+        replace(cue, channel=channel)
+        for channel, transcript in by_channel.items()
+        for cue in transcript.cues
+        if cue.text
+    ]
     first = next(iter(by_channel.values()))
     known = [one.confidence for one in by_channel.values() if one.confidence is not None]
     return replace(
@@ -70,7 +75,3 @@ def interleaved(by_channel: Mapping[str, Transcript]) -> Transcript:
         channel=", ".join(by_channel),
         hide_below=max(one.hide_below for one in by_channel.values()),
     )
-
-
-def _named(cue: Cue, channel: str) -> Cue:
-    return replace(cue, tokens=(Token(f"{channel.capitalize()}: ", None), *cue.tokens))

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from evoxtral import audio, metrics, tags
+from evoxtral.audio import listing
 from evoxtral.errors import EvoxtralError
 from evoxtral.exports import content
 from evoxtral.transcript import FORMATS, VariantResult
 from evoxtral.ui import history, theme, view
 from evoxtral.ui.comparison import Comparison
-from evoxtral.ui.decoder import LANGUAGES, NO_CLIP, QUEUEING, Decoder, Example
+from evoxtral.ui.decoder import EVERYTHING, LANGUAGES, NO_CLIP, QUEUEING, Decoder, Example, parts_of
 from evoxtral.ui.endpoints import endpoint, json_output, text_input
 from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model
@@ -138,7 +139,7 @@ def describe_clip(clip: str | None, decoder: Decoder) -> str:
     if clip is None:
         return view.status(LIMITS)
     try:
-        recording = decoder.read(clip)
+        (recording,) = decoder.read(clip)
     except EvoxtralError as error:
         return view.error(str(error))
     waveform = recording.waveform
@@ -147,6 +148,16 @@ def describe_clip(clip: str | None, decoder: Decoder) -> str:
     segments = audio.segments(waveform, decoder.model.engine().window_seconds) if decoder.model.ready else []
     length = view.clip_length(recording.duration, [segment.end - segment.start for segment in segments])
     return view.status(f"{length} {view.incomplete(recording.incomplete)}" if recording.incomplete else length)
+
+
+def offer_parts(clip: str | None) -> dict:
+    """The chooser of tracks and channels: shown where a clip has several."""
+    try:
+        parts = parts_of(clip)
+    except EvoxtralError:  # the line under the recorder says why
+        parts = {}
+    choices = list(parts.items()) or [("Everything, mixed", EVERYTHING)]
+    return gr.update(choices=choices, value=EVERYTHING, visible=len(choices) > 1)
 
 
 class CompareTab:
@@ -204,6 +215,13 @@ class CompareTab:
                 min_width=190,
             )
             self.go = gr.Button("Compare", variant="primary", elem_id="go", min_width=110)
+        self.part = gr.Dropdown(
+            [("Everything, mixed", EVERYTHING)],
+            value=EVERYTHING,
+            label="Tracks and channels",
+            elem_id="part",
+            visible=False,  # until a clip has several
+        )
         self.reference.render()
 
     def _lay_out_output(self) -> None:
@@ -234,7 +252,7 @@ class CompareTab:
         drawn = [self.status, self.columns]
         self._decode = {
             "fn": self.decode,
-            "inputs": [self.now, self.language, *controls],
+            "inputs": [self.now, self.language, self.part, *controls],
             "outputs": [*stored, *drawn],
             "js": WITH_TIME_JS,
             "show_progress": "minimal",
@@ -259,6 +277,7 @@ class CompareTab:
             **REDRAW_ONLY,
         }
         self.clip.change(lambda clip: describe_clip(clip, self.decoder), self.clip, self.about, **REDRAW_ONLY)
+        self.clip.change(offer_parts, self.clip, self.part, **REDRAW_ONLY)
         anew = [self.clip.clear, self.clip.upload, self.clip.start_recording]
         gr.on(anew, reset_status, [self.comparison, *controls], self.status, **REDRAW_ONLY)
         gr.on(anew, None, self.reference, self.reference, js=CLEAR_REFERENCE_JS, **REDRAW_ONLY)
@@ -278,10 +297,14 @@ class CompareTab:
         prediction = text_input("Prediction", "[sad] I was there.")
         reference = text_input("Reference", "[sad] I was here. [sighs]")
         meanings = {metric.name: metric.definition for metric in metrics.METRICS}
-        endpoint(self.compare, [self.clip, self.language], json_output(dict[str, VariantResult]), **QUEUEING)
-        endpoint(self.transcribe, [self.clip, variant, self.language], json_output(VariantResult), **QUEUEING)
+        parts = [text_input("Track", "2", ""), text_input("Channels", "each", "mix")]
+        asked = [self.clip, variant, self.language]
         form, text = text_input("Format", "srt", "srt"), text_input("Content", "")
-        endpoint(self.export, [self.clip, variant, self.language, form], text, **QUEUEING)
+        every = json_output(dict[str, VariantResult])
+        endpoint(self.compare, [self.clip, self.language, *parts], every, **QUEUEING)
+        endpoint(self.transcribe, [*asked, *parts], json_output(VariantResult), **QUEUEING)
+        endpoint(self.export, [*asked, form, *parts], text, **QUEUEING)
+        endpoint(tracks, [self.clip], json_output(list[audio.TrackInfo]))
         endpoint(score, [prediction, reference], json_output(metrics.Scores, n="pairs that were scored: 1", **meanings))
 
     def decode_after(self, trigger: Callable) -> None:
@@ -299,11 +322,11 @@ class CompareTab:
         event_shown = trigger(outputs=[self.comparison, self.reference, *outputs], **event, **REDRAW_ONLY)
         event_shown.success(**self._redraw)
 
-    def decode(self, now: str, language: str, *controls: Any) -> Iterator[tuple]:
+    def decode(self, now: str, language: str, part: str, *controls: Any) -> Iterator[tuple]:
         """Decode a clip; yields the comparison, changes to the history, the status line and the columns.
 
-        controls: see Controls.  Where a visitor has two clips decoded at once, the screen shows the later one; the
-        earlier one only goes to the history.
+        part: see `decoder.parts_of`.  controls: see Controls.  Where a visitor has two clips decoded at once, the
+        screen shows the later one; the earlier one only goes to the history.
         """
         controls = Controls(*controls)
         controls.update_filter()
@@ -311,7 +334,7 @@ class CompareTab:
         number = view_state.decoding = _new_id()
         yield gr.skip(), gr.skip(), view.working(DECODING if self.model.ready else LOADING), gr.skip()
         try:
-            for transcripts in self.decoder.stream(clip, language):
+            for transcripts in self.decoder.stream(clip, language, part=part or EVERYTHING):
                 name, model = Path(clip).name, self.model.engine().checkpoint.name
                 comparison = Comparison((Result(number, name, model, now, transcripts, reference),), clip=clip)
                 changes = history.additions(*comparison.results) if comparison.done else gr.skip()
@@ -337,34 +360,48 @@ class CompareTab:
             if view_state.decoding == number:
                 view_state.decoding = ""
 
-    def compare(self, audio: str, language: str = "en") -> dict:
+    def compare(self, audio: str, language: str = "en", track: str = "", channels: str = "mix") -> dict:
         """Transcribe a clip with every variant of the model.
 
         Args:
             audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
+            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
+            channels: "mix", the number of one, or "each": then the cues name theirs.
 
         Returns:
             For each variant, by name: tagged and plain text, tags with their probabilities, segments with their times.
         """
-        written = self.decoder.last(audio, language)
+        written = self.decoder.last(audio, language, part=f"{track}/{channels}")
         return {variant: asdict(VariantResult.of(transcript)) for variant, transcript in written.items()}
 
-    def transcribe(self, audio: str, variant: str = "", language: str = "en") -> dict:
+    def transcribe(
+        self, audio: str, variant: str = "", language: str = "en", track: str = "", channels: str = "mix"
+    ) -> dict:
         """Transcribe a clip with one variant of the model.
 
         Args:
             audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
             variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
+            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
+            channels: "mix", the number of one, or "each": then the cues name theirs.
 
         Returns:
             Tagged and plain text, tags with their probabilities, and segments with their times.
         """
         variant = variant or self.model.engine().variants[-1]
-        return asdict(VariantResult.of(self.decoder.last(audio, language, (variant,))[variant]))
+        return asdict(VariantResult.of(self.decoder.last(audio, language, (variant,), f"{track}/{channels}")[variant]))
 
-    def export(self, audio: str, variant: str = "", language: str = "en", format: str = "srt") -> str:
+    def export(
+        self,
+        audio: str,
+        variant: str = "",
+        language: str = "en",
+        format: str = "srt",
+        track: str = "",
+        channels: str = "mix",
+    ) -> str:
         """Transcribe a clip with one variant of the model, into a file's content.
 
         Args:
@@ -372,6 +409,8 @@ class CompareTab:
             variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
             format: srt or vtt for subtitles, txt, json, or prompt for the tagged text in parts for ElevenLabs v3.
+            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
+            channels: "mix", the number of one, or "each": then the cues name theirs.
 
         Returns:
             The content of a file of that format.
@@ -379,7 +418,19 @@ class CompareTab:
         if format not in FORMATS:
             raise EvoxtralError(f"{format!r} is no format: choose one of {', '.join(FORMATS)}.")
         variant = variant or self.model.engine().variants[-1]
-        return content(self.decoder.last(audio, language, (variant,))[variant], format)
+        return content(self.decoder.last(audio, language, (variant,), f"{track}/{channels}")[variant], format)
+
+
+def tracks(audio: str) -> list:
+    """List the audio tracks of a recording and their channels, by what its file states.
+
+    Args:
+        audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+
+    Returns:
+        For each track: its number, name, language, the names of its channels, and its rate.
+    """
+    return [asdict(track) for track in listing(audio)]
 
 
 def score(prediction: str, reference: str) -> dict:

@@ -183,15 +183,20 @@ def _time_range(cue: Cue) -> str:
     return f"{_clock(cue.start)}–{_clock(cue.end)}"
 
 
+def _about_cue(cue: Cue) -> str:
+    """The times of a cue, and its channel where several are shown: "0:28–0:55 · Left:"."""
+    return f"{_time_range(cue)} · {cue.lead.strip()}" if cue.channel else _time_range(cue)
+
+
 def _cues(visible: Transcript, marks: Marks) -> Markup:
     """The text, a paragraph for each cue; where there are several, with their times."""
-    timed = len(visible.cues) > 1
+    timed = len(visible.cues) > 1 or any(cue.channel for cue in visible.cues)
     sure = {span.offset: span.probability for span in visible.tags}
     paragraphs: list[Markup] = []
     start = 0
     for cue in visible.cues:
         if cue.text:
-            time = Markup('<span class="ev-time">{}</span> ').format(_time_range(cue)) if timed else Markup("")
+            time = Markup('<span class="ev-time">{}</span> ').format(_about_cue(cue)) if timed else Markup("")
             paragraphs.append(time + tagged_text(cue.text, sure, marks, start))
             start += len(cue.text) + 1  # one space joins two cues
     last = Markup(" ") + _missing(marks.missing.get(len(visible.text), ()))
@@ -298,8 +303,8 @@ def _editor(title: str, transcript: Transcript) -> Markup:
         Markup(
             '<label>{}<textarea aria-label="{}" rows="{}" maxlength="{}" spellcheck="false">{}</textarea></label>'
         ).format(
-            Markup('<span class="ev-time">{}</span>').format(_time_range(cue)) if timed else "",
-            f"{title}, {_time_range(cue)}",
+            Markup('<span class="ev-time">{}</span>').format(_about_cue(cue)) if timed else "",
+            f"{title}, {_about_cue(cue)}",
             2 + len(cue.text) // 40,  # for browsers that do not fit the box to its content
             MAX_CHARACTERS,
             cue.text,
