@@ -28,7 +28,7 @@ WORD_EDGE = round(0.3 * FRAMES_PER_SECOND)  # frames around speech that belong t
 AROUND_SPEECH = 2 * FRAMES_PER_SECOND  # frames around speech in which every sound is kept
 MIN_VOCAL, MAX_VOCAL = round(0.16 * FRAMES_PER_SECOND), 6 * FRAMES_PER_SECOND  # frames of sounds without words
 MIN_MOVEMENT = 1.0  # dB, deviation of such a sound's level; tones and machines have less
-STANDS_OUT = 4.0  # dB of its loudest tenth of a second above the limit of noise
+STANDS_OUT = 12.0  # dB of such a sound's loudest tenth of a second above the second before it, and after it
 SMOOTH = 7  # frames (0.1 s) over which a level is averaged: two tones beat faster
 LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next sound: onsets are soft
 
@@ -190,9 +190,9 @@ def _sounds(waveform: np.ndarray, power: np.ndarray, any_sound: bool) -> np.ndar
     kept = np.zeros(len(power), bool)
     for group in _together(runs):
         start, end = int(group[0, 0]), int(group[-1, 1])
-        vocal = end - start <= MAX_VOCAL and not around[start:end].any()
+        vocal = end - start <= MAX_VOCAL and not around[start:end].any() and _stands_out(smooth, start, end)
         for first, last in group.tolist():
-            kept[first:last] = _may_be_vocal(smooth[first:last], loud) if vocal else around[first:last]
+            kept[first:last] = _may_be_vocal(smooth[first:last]) if vocal else around[first:last]
     return _joined(kept)
 
 
@@ -236,11 +236,15 @@ def _near(frames: np.ndarray, distance: int) -> np.ndarray:
     return count[2 * distance + 1 :] > count[: len(frames)]
 
 
-def _may_be_vocal(level: np.ndarray, loud: float) -> bool:
-    """Whether a sound by itself, its smoothed levels (frames,) in dBFS, may be a laugh, a sigh, a gasp or a cough: it
-    stands out from the noise, and its loudness moves as a breath's does. Tones of telephones and machines are steady.
-    """
-    if len(level) < MIN_VOCAL or level.max() < loud + STANDS_OUT:
-        return False
+def _stands_out(level: np.ndarray, start: int, end: int) -> bool:
+    """Whether sounds [start, end) of levels (frames,) rise from what is before and behind them: noise only swells."""
+    beside = [level[max(0, start - GROUP_GAP) : start], level[end : end + GROUP_GAP]]
+    background = max((np.median(part) for part in beside if len(part)), default=-np.inf)
+    return level[start:end].max() >= background + STANDS_OUT
+
+
+def _may_be_vocal(level: np.ndarray) -> bool:
+    """Whether a sound by itself, its smoothed levels (frames,) in dBFS, may be a laugh, a sigh, a gasp or a cough: its
+    loudness moves as a breath's does. Tones of telephones and machines are steady."""
     edge = len(level) // 8
-    return float(np.std(level[edge : len(level) - edge])) >= MIN_MOVEMENT
+    return len(level) >= MIN_VOCAL and float(np.std(level[edge : len(level) - edge])) >= MIN_MOVEMENT
