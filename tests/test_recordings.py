@@ -7,10 +7,11 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import resample_poly
 from test_audio import chirp, encode, lag_and_likeness, write
 
 from evoxtral import audio
-from evoxtral.audio import SAMPLE_RATE, channels, containers, tracks
+from evoxtral.audio import SAMPLE_RATE, channels, containers, levels, tracks
 from evoxtral.errors import AudioError
 from evoxtral.speech import speak
 
@@ -198,8 +199,17 @@ def test_a_knock_does_not_lower_the_gain_of_speech(keys):
     knocked = 0.001 * keys
     knocked[8_000:8_010] = 1.0
     levelled = audio.levelled(audio.read((SAMPLE_RATE, knocked)).waveform)
-    assert np.abs(levelled).max() <= 0.9
+    assert np.abs(levelled).max() <= levels.CEILING
     assert audio.loudness(levelled[9_000:]) > -35 > audio.loudness(knocked[9_000:]) + 30
+
+
+def test_peaks_between_samples_are_limited_too():
+    """A sine of a quarter of the rate whose samples all lie 3 dB below its peaks."""
+    t = np.arange(SAMPLE_RATE)
+    sine = (0.8 * np.sqrt(2) * np.sin(np.pi / 2 * t + np.pi / 4)).astype(np.float32)
+    assert np.abs(sine).max() < 0.81 and levels.true_peaks(sine)[10:-10] == pytest.approx(0.8 * np.sqrt(2), rel=0.02)
+    between = resample_poly(levels.limited(sine), 8, 1)[8_000:-8_000]
+    assert np.abs(between).max() <= 1.02 * levels.CEILING
 
 
 def test_a_constant_offset_is_removed(keys):
