@@ -1,6 +1,7 @@
 """Recordings as people have them: the time line, tracks, channels, levels and containers, in small files made here."""
 
 import io
+import re
 from pathlib import Path
 
 import av
@@ -12,6 +13,7 @@ from test_audio import chirp, encode, lag_and_likeness, write
 
 from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE, channels, containers, levels, tracks
+from evoxtral.cli import build_parser
 from evoxtral.errors import AudioError
 from evoxtral.speech import speak
 
@@ -273,3 +275,15 @@ def test_the_readme_names_the_limits_that_hold():
     called = {"wv": "WavPack", "aac": "AAC", "ac3": "AC-3", "eac3": "AC-3", "ogg": "Ogg", "mov": "MP4", "asf": "WMA"}
     called |= {"matroska": "WebM", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS", "w64": "WAV"}
     assert all(called.get(kind, kind.upper()) in table for kind in containers.FORMATS)
+
+
+def test_the_readme_names_the_options_that_there_are():
+    """What they do is tested above and in test_cli."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## What can I give it") : readme.index("What comes out")]
+    asked = re.findall(r"`(--track|--channels|--strict|--max-seconds)( N| each)?`", table)
+    assert {option for option, _ in asked} == {"--track", "--channels", "--strict", "--max-seconds"}
+    for option, value in asked:
+        given = {" N": ["2"], " each": ["each"], "": [] if option == "--strict" else ["5"]}[value]
+        assert build_parser().parse_args(["transcribe", "a.wav", option, *given]).command
+    assert "`python -m evoxtral tracks FILE`" in table and build_parser().parse_args(["tracks", "a.wav"]).command
