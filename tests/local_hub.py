@@ -23,7 +23,6 @@ class LocalHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-
     def use(self, monkeypatch, cache: Path) -> None:
         """Make it the Hub of this process's client, with an empty cache."""
         constants = huggingface_hub.constants

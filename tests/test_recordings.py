@@ -1,16 +1,19 @@
 """Recordings as people have them: the time line, tracks, channels, levels and containers, in small files made here."""
 
 import io
+import re
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import soundfile
+from scipy.signal import resample_poly
 from test_audio import chirp, encode, lag_and_likeness, write
 
 from evoxtral import audio
-from evoxtral.audio import SAMPLE_RATE, channels, containers, tracks
+from evoxtral.audio import SAMPLE_RATE, channels, containers, levels, tracks
+from evoxtral.cli import build_parser
 from evoxtral.errors import AudioError
 from evoxtral.speech import speak
 
@@ -198,8 +201,17 @@ def test_a_knock_does_not_lower_the_gain_of_speech(keys):
     knocked = 0.001 * keys
     knocked[8_000:8_010] = 1.0
     levelled = audio.levelled(audio.read((SAMPLE_RATE, knocked)).waveform)
-    assert np.abs(levelled).max() <= 0.9
+    assert np.abs(levelled).max() <= levels.CEILING
     assert audio.loudness(levelled[9_000:]) > -35 > audio.loudness(knocked[9_000:]) + 30
+
+
+def test_peaks_between_samples_are_limited_too():
+    """A sine of a quarter of the rate whose samples all lie 3 dB below its peaks."""
+    t = np.arange(SAMPLE_RATE)
+    sine = (0.8 * np.sqrt(2) * np.sin(np.pi / 2 * t + np.pi / 4)).astype(np.float32)
+    assert np.abs(sine).max() < 0.81 and levels.true_peaks(sine)[10:-10] == pytest.approx(0.8 * np.sqrt(2), rel=0.02)
+    between = resample_poly(levels.limited(sine), 8, 1)[8_000:-8_000]
+    assert np.abs(between).max() <= 1.02 * levels.CEILING
 
 
 def test_a_constant_offset_is_removed(keys):
@@ -263,3 +275,15 @@ def test_the_readme_names_the_limits_that_hold():
     called = {"wv": "WavPack", "aac": "AAC", "ac3": "AC-3", "eac3": "AC-3", "ogg": "Ogg", "mov": "MP4", "asf": "WMA"}
     called |= {"matroska": "WebM", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS", "w64": "WAV"}
     assert all(called.get(kind, kind.upper()) in table for kind in containers.FORMATS)
+
+
+def test_the_readme_names_the_options_that_there_are():
+    """What they do is tested above and in test_cli."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("## What can I give it") : readme.index("What comes out")]
+    asked = re.findall(r"`(--track|--channels|--strict|--max-seconds)( N| each)?`", table)
+    assert {option for option, _ in asked} == {"--track", "--channels", "--strict", "--max-seconds"}
+    for option, value in asked:
+        given = {" N": ["2"], " each": ["each"], "": [] if option == "--strict" else ["5"]}[value]
+        assert build_parser().parse_args(["transcribe", "a.wav", option, *given]).command
+    assert "`python -m evoxtral tracks FILE`" in table and build_parser().parse_args(["tracks", "a.wav"]).command

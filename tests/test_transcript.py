@@ -182,8 +182,8 @@ def test_json_has_the_shape_that_programs_rely_on():
         "doubtful": False,
         "edited": False,
         "cues": [
-            {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes"},
-            {"start": 2.0, "end": 4.0, "text": "[sighs] NO"},
+            {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes", "channel": None},
+            {"start": 2.0, "end": 4.0, "text": "[sighs] NO", "channel": None},
         ],
         "words": written["words"],
     }

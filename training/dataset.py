@@ -20,7 +20,7 @@ import torch
 from scipy.signal import lfilter, oaconvolve
 
 from evoxtral import speech
-from evoxtral.audio import SAMPLE_RATE
+from evoxtral.audio import SAMPLE_RATE, levelled
 from evoxtral.audio.features import log_mel
 from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
@@ -152,7 +152,7 @@ def write_shard(folder: Path, stem: str, spoken: Iterable[tuple[Spoken, np.ndarr
     extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=config.window_seconds, hop_length=config.hop)
     clips, mels = [], []
     for about, waveform in spoken:
-        mel = log_mel([waveform], config.window_seconds * SAMPLE_RATE, extractor)[0].numpy()  # (128, F)
+        mel = log_mel([levelled(waveform)], config.window_seconds * SAMPLE_RATE, extractor)[0].numpy()  # (128, F)
         mel = mel[:, : len(waveform) // config.hop + 2].T.astype(
             np.float16
         )  # beyond the waveform there is only the floor

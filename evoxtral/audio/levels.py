@@ -1,7 +1,8 @@
 """Loudness by ITU-R BS.1770, and the gain that brings a recording to the level the models were trained on.
 
-Whisper's log-mel floors every window 80 dB below its loudest band and audio is rounded to 16 bits, so gain changes
-nothing for a recording near full scale and saves one far below it.
+A gain of 20 dB adds 0.5 to every value of Whisper's log-mel, (log10 of the power + 4) / 4, which it floors 80 dB below
+the loudest band of a window and at -100 dB. Audio is rounded to 16 bits before. So near full scale gain only shifts all
+values alike, and far below it saves what rounding and the lower floor would take.
 """
 
 import numpy as np
@@ -11,7 +12,9 @@ from evoxtral.audio.tracks import SAMPLE_RATE
 TARGET = -23.0  # LUFS (EBU R 128)
 TOLERANCE = 9.0  # LU around the target within which nothing is changed
 MAX_GAIN = 80.0  # dB
-CEILING = 0.9  # of full scale, sample peak; the true peak of speech is less than 1 dB higher
+CEILING = 10 ** (-1 / 20)  # of full scale: -1 dB true peak, as EBU R 128 has it
+OVERSAMPLING = 4  # for true peaks, as in BS.1770-5, annex 2
+EDGE = 64  # samples around a stretch that its oversampling reads
 BLOCK = round(0.4 * SAMPLE_RATE)  # samples, as in BS.1770
 MAX_BLOCKS = 1_500  # that are measured, spread evenly over a long recording
 MIN_LOUDNESS = -100.0  # LUFS, the absolute gate; BS.1770 has -70, but the speech of a 24-bit file may lie below it
@@ -66,11 +69,32 @@ def levelled(waveform: np.ndarray) -> np.ndarray:
     return limited(waveform * np.float32(10 ** (min(TARGET - level, MAX_GAIN) / 20)))
 
 
-def limited(waveform: np.ndarray) -> np.ndarray:
-    """A waveform (T,) with no sample above 0.9 of full scale, with a smooth limiter."""
-    if len(waveform) == 0 or max(waveform.max(), -waveform.min()) <= CEILING:
-        return waveform
+def true_peaks(waveform: np.ndarray) -> np.ndarray:
+    """True peaks of each 2.5 ms of a waveform (T,): between samples it may be higher than at any. (ceil(T / 40),)"""
+    import soxr
+
     peaks = np.maximum.reduceat(np.abs(waveform), np.arange(0, len(waveform), LIMITER))
+    per_second = SAMPLE_RATE // LIMITER
+    for first in range(0, len(peaks), per_second):
+        block = peaks[first : first + per_second]
+        if block.max() <= CEILING / 2:  # far from the ceiling
+            continue
+        begin = first * LIMITER
+        part = waveform[max(begin - EDGE, 0) : begin + len(block) * LIMITER + EDGE]
+        finer = soxr.resample(part, SAMPLE_RATE, OVERSAMPLING * SAMPLE_RATE)
+        finer = np.abs(finer[OVERSAMPLING * min(begin, EDGE) :][: OVERSAMPLING * len(block) * LIMITER])
+        found = np.maximum.reduceat(finer, np.arange(0, len(finer), OVERSAMPLING * LIMITER))
+        np.maximum(block[: len(found)], found, out=block[: len(found)])
+    return peaks
+
+
+def limited(waveform: np.ndarray) -> np.ndarray:
+    """A waveform (T,) whose true peak is at most -1 dB of full scale, with a smooth limiter."""
+    if len(waveform) == 0:
+        return waveform
+    peaks = true_peaks(waveform)
+    if peaks.max() <= CEILING:
+        return waveform
     gains = np.minimum(1, CEILING / np.maximum(peaks, 1e-9)).astype(np.float32)
     around = np.pad(gains, 1, constant_values=1)
     gains = np.minimum(np.minimum(around[:-2], around[1:-1]), around[2:])

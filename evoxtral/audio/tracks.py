@@ -179,7 +179,7 @@ class Decoder:
         late = self._late(frame)
         if late > 0:
             self.line.silence(late)
-            # Bare frames leave no gap between them.
+            # Bare frames leave no gap between them; one that states its place shows what is missing before it.
             if self._start is not None or (self._heard and (self._torn or self._kind in BARE)):
                 self._silenced += late
         self._lost, self._torn, self._heard = 0.0, False, True
