@@ -34,7 +34,6 @@ RESULTS = Path(__file__).with_suffix(".json")
 LAYERS = 2
 STEPS = 6
 TOKENS = 128  # of a clip
-FULL = SHAPES["3b"]
 
 # Also run by older checkouts: only what all of them have, by either's names.
 WORKER = """
@@ -120,9 +119,9 @@ class Noise:
         return kind.of(self[f"{path}.weight"])
 
 
-def parts(folder: Path, baseline: Path, weights: list[str], repeats: int, threads: int) -> dict:
+def parts(full: Shape, folder: Path, baseline: Path, weights: list[str], repeats: int, threads: int) -> dict:
     """way -> what the published model would take (s), from models of LAYERS layers in turns."""
-    build(replace(FULL, encoder_layers=LAYERS, text_layers=LAYERS), folder, 2)
+    build(replace(full, encoder_layers=LAYERS, text_layers=LAYERS), folder, 2)
     names = ("base", "sft", "rl")
     ways = {"today": (baseline, "today"), **{w: (ROOT, w) for w in weights}}
     workers = {way: Worker(checkout, folder, w, names, threads) for way, (checkout, w) in ways.items()}
@@ -140,9 +139,9 @@ def parts(folder: Path, baseline: Path, weights: list[str], repeats: int, thread
         encoder, output, one, more = (statistics.median(times[way][what]) for what in asked)
         step = (more - one) / STEPS
         row = {
-            "encoder_s": encoder * FULL.encoder_layers / LAYERS,
-            "prompts_s": (one - encoder - output) * FULL.text_layers / LAYERS,
-            "step_s": (step - output) * FULL.text_layers / LAYERS + output,
+            "encoder_s": encoder * full.encoder_layers / LAYERS,
+            "prompts_s": (one - encoder - output) * full.text_layers / LAYERS,
+            "step_s": (step - output) * full.text_layers / LAYERS + output,
             "output_s": output,
             "dtype": worker.loaded["dtype"],
         }
@@ -158,7 +157,7 @@ def write_whole(shape: Shape, folder: Path, weights: str) -> None:
     build(small, folder / "small", 1)
     config = shape.config()
     base = folder / "base"
-    base.mkdir()
+    base.mkdir(parents=True)
     for file in (folder / "small" / "base").glob("*.json"):
         if not file.name.startswith(("config", "model")):
             (base / file.name).write_bytes(file.read_bytes())
@@ -182,10 +181,10 @@ def write_whole(shape: Shape, folder: Path, weights: str) -> None:
         save_file(tensors, folder / name / lora.WEIGHTS_FILE, {"format": "pt"})
 
 
-def whole(folder: Path, weights: str, threads: int) -> dict:
+def whole(full: Shape, folder: Path, weights: str, threads: int) -> dict:
     """Load, one clip by three variants and by one, and the most memory."""
     if not folder.is_dir():
-        write_whole(FULL, folder, weights)
+        write_whole(full, folder, weights)
     file = folder / "base" / f"model-{weights}.safetensors"
     found = {"file_bytes": file.stat().st_size, "threads": threads}
     for names in (("base", "sft", "rl"), ("rl",)):
@@ -204,19 +203,20 @@ def main() -> None:
     parser.add_argument("part", choices=("parts", "whole"))
     parser.add_argument("--baseline", type=Path, help="an older checkout, for `parts`")
     parser.add_argument("--weights", nargs="+", default=["int8", "int4"], choices=stored.WEIGHTS)
+    parser.add_argument("--shape", choices=SHAPES, default="3b", help="tiny: seconds, does it run?")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keep the models there, and use those that are there")
     args = parser.parse_args()
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    own = content.setdefault(processor(), {})
+    own, shape = content.setdefault(f"{processor()}, {args.shape}", {}), SHAPES[args.shape]
     with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
         if args.part == "parts":
-            ways = parts(Path(folder), args.baseline.resolve(), args.weights, args.repeats, args.threads)
+            ways = parts(shape, Path(folder), args.baseline.resolve(), args.weights, args.repeats, args.threads)
             own["parts"] = {"threads": args.threads, "repeats": args.repeats, **ways}
         else:
             for weights in args.weights:
-                own[f"whole {weights}"] = whole(Path(folder) / weights, weights, args.threads)
+                own[f"whole {weights}"] = whole(shape, Path(folder) / weights, weights, args.threads)
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
