@@ -13,7 +13,7 @@ from evoxtral.bench import running, sets
 from evoxtral.bench.sets import SETS, TEXTS, BenchError, Clip
 from evoxtral.inference import text_only
 from evoxtral.speech import acoustics
-from training import ladders, scripts
+from training import ladders
 
 LINES = [json.loads(line) for line in TEXTS.read_text(encoding="utf-8").splitlines()]
 
@@ -36,11 +36,6 @@ def test_every_set_of_texts_has_300_and_they_are_as_their_name_says():
 
 def test_the_texts_come_from_their_seed():
     assert [vars(text) for text in ladders.texts("plain", 3)] == [line for line in LINES if line["set"] == "plain"][:3]
-
-
-def test_no_sentence_of_the_pairs_is_one_that_training_sees():
-    sentences = {tags.plain(line["text"]) for line in LINES if line["set"] in ("pairs", "contradict")}
-    assert {scripts.split_of(sentence) for sentence in sentences} == {"test"}
 
 
 def test_the_same_seed_gives_the_same_noise_on_every_rung_and_another_seed_another():
