@@ -17,7 +17,7 @@ TITLES = {
     "noise": "Noise", "room": "Rooms", "telephone": "Telephone", "pace": "Pace", "level": "Level",
     "speakers": "Two speakers", "natural": "Natural voices", "unusual": "Tags at unusual places",
     "contradict": "Tags against the words", "dense": "Eight tags and more", "pairs": "Minimal pairs",
-    "plain": "Plain speech", "people": "People", "controls": "Controls: what is left without hearing",
+    "plain": "Plain speech", "people": "People", "controls": "Controls",
     "clean": "Clean",
 }  # fmt: skip
 FROM_CLEAN = ("noise", "room", "telephone", "pace", "level", "natural", "controls")  # degradations of clean's clips
