@@ -9,9 +9,10 @@ from urllib.parse import unquote
 import pytest
 
 from evoxtral import metrics
+from evoxtral.bench import sets
 from evoxtral.errors import EvoxtralError
 from evoxtral.metrics import METRICS
-from evoxtral.ui import charts, metrics_tab, report, results_file, theme, training_report
+from evoxtral.ui import charts, ladders, metrics_tab, report, results_file, theme, training_report
 from evoxtral.ui.charts import Axis, Series
 from evoxtral.ui.metrics_tab import RESULTS
 from evoxtral.ui.results_file import Results
@@ -405,3 +406,53 @@ def test_markup_in_a_file_name_and_in_tags_is_escaped(tmp_path):
 def test_removing_the_file_keeps_its_report():
     status, shown = metrics_tab.score(None)
     assert metrics_tab.HINT in status and "value" not in shown
+
+
+# ------------------------------------------------------------------------------------- ladders
+
+LADDERS = json.loads((RESULTS / "ladders.json").read_text(encoding="utf-8"))
+
+
+def test_the_committed_ladders_have_every_set_their_origin_and_no_path():
+    assert {*sets.SETS} - {*sets.OPTIONAL} <= {*LADDERS["sets"]} <= {*sets.SETS}
+    for name, entry in LADDERS["sets"].items():
+        assert tuple(entry["rungs"]) == sets.SETS[name].rungs
+    shown = ladders.page(LADDERS)
+    for stated in (LADDERS["weights"], LADDERS["date"], LADDERS["normaliser"], "clips of each rung", "seed 0"):
+        assert stated in shown
+    assert "/root" not in json.dumps(LADDERS) and "/home" not in json.dumps(LADDERS)
+
+
+def rung(value: float, n: int = 300) -> dict:
+    figures = {"tagged_placed_tag_f1": [value, value - 0.1, value + 0.1]}
+    change = {"tagged_placed_tag_f1": [value - 0.5, value - 0.52, value - 0.48]}
+    return {"n": n, "variants": {"sft": figures, "rl": figures}, "differences": {"rl - sft": change}}
+
+
+def ladder_results(n: int = 300) -> dict:
+    noise = {"10 dB": rung(0.8, n), "0 dB": rung(0.5, n), HOSTILE: rung(0.3, n)}
+    made = {
+        "clean": {"about": "as spoken", "rungs": {"as spoken": rung(0.9, n)}},
+        "noise": {"about": "n", "rungs": noise},
+    }
+    origin = {"model": HOSTILE, "weights": "abc", "seed": 0, "date": "2026-01-02", "commit": "d", "normaliser": "x"}
+    return origin | {"variants": ["sft", "rl"], "left_out": ["people"], "sets": made}
+
+
+def test_a_ladder_begins_with_the_clean_clips_and_has_a_bar_for_each_variant():
+    shown = ladders.page(ladder_results())
+    card = shown.partition('id="ev-noise"')[2].partition("</section>")[0]
+    assert card.count('class="ev-bar"') == 8 and card.index("clean") < card.index("10 dB") < card.index("0 dB")
+    assert "90.0" in card and "50.0" in card and "<summary>Tag F1 by place, tagged clips</summary>" in card
+    assert "<img" not in shown and "Not installed where this was measured: people." in shown
+
+
+def test_what_rl_changed_names_the_rungs_whose_interval_leaves_zero_out():
+    shown = ladders.page(ladder_results())
+    card = shown.partition("RL − SFT by rung")[2].partition("</section>")[0]
+    assert "Better: Clean, Noise, 10 dB." in card and "Worse: Noise, &lt;img" in card
+    assert card.count("ev-significant") == 3 and card.count("ev-not-significant") == 1
+
+
+def test_few_clips_are_said_to_be_few():
+    assert "too narrow" in ladders.page(ladder_results(5)) and "too narrow" not in ladders.page(ladder_results())

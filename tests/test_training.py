@@ -401,7 +401,6 @@ def test_rl_learns_from_the_best_attempts_and_from_the_references_of_the_others(
     assert [len(learned.mel(i)) for i in range(4)] == [clip.frames for clip in learned.clips]
 
 
-@pytest.mark.parametrize(("written", "kept"), [("", 0), ("1\n2\n3\n", 2), ("1\n2\n3\n4", 2), ("1\n2\n3\n4\n", 4)])
 @pytest.mark.parametrize("method", ["reinforce-rej", "pairs", "gdpo"])
 def test_rl_makes_the_better_attempt_likelier_against_the_worse(method, checkpoint, prompt, clips):
     """Real clips and a real adapter; a few steps on one clip's two attempts, of which one is right."""
@@ -427,6 +426,7 @@ def test_rl_makes_the_better_attempt_likelier_against_the_worse(method, checkpoi
     assert len(found.clips) == {"reinforce-rej": 2, "pairs": 1, "gdpo": 2}[method]
 
 
+@pytest.mark.parametrize(("written", "kept"), [("", 0), ("1\n2\n3\n", 2), ("1\n2\n3\n4", 2), ("1\n2\n3\n4\n", 4)])
 def test_an_interrupted_file_is_read_to_its_last_complete_chunk(tmp_path, written, kept):
     (tmp_path / "rows.jsonl").write_text(written)
     assert loop.whole_chunks(tmp_path / "rows.jsonl", 2) == list(range(1, kept + 1))

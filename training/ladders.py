@@ -118,7 +118,15 @@ def texts(name: str, count: int = COUNT, seed: int = SEED) -> list[Text]:
         made = [Text(name, text, voice, number) for text in MAKERS[name](rng)]
         if all(_fits(text) for text in made):
             out += made
-    return out[:count]
+    return balanced(out[:count])
+
+
+def balanced(some: list[Text]) -> list[Text]:
+    """The same texts so ordered that the first few have tags as often as all: --limit then measures the same thing."""
+    kinds = [[t for t in some if bool(tags.names(t.text)) == tagged] for tagged in (True, False)]
+    places = ((k + 0.5) / len(kind) for kind in kinds for k in range(len(kind)))
+    ordered = sorted(zip(places, [text for kind in kinds for text in kind], strict=True), key=lambda pair: pair[0])
+    return [text for _, text in ordered]
 
 
 def _fits(text: Text) -> bool:

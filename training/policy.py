@@ -68,10 +68,8 @@ def attempts(samples: list[Sampled], clips: Clips, config: RlConfig) -> Attempts
                 for text, w in zip(sampled.texts, row, strict=True)
                 if abs(w) > objectives.EPSILON
             ]
-    return Attempts(
-        clips.at([i for i, *_ in chosen]), [t for _, t, *_ in chosen], [w for *_, w, _ in chosen],
-        [w for *_, w in chosen], config,
-    )  # fmt: skip
+    places, texts, counts, worst = ([one[k] for one in chosen] for k in range(4))
+    return Attempts(clips.at(places), texts, counts, worst, config)
 
 
 class PolicyTuning(Finetuning):

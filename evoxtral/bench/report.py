@@ -44,7 +44,7 @@ def page(found: Mapping, worst: Sequence[tuple[Clip, Mapping]], variant: str) ->
             else ""
         ),
         _definitions(),
-        *(Markup('<p class="muted">{}</p>').format(sentence) for sentence in found["left_out"]),
+        *(Markup('<p class="muted">{} is left out. {}</p>').format(*pair) for pair in found["left_out"].items()),
         *(Markup('<p class="muted">{}: {}</p>').format(*pair) for pair in found["failed"].items()),
         *(_set(name, entry, found["variants"]) for name, entry in found["sets"].items()),
         _worst(worst, variant),

@@ -54,9 +54,10 @@ def bench(
     started = time.perf_counter()
     chosen = tuple(variants or checkpoint.variants)
     clips, left_out = sets.resolve(names, limit, seed)
-    for sentence in left_out:
-        log.info("%s", sentence)
+    for name, reason in left_out.items():
+        log.info("%s is left out. %s", name, reason)
     about = {"model": checkpoint.name, "weights": fingerprint(checkpoint), "variants": list(chosen), "seed": seed}
+    about["texts"] = hashlib.sha256(sets.TEXTS.read_bytes()).hexdigest()[:12]
     _claim(out, about)
     rows = _read(out / PREDICTIONS)
     missing = [clip for clip in clips if clip.id not in rows]
@@ -91,7 +92,7 @@ def _claim(out: Path, about: dict) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if (out / RUN).is_file():
             if json.loads((out / RUN).read_text(encoding="utf-8")) != about:
-                raise BenchError(f"{out} holds a run of another model, other variants or another seed: name a new one.")
+                raise BenchError(f"{out} holds a run of another model, other variants, texts or seed: name a new one.")
         elif any(out.iterdir()):
             raise BenchError(f"{out} holds other files and no run of the bench: name a new folder.")
         else:
@@ -225,7 +226,8 @@ def both_right(pairs: Sequence[tuple[str, str]]) -> list[float]:
 
 def brief(found: Mapping) -> dict:
     """What the Metrics tab shows of `bench`'s results: a few figures of each rung as [value, low, high]."""
-    return {key: value for key, value in found.items() if key != "sets"} | {
+    return {key: value for key, value in found.items() if key not in ("sets", "elapsed")} | {
+        "left_out": list(found.get("left_out", ())),  # why is about the machine
         "sets": {
             name: {
                 "about": entry["about"],
@@ -246,7 +248,7 @@ def brief(found: Mapping) -> dict:
                 },
             }
             for name, entry in found["sets"].items()
-        }
+        },
     }
 
 

@@ -271,15 +271,15 @@ def folder(path: Path, limit: int | None = None) -> list[Clip]:
     return found[:limit]
 
 
-def resolve(names: Sequence[str], limit: int | None = None, seed: int = 0) -> tuple[list[Clip], list[str]]:
-    """The clips of sets, groups and folders, and a sentence for each set that a group leaves out. Raises BenchError."""
+def resolve(names: Sequence[str], limit: int | None = None, seed: int = 0) -> tuple[list[Clip], dict[str, str]]:
+    """The clips of sets, groups and folders, and which sets a group leaves out, and why. Raises BenchError."""
     found: list[Clip] = []
-    left_out = []
+    left_out = {}
     for name in dict.fromkeys(one for asked in names for one in GROUPS.get(asked, (asked,))):
         if name in SETS:
             grouped = name not in names
             if name in OPTIONAL and grouped and (complaint := missing(name)):
-                left_out.append(f"{name} is left out. {complaint}")
+                left_out[name] = complaint
                 continue
             found += clips(name, limit, seed)
         elif Path(name).is_dir():

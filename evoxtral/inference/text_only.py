@@ -10,6 +10,7 @@ import torch
 
 from evoxtral import tags
 from evoxtral.inference.engine import Engine
+from evoxtral.model.cache import Cache
 
 ROWS = 24  # texts that are decoded together
 MAX_TAGS, MAX_IN_ALL = 3, 12  # in a row, and in a text: a model that writes nothing else goes on with the words
@@ -73,7 +74,7 @@ def tagged(engine: Engine, texts: Sequence[str], variants: Sequence[str] | None 
     ids = prompt.transcription_ids()
     log_mel = prompt.log_mel([np.zeros(prompt.window_samples, np.float32)], engine.device)
     with engine._lock, engine._mix.using(names):
-        cache = engine._cache((names, len(rows), len(ids) + budget))
+        cache = Cache(engine._text, len(rows), len(ids) + budget)
         logits = cache.prefill(engine._prompts(ids, log_mel, names))
         for _ in range(budget):
             best = logits.argmax(dim=-1).tolist()

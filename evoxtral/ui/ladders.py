@@ -17,7 +17,7 @@ TITLES = {
     "noise": "Noise", "room": "Rooms", "telephone": "Telephone", "pace": "Pace", "level": "Level",
     "speakers": "Two speakers", "natural": "Natural voices", "unusual": "Tags at unusual places",
     "contradict": "Tags against the words", "dense": "Eight tags and more", "pairs": "Minimal pairs",
-    "plain": "Plain speech", "people": "People", "controls": "Controls: what is left without hearing",
+    "plain": "Plain speech", "people": "People", "controls": "Controls",
     "clean": "Clean",
 }  # fmt: skip
 FROM_CLEAN = ("noise", "room", "telephone", "pace", "level", "natural", "controls")  # degradations of clean's clips
@@ -58,7 +58,7 @@ def _reading(content: Mapping) -> list[Markup]:
         f" over clips.{few} Error rates, where less is better, are marked ↓.",
         f"{COMMAND} writes these figures, with --limit N for fewer clips; python -m evoxtral bench runs the same sets"
         f" on any model. WER: {content['normaliser']}.",
-        *content.get("left_out", ()),
+        *([f"Not installed where this was measured: {', '.join(content['left_out'])}."] if content["left_out"] else []),
     ]
     return [note(sentence) for sentence in words]
 
