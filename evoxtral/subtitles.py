@@ -4,8 +4,9 @@ A cue is at most two lines of 42 characters and, where the speech allows, shown 
 or fewer, the limits of common subtitling guidelines (https://bbc.github.io/subtitle-guidelines/). Cues end where
 sentences do, else at a clause or a breath. A tag is never split, and stays with the words it belongs to.
 
-Words have no times of their own yet: those inside a segment come from its stretches of sound. Characters are spread
-evenly over what sounds, and ends of sentences and clauses are placed in pauses near where they are expected.
+Cues begin and end with their words where these have times. In a segment where most have none, they come from its
+stretches of sound: characters are spread evenly over what sounds, and ends of sentences and clauses are placed in
+pauses near where they are expected.
 """
 
 import html
@@ -17,6 +18,7 @@ from itertools import accumulate, pairwise, zip_longest
 from typing import NamedTuple, Protocol
 
 from evoxtral.tags import Tag, category, parse
+from evoxtral.words import Word, is_delivery, split
 
 MAX_LINE = 42  # characters; a longer tag has a line of its own
 MAX_LINES = 2
@@ -40,13 +42,16 @@ _BREATH = 0.8  # s of silence that should not lie inside a cue
 
 class Spoken(Protocol):
     """What is divided: `text` with tags from `start` to `end`, in seconds; sounds: stretches of it that are not silent,
-    () if unknown; channel: who speaks, "" if that is not said."""
+    () if unknown; channel: who speaks, "" if that is not said; words: its words and tags."""
 
     start: float
     end: float
     text: str
     sounds: Sounds
     channel: str
+
+    @property
+    def words(self) -> tuple[Word, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,9 @@ def _of_one_channel(segments: Iterable[Spoken]) -> list[Caption]:
     found = [
         (caption, segment.end)
         for segment in segments
-        for caption in _divided(segment.start, segment.end, segment.text, segment.sounds, segment.channel)
+        for caption in _divided(
+            segment.start, segment.end, segment.text, segment.sounds, segment.channel, _known(segment.words)
+        )
     ]
     found.sort(key=lambda item: item[0].start)
     shown: list[Caption] = []
@@ -153,12 +160,19 @@ def paragraphs(text: str, most: int) -> list[str]:
 
 
 @lru_cache(1024)  # a page draws the same text again and again
-def _divided(start: float, end: float, text: str, sounds: Sounds, channel: str = "") -> tuple[Caption, ...]:
-    """The cues of one segment by dynamic programming: the division with the lowest cost."""
+def _divided(
+    start: float,
+    end: float,
+    text: str,
+    sounds: Sounds,
+    channel: str,
+    known: tuple[tuple[float, float] | None, ...],
+) -> tuple[Caption, ...]:
+    """The cues of one segment by dynamic programming: the division with the lowest cost.  known: times of its words."""
     atoms = _atoms(text)
     if not atoms:
         return ()
-    times = _times(atoms, _inside(sounds, start, end))
+    times = _times_of_words(atoms, known, start, end) or _times(atoms, _inside(sounds, start, end))
     best: list[tuple[float, int]] = [(0.0, 0)]  # of the first atoms: what they cost, and where their last cue begins
     for stop in range(1, len(atoms) + 1):
         ways = []
@@ -295,6 +309,37 @@ def _inside(sounds: Sounds, start: float, end: float) -> Sounds:
     inside = sorted((max(begin, start), min(stop, end)) for begin, stop in sounds if begin < end and stop > start)
     apart = all(before[1] <= after[0] for before, after in pairwise(inside))
     return tuple(inside) if inside and apart else ((start, end),)
+
+
+def _known(words: Sequence[Word]) -> tuple[tuple[float, float] | None, ...]:
+    """Start and end of each word and tag; of a delivery, which sounds in the words after it, only the start."""
+    return tuple(
+        None if word.start is None else (word.start, word.start if _leads(word) else word.end) for word in words
+    )
+
+
+def _leads(word: Word) -> bool:
+    return word.kind == "tag" and is_delivery(word.text)
+
+
+def _times_of_words(
+    atoms: Sequence[_Atom], known: Sequence[tuple[float, float] | None], start: float, end: float
+) -> list[tuple[float, float]]:
+    """When each atom begins and ends, by its words; [] where most words have no time."""
+    counts = [sum(1 for _ in split(atom.text)) for atom in atoms]
+    if not known or sum(counts) != len(known) or 2 * sum(time is not None for time in known) < len(known):
+        return []
+    coming = iter(known)
+    own = [[time for time in (next(coming) for _ in range(count)) if time] for count in counts]
+    times: list[tuple[float, float]] = []
+    for index, inside in enumerate(own):
+        before = times[-1][1] if times else None
+        if inside:
+            times.append((max(inside[0][0], before or start), max(inside[-1][1], before or start)))
+        else:  # from the one before to the next that has a time; what comes first, as a speaker's name, with that
+            following = next((later[0][0] for later in own[index + 1 :] if later), end)
+            times.append((following if before is None else before, max(before or start, following)))
+    return times
 
 
 def _times(atoms: Sequence[_Atom], sounds: Sounds) -> list[tuple[float, float]]:

@@ -71,6 +71,11 @@ class Cue:
     def text(self) -> str:
         return "".join(token.text for token in self.tokens).strip()
 
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Its words and tags, as if there were no other segment: see `Transcript.words`."""
+        return Transcript((self,), self.end, 0.0).words
+
     def moved(self, start: float, end: float, sounds: tuple[tuple[float, float], ...]) -> "Cue":
         """The same as a segment at another time, its tokens with it."""
 

@@ -155,3 +155,18 @@ def test_a_prompt_is_the_tagged_text_in_paragraphs_that_can_be_sent():
     assert all(2500 <= len(part) <= 5000 and part[-1] in ".?" for part in paragraphs[:-1])
     assert Transcript((cue("[sad]\n So.", 0.0, 1.0),), 1.0, 0.0).to_prompt() == "[sad] So."
     assert Transcript((), 1.0, 0.0).to_prompt() == ""
+
+
+def test_cues_begin_and_end_with_their_words_where_these_have_times():
+    words = {"[sad]": (1.0, 4.0), " I": (1.0, 1.3), " was": (1.5, 2.0), " here.": (2.1, 2.4), " [laughs]": (5.0, 6.5),
+             " So": (8.0, 8.4), " —": (None, None), " go.": (8.6, 9.5)}  # fmt: skip
+    timed = Cue(0.0, 10.0, tuple(Token(text, 0.5, *time) for text, time in words.items()), sounds=((0.0, 10.0),))
+    cues = [*srt.parse(Transcript((timed,), 10.0, 0.0).to_srt())]
+    times = [(cue.content, cue.start.total_seconds(), cue.end.total_seconds()) for cue in cues]
+    assert times == [("[sad] I was here.", 1.0, 2.4), ("[laughs] So — go.", 5.0, 9.5)]
+
+
+def test_a_word_without_a_time_stands_between_its_neighbours():
+    tokens = Token("Left: ", None), Token("One", 0.5, 1.0, 1.5), Token(" two", None), Token(" three.", 0.5, 2.5, 3.0)
+    (cue,) = srt.parse(Transcript((Cue(0.0, 4.0, tokens),), 4.0, 0.0).to_srt())
+    assert (cue.start.total_seconds(), cue.end.total_seconds()) == (1.0, 3.0)

@@ -29,10 +29,11 @@ TOGETHER = 16  # rows whose attention is computed at once: bounds memory
 MIN_FRAMES = 2  # of a word
 # The scores of a frame, measured on validation clips of the embedded voice; twice or half of each changes little.
 FAR = 0.02  # least share that is told apart, of the highest of a word
+FAR_SOUND = 0.1  # the same of a tag: a laugh goes on where its tokens look less
 BELONGS = 0.15  # share above which a frame belongs to a word rather than to a gap
 SILENT = 2.0  # what a silent frame costs a word
 LOUD = 0.3  # what a frame with sound costs a gap
-PAUSE = 1.5  # what a silent frame is worth to a [pause], and one with sound costs it
+PAUSE = 2.5  # what a silent frame is worth to a [pause], and one with sound costs it
 QUIETEST, ABOVE_NOISE, RISE = -70.0, 6.0, 12.0  # dBFS, dB, dB: from the noise to what surely is sound
 SPREAD = 0.25  # s, around where a word is expected without a table
 SOUND_LETTERS = 8.0  # a laugh lasts about as long as a word of so many letters
@@ -213,7 +214,8 @@ def _scores(sounding: Sequence[Unit], close: np.ndarray, loud: np.ndarray) -> tu
     """Scores of each unit (U, F), and of a gap (F,), in each frame."""
     pause = np.array([unit.is_pause for unit in sounding], dtype=bool)[:, None]
     sound = np.where(pause, PAUSE * (1 - 2 * loud), -SILENT * (1 - loud))
-    return np.log((close + FAR) / BELONGS) + sound, -LOUD * loud
+    far = np.array([FAR if unit.kind == "word" else FAR_SOUND for unit in sounding])[:, None]
+    return np.log((close + far) / BELONGS) + sound, -LOUD * loud
 
 
 def _path(scores: np.ndarray, gap: np.ndarray) -> np.ndarray:

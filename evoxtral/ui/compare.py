@@ -72,6 +72,8 @@ QUEUE_WAS_FULL_JS = """async (_, ...given) => {
   return [full.length > 0, ...given];
 }"""
 
+SHOW_UNSURE = "shown => { document.body.classList.toggle('ev-show-unsure', shown); }"
+
 READY = "Record, upload or pick a clip, and see what each model hears in it."
 LIMITS = f"Up to {audio.MAX_SECONDS / 60:.0f} minutes and {audio.MAX_MEGABYTES:.0f} MB, in any common format."
 WAITING = "Your clip waits for its turn…"
@@ -236,6 +238,8 @@ class CompareTab:
                 elem_id="categories",
             )
             self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
+            unsure = gr.Checkbox(False, label="Underline unsure words", elem_id="unsure-on", min_width=70)
+            unsure.change(None, unsure, js=SHOW_UNSURE, **REDRAW_ONLY)
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
         self.columns = gr.HTML(
             view.draw_empty_columns(), elem_id="columns", apply_default_css=False, js_on_load=COLUMN_EVENTS_JS

@@ -143,3 +143,93 @@ const resultStore = (() => {
     },
   };
 })();
+
+// A word or tag that is clicked is heard, by the recorder's own player; what is being played is marked in every column,
+// and the waveform shows the tags of the last one. Arrow keys go from word to word, Enter plays. WaveSurfer is a shadow
+// tree whose parts have names; its progress tells the time.
+(() => {
+  const part = name => document.querySelector("#clip #waveform > div")?.shadowRoot?.querySelector(`[part="${name}"]`);
+  const button = () => document.querySelector("#clip .play-pause-button");
+  const isPlaying = () => button()?.ariaLabel === "Pause";
+  const seconds = () => Number(document.querySelector("#columns .ev-column")?.dataset.seconds || 0);
+  // The recorder may have another clip by now.
+  const isThere = () => {
+    const [minutes, rest] = (document.querySelector("#clip #duration")?.textContent ?? "").split(":").map(Number);
+    return seconds() > 0 && part("wrapper") && Math.abs(60 * minutes + rest - seconds()) <= 1;
+  };
+  let end = Infinity, timer = 0, since = 0;
+  const mark = now => {
+    for (const word of document.querySelectorAll("#columns [data-from]")) {
+      const inside = word.dataset.from <= now && now < word.dataset.to;
+      if (word.classList.contains("ev-now") !== inside) word.classList.toggle("ev-now", inside);
+    }
+  };
+  const follow = () => {
+    const now = parseFloat(part("progress")?.style.width || 0) / 100 * seconds();
+    if (isPlaying() && now >= end) button().click();
+    if (!isPlaying() && performance.now() - since > 1000) {
+      clearInterval(timer);
+      timer = 0;
+      mark(-1);
+    } else mark(now);
+  };
+  const watch = () => {
+    since = performance.now();
+    if (isThere()) timer ||= setInterval(follow, 50);
+  };
+  const hear = word => {
+    if (!isThere()) return;
+    const {left, top, width} = part("wrapper").getBoundingClientRect();
+    const at = {clientX: left + width * word.dataset.from / seconds(), clientY: top + 2, bubbles: true};
+    part("wrapper").dispatchEvent(new MouseEvent("click", at));
+    end = Math.max(Number(word.dataset.to), Number(word.dataset.from) + 0.25);
+    if (!isPlaying()) button().click();
+    watch();
+  };
+  document.addEventListener("click", event => {
+    const word = event.target.closest?.("[data-from]");
+    if (word && getSelection().isCollapsed) hear(word);
+    else if (event.target.closest?.("#clip")) {
+      if (event.isTrusted) end = Infinity;
+      watch();
+    }
+  });
+  document.addEventListener("keydown", event => {
+    const text = event.target.closest?.("#columns .ev-text");
+    if (!text || event.target.matches("textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (["Enter", " "].includes(event.key) && event.target.matches("[data-from]")) {
+      event.preventDefault();
+      hear(event.target);
+    }
+    const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    const words = step ? [...text.querySelectorAll("[data-from]")] : [];
+    if (!words.length) return;
+    event.preventDefault();
+    const next = words[Math.max(0, Math.min(words.length - 1, words.indexOf(event.target) + step))];
+    if (next.matches(".ev-word")) next.tabIndex = -1;
+    next.setAttribute("role", "button");
+    next.focus();
+  });
+
+  // Where tags sound, on the waveform. The recorder draws itself anew when it likes: look now and then.
+  setInterval(() => {
+    const place = document.querySelector("#clip .waveform-container");
+    const column = document.querySelector("#columns .ev-column:last-child");
+    const tags = place && column?.dataset.seconds && isThere() ? [...column.querySelectorAll(".ev-tag[data-from]")] : [];
+    const key = tags.map(tag => `${tag.textContent} ${tag.dataset.from}`).join();
+    const drawn = place?.querySelector(".ev-sounds");
+    if (!place || (drawn?.dataset.key ?? "") === key) return;
+    drawn?.remove();
+    const bars = Object.assign(document.createElement("div"), {className: "ev-sounds", ariaHidden: "true"});
+    bars.dataset.key = key;
+    for (const tag of tags) {
+      const bar = document.createElement("i"), {from, to, tip} = tag.dataset;
+      bar.className = [...tag.classList].filter(name => name !== "ev-differs" && name !== "ev-now").join(" ");
+      Object.assign(bar.dataset, {from, to, tip});
+      bar.style.left = `${100 * from / seconds()}%`;
+      bar.style.width = `${100 * (to - from) / seconds()}%`;
+      bars.append(bar);
+    }
+    place.append(bars);
+  }, 400);
+})();

@@ -22,8 +22,11 @@ from evoxtral.ui.diff import (
     tag_change,
     word_agreement,
 )
+from evoxtral.words import Word
 
 NO_MARKS = Marks()
+NO_WORDS: Mapping[int, Word] = {}
+UNSURE = 0.5  # probability below which a word is underlined, where a visitor asks for it
 MAX_CHARACTERS = 40_000  # limit on a pasted or edited text: half an hour of fast speech has fewer
 
 
@@ -115,21 +118,35 @@ def _clock(seconds: float) -> str:
 # ------------------------------------------------------------------------------------------------ text
 
 
-def chip(raw: str, name: str, probability: float | None = None, differs: bool = False) -> Markup:
+def _when(word: Word | None) -> Markup:
+    """What tells `page.js` when a word or tag sounds, as attributes; nothing where that is not known."""
+    if word is None or word.start is None:
+        return Markup("")
+    return Markup(' data-from="{:.2f}" data-to="{:.2f}"').format(word.start, word.end)
+
+
+def chip(
+    raw: str, name: str, probability: float | None = None, differs: bool = False, word: Word | None = None
+) -> Markup:
     """A tag as a chip in the style of its category; its brackets are in the text, so that copying keeps them.
 
-    The text of its tooltip is also its label for screen readers.
+    The text of its tooltip is also its label for screen readers. Where its time is known it is a button: it is heard.
     """
     kind = tags.category(name)
     like = [] if tags.group(name) == name else [f"like {tags.group(name)}"]
     says = [name or "empty", *like, kind] + ([] if probability is None else [f"{percent(probability)} sure"])
+    when = _when(word)
+    if when:
+        says.append(f"{word.start:.1f}–{word.end:.1f} s")
     return Markup(
-        '<span class="ev-tag ev-{kind}{mark}" tabindex="0" role="img" aria-label="{label}" data-tip="{tip}"'
+        '<span class="ev-tag ev-{kind}{mark}" tabindex="0" role="{role}" aria-label="{label}" data-tip="{tip}"{when}'
         ' style="--ev-sure:{width:.3f}">'
         '<span class="ev-bracket">[</span>{inner}<span class="ev-bracket">]</span></span>'
     ).format(
         kind=kind,
         mark=" ev-differs" if differs else "",
+        role="button" if when else "img",
+        when=when,
         width=1.0 if probability is None else probability,
         label=", ".join(says),
         tip=" · ".join(says),
@@ -137,8 +154,8 @@ def chip(raw: str, name: str, probability: float | None = None, differs: bool = 
     )
 
 
-def _word(raw: str, differs: bool) -> Markup:
-    """A word with its punctuation; runs of capitals are emphasised."""
+def _word(raw: str, differs: bool, word: Word | None = None) -> Markup:
+    """A word with its punctuation; runs of capitals are emphasised. Where its time is known, it can be heard."""
     parts: list[Markup] = []
     end = 0
     for stressed in tags.EMPHASIS.finditer(raw):
@@ -147,31 +164,45 @@ def _word(raw: str, differs: bool) -> Markup:
         end = stressed.end()
     parts.append(escape(raw[end:]))
     html = Markup("").join(parts)
-    return Markup('<mark class="ev-differs">{}</mark>').format(html) if differs else html
+    if differs:
+        html = Markup('<mark class="ev-differs">{}</mark>').format(html)
+    when = _when(word)
+    if not when:
+        return html
+    unsure = word.probability is not None and word.probability < UNSURE
+    return Markup('<span class="ev-word{}"{}>{}</span>').format(" ev-unsure" if unsure else "", when, html)
 
 
 def _missing(lost: Iterable[Item]) -> Markup:
     return Markup("").join(Markup('<del class="ev-missing">{}</del> ').format(item.text) for item in lost)
 
 
-def tagged_text(text: str, sure: Mapping[int, float | None], marks: Marks = NO_MARKS, start: int = 0) -> Markup:
+def tagged_text(
+    text: str,
+    sure: Mapping[int, float | None],
+    marks: Marks = NO_MARKS,
+    start: int = 0,
+    words: Mapping[int, Word] = NO_WORDS,
+) -> Markup:
     """Tagged text, or the part of a text that starts at offset `start`.
 
-    sure: probability of each tag, by its offset. Offsets in `sure` and `marks` count from the start of the whole text.
+    sure: probability of each tag, by its offset.  words: those that can be heard, by offset. All offsets count from the
+    start of the whole text.
     """
     parts: list[Markup] = []
     position = start
     for piece in tags.parse(text):
         if isinstance(piece, tags.Tag):
             parts.append(_missing(marks.missing.get(position, ())))
-            parts.append(chip(piece.raw, piece.name, sure.get(position), position in marks.differs))
+            differs = position in marks.differs
+            parts.append(chip(piece.raw, piece.name, sure.get(position), differs, words.get(position)))
         else:
             end = 0
             for word in WORD.finditer(piece.raw):
                 place = position + word.start()
                 parts.append(escape(piece.raw[end : word.start()]))
                 parts.append(_missing(marks.missing.get(place, ())))
-                parts.append(_word(word.group(), place in marks.differs))
+                parts.append(_word(word.group(), place in marks.differs, words.get(place)))
                 end = word.end()
             parts.append(escape(piece.raw[end:]))
         position += len(piece.raw)
@@ -191,13 +222,14 @@ def _about_cue(cue: Cue) -> str:
 def _cues(visible: Transcript, marks: Marks) -> Markup:
     """The text, a paragraph for each cue; where there are several, with their times."""
     timed = len(visible.cues) > 1 or any(cue.channel for cue in visible.cues)
-    sure = {span.offset: span.probability for span in visible.tags}
+    words = {word.offset: word for word in visible.words}
+    sure = {word.offset: word.probability for word in words.values() if word.kind == "tag"}
     paragraphs: list[Markup] = []
     start = 0
     for cue in visible.cues:
         if cue.text:
             time = Markup('<span class="ev-time">{}</span> ').format(_about_cue(cue)) if timed else Markup("")
-            paragraphs.append(time + tagged_text(cue.text, sure, marks, start))
+            paragraphs.append(time + tagged_text(cue.text, sure, marks, start, words))
             start += len(cue.text) + 1  # one space joins two cues
     last = Markup(" ") + _missing(marks.missing.get(len(visible.text), ()))
     if not visible.done:
@@ -356,13 +388,15 @@ def draw_column(
             )
     table = _score_table(scores) if scores else Markup("")
     return Markup(
-        '<article class="ev-column" data-variant="{key}" data-result="{result}" aria-busy="{busy}"'
+        '<article class="ev-column" data-variant="{key}" data-result="{result}" data-seconds="{seconds}" '
+        'aria-busy="{busy}"'
         ' aria-label="{title}"><header><h2>{title}{badge}</h2>{buttons}<p>{line}</p></header>'
         '<div class="ev-text" tabindex="0" role="region" aria-label="{title} text"><div>{text}</div></div>{table}'
         '<footer class="ev-foot">{foot}</footer></article>'
     ).format(
         key=column.key,
         result=column.result,
+        seconds=transcript.duration if transcript is not None and transcript.done else "",
         busy="false" if transcript is None or transcript.done else "true",
         title=title,
         badge=badge,

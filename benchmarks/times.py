@@ -1,0 +1,62 @@
+"""What the times of words and tags cost: the same clips decoded with and without them, in turns.
+
+`python benchmarks/times.py [RECORDING …] [-o times.json]`: clip by clip (`Engine.compare`) and as a batch
+(`Engine.batch`); without recordings, eight scripts in the embedded voice.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from evoxtral import audio
+from evoxtral.inference.engine import Engine
+from evoxtral.inference.sampling import Decoding
+from evoxtral.model import checkpoints
+from evoxtral.speech import speak
+from evoxtral.ui.speak_tab import surprises
+
+CLIPS = 8
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("recordings", nargs="*", type=Path)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    engine = Engine(checkpoints.resolve(options.model))
+    scripts = [script for script, _ in zip(surprises(), range(12 * CLIPS), strict=False)][::12]
+    waveforms = [audio.load(path) for path in options.recordings] or [speak(script).waveform for script in scripts]
+    clips = [waveform[: int(engine.window_seconds * audio.SAMPLE_RATE)] for waveform in waveforms]
+    ways = {
+        "one by one": lambda decoding: [engine.compare((audio.SAMPLE_RATE, clip), decoding=decoding) for clip in clips],
+        "batch": lambda decoding: engine.batch(clips, decoding=decoding),
+    }
+    found = {"model": options.model, "clips": len(clips), "threads": torch.get_num_threads()}
+    for name, way in ways.items():
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        way(Decoding())
+        for _ in range(options.repeats):
+            for times in (True, False):
+                begun = time.process_time()
+                way(Decoding(times=times))
+                seconds[times].append(time.process_time() - begun)
+        with_times, without = (statistics.median(seconds[times]) for times in (True, False))
+        found[name] = {"with": round(with_times, 3), "without": round(without, 3), "ratio": with_times / without}
+        found[name]["ratio"] = round(found[name]["ratio"], 3)
+    print(json.dumps(found, indent=1))
+    if options.output:
+        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
