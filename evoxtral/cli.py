@@ -405,6 +405,9 @@ def _add_merge(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("merge", help="write a model with its adapter merged in, for other engines")
     parser.add_argument("--variant", help="the adapter (default: the model's last, as a rule rl)")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--layout", choices=("transformers", "mistral"), default="transformers", help="mistral: for vLLM's Voxtral"
+    )
     _add_model(parser)
     parser.set_defaults(command=_merge)
 
@@ -415,7 +418,7 @@ def _merge(args: argparse.Namespace) -> int:
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
     variant = args.variant or checkpoint.variants[-1]
-    checkpoints.write_merged(checkpoint, variant, Path(args.output))
+    checkpoints.write_merged(checkpoint, variant, Path(args.output), args.layout)
     log.info("%s: %s with %s merged in", args.output, checkpoint.name, variant)
     return OK
 
