@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 from evoxtral import __version__, dialects
 from evoxtral.bench import command as bench_command
 from evoxtral.errors import EvoxtralError
-from evoxtral.exports import STDIN, Folder, Output, is_folder
+from evoxtral.exports import STDIN, Folder, Output, in_dialect, is_folder
 from evoxtral.transcript import FORMATS
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE|FOLDER", help="instead of stdout; in a folder each recording has its own file"
     )
+    parser.add_argument("--dialect", choices=dialects.DIALECTS, help="tags as this text-to-speech system wants them")
     _add_tracks(parser)
     _add_request(parser)
     parser.set_defaults(command=_transcribe)
@@ -118,7 +119,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     checkpoint = checkpoints.resolve(args.model, weights=args.weights)
     variants, language = _variants(args.variant, checkpoint), _language(args)
     code = OK
-    output = Output(args.output, args.format, args.files, variants, partial(print, flush=True))
+    output = Output(args.output, args.format, args.files, variants, partial(print, flush=True), args.dialect)
     engine = Engine(checkpoint)
     with output:
         for number, file in enumerate(args.files, 1):
@@ -140,6 +141,8 @@ def _transcribe(args: argparse.Namespace) -> int:
                 if cut and output.form != "json":
                     print(f"{named}: cut at the length limit or in a loop: {', '.join(cut)}.", file=sys.stderr)
                 _warn(named, transcripts)
+                if args.dialect:
+                    _name_lost(named, transcripts, args.dialect)
             _say_what_is_missing(file, next(iter(found[0].values())))
     return code
 
@@ -165,6 +168,13 @@ def _warn(file: str, transcripts: Mapping[str, "Transcript"]) -> None:
             f"{file}: {told} ({', '.join(doubtful)}). Tags below {hidden:.0%} are in the JSON only.",
             file=sys.stderr,
         )
+
+
+def _name_lost(file: str, transcripts: Mapping[str, "Transcript"], dialect: str) -> None:
+    """Name on stderr the tags that a dialect has no counterpart for."""
+    lost = {tag: None for transcript in transcripts.values() for tag in in_dialect(transcript, dialect).lost}
+    if lost and dialect != "plain":
+        print(f"{file}: {dialect} has nothing for {' '.join(lost)}.", file=sys.stderr)
 
 
 def _add_tracks(parser: argparse.ArgumentParser) -> None:
@@ -395,6 +405,9 @@ def _add_merge(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("merge", help="write a model with its adapter merged in, for other engines")
     parser.add_argument("--variant", help="the adapter (default: the model's last, as a rule rl)")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--layout", choices=("transformers", "mistral"), default="transformers", help="mistral: for vLLM's Voxtral"
+    )
     _add_model(parser)
     parser.set_defaults(command=_merge)
 
@@ -405,7 +418,7 @@ def _merge(args: argparse.Namespace) -> int:
     _show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model)
     variant = args.variant or checkpoint.variants[-1]
-    checkpoints.write_merged(checkpoint, variant, Path(args.output))
+    checkpoints.write_merged(checkpoint, variant, Path(args.output), args.layout)
     log.info("%s: %s with %s merged in", args.output, checkpoint.name, variant)
     return OK
 

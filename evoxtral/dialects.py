@@ -11,10 +11,24 @@
 In each, SRT and WebVTT are read too: their numbers and times are left out. Systems call the same sound by different
 names, so in every format but `evoxtral` a tag is named as its group in `tags` is, by `EVENTS` where that has no name
 for it; the references are then renamed in the same way (`grouped`).
+
+`write` goes the other way, to text as text-to-speech systems want it:
+
+| dialect | a tag | stress |
+|---|---|---|
+| elevenlabs | `[excited]`, as here | capitals, as here |
+| mistral | `[emotion=happy][pace=fast]`, Mistral's speech API | capitals |
+| plain | none | none |
+| ssml | `<break/>`, `<prosody>` up to the end of the sentence | `<emphasis>` |
+
+SSML is that of https://www.w3.org/TR/speech-synthesis11/. One table, COUNTERPARTS, says what each group of tags
+becomes; what it does not have is left out, and named.
 """
 
+import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from evoxtral import tags
 
@@ -100,3 +114,134 @@ def _without_cues(text: str) -> str:
         elif line.strip() and not line.startswith(("WEBVTT", "NOTE")):
             kept.append(line.strip())
     return " ".join(kept)
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+DIALECTS = ("elevenlabs", "mistral", "plain", "ssml")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Text in a dialect; lost: the tags that have no counterpart there, as written, each once."""
+
+    text: str
+    lost: tuple[str, ...]
+
+
+# Group of tags -> what it is in Mistral's dialect, and the attributes of <prosody> in SSML; "" for no counterpart.
+COUNTERPARTS: Mapping[str, tuple[str, str]] = {
+    "happy": ("[emotion=happy]", ""),
+    "excited": ("[emotion=happy][pace=fast]", 'rate="fast" pitch="high"'),
+    "sad": ("[emotion=sad]", 'rate="slow" pitch="low"'),
+    "angry": ("[emotion=angry]", 'volume="loud"'),
+    "frustrated": ("[emotion=angry]", ""),
+    "calm": ("[pace=slow]", 'rate="slow"'),
+    "slowly": ("[pace=slow]", 'rate="slow"'),
+    "drawn out": ("[pace=slow]", 'rate="x-slow"'),
+    "rushed": ("[pace=fast]", 'rate="fast"'),
+    "shouts": ("", 'volume="x-loud"'),
+    "softly": ("", 'volume="soft"'),
+    "pause": ("", "<break/>"),
+}
+_BREAK = "<break/>"
+_LEFT_OUT = "\0"  # stands where a tag was
+# Elements of SSML 1.1 and the one of Amazon's and Google's that scripts often have; `<3` or `a < b` is text.
+_ELEMENTS = "speak|break|prosody|emphasis|say-as|phoneme|sub|audio|voice|lang|p|s|w|token|mark|desc|lexicon|lookup|meta"
+_MARKUP = re.compile(rf"<\s*/?\s*(?:{_ELEMENTS}|amazon:\w+|google:\w+|mstts:[\w-]+)\b[^<>]*>", re.IGNORECASE)
+_IS_BREAK = re.compile(r"<\s*break\b", re.IGNORECASE)
+
+
+def write(text: str, dialect: str) -> Written:
+    """Tagged text in one of DIALECTS. Raises KeyError for another."""
+    writer = {"elevenlabs": _elevenlabs, "mistral": _mistral, "plain": _plain, "ssml": _ssml}[dialect]
+    return writer(text)
+
+
+def _elevenlabs(text: str) -> Written:
+    return Written(text, ())
+
+
+def _plain(text: str) -> Written:
+    return _replaced(tags.unstressed, text, {})
+
+
+def _mistral(text: str) -> Written:
+    return _replaced(str, text, {name: counterpart for name, (counterpart, _) in COUNTERPARTS.items()})
+
+
+def _replaced(spoken: Callable[[str], str], text: str, counterparts: Mapping[str, str]) -> Written:
+    kept, lost = [], []
+    for piece in tags.parse(text):
+        if isinstance(piece, tags.Text):
+            kept.append(spoken(piece.raw))
+        elif counterpart := counterparts.get(tags.group(piece.name), ""):
+            kept.append(counterpart)
+        else:
+            lost.append(piece.raw)
+            kept.append(_LEFT_OUT)
+    return Written(_joined(kept), _each_once(lost))
+
+
+def _ssml(text: str) -> Written:
+    kept, lost = ["<speak>"], []
+    opened = False
+
+    def close() -> None:
+        nonlocal opened
+        if opened:
+            space = kept.pop() if kept[-1].isspace() else ""
+            kept.extend(("</prosody>", space))
+        opened = False
+
+    for piece in tags.parse(text):
+        if isinstance(piece, tags.Tag):
+            _, counterpart = COUNTERPARTS.get(tags.group(piece.name), ("", ""))
+            if counterpart == _BREAK:
+                kept.append(_BREAK)
+            elif counterpart:
+                close()
+                kept.append(f"<prosody {counterpart}>")
+                opened = True
+            else:
+                lost.append(piece.raw)
+                kept.append(_LEFT_OUT)
+            continue
+        for part in re.split(r"(\s+)", piece.raw):
+            kept.append(_stressed(part))
+            if tags.ends_sentence(part):
+                close()
+    close()
+    return Written(_joined([*kept, "</speak>"]), _each_once(lost))
+
+
+def _stressed(word: str) -> str:
+    escaped = html.escape(word, quote=False)
+    return tags.EMPHASIS.sub(lambda found: f"<emphasis>{found.group().lower()}</emphasis>", escaped)
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    """Pieces as one text; where a tag was left out, one space at most stays, and none at the ends or before
+    punctuation."""
+    text = re.sub(r"\s*\0\s*(?=[,.;:!?…)]|\0|</|$)", "", "".join(pieces))
+    text = re.sub(r"(^|<(?:speak|prosody)[^>]*>)[\s\0]+", r"\1", text)
+    return re.sub(r"\s*\0\s*", " ", text).strip()
+
+
+def _each_once(raw: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(raw))
+
+
+def without_markup(script: str) -> tuple[str, tuple[str, ...]]:
+    """A script whose SSML is not read aloud: `<break time="1s"/>` becomes `[pause]`, the text of any other element
+    stays; and those elements, as written, each once."""
+    skipped: list[str] = []
+
+    def replaced(found: re.Match) -> str:
+        if _IS_BREAK.match(found.group()):
+            return "[pause]"
+        skipped.append(found.group())
+        return ""
+
+    text = _MARKUP.sub(replaced, script)
+    return (html.unescape(text) if text != script else script), _each_once(skipped)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from evoxtral import dialects
 from evoxtral.errors import EvoxtralError
 from evoxtral.results import FileResult
 from evoxtral.transcript import FORMATS, SUFFIXES, Transcript
@@ -18,9 +19,17 @@ class ExportError(EvoxtralError):
     """An output path or a format that cannot be written."""
 
 
-def content(transcript: Transcript, form: str) -> str:
-    """A transcript in one of FORMATS; without the tags that are hidden as doubtful, except in JSON."""
+def content(transcript: Transcript, form: str, dialect: str | None = None) -> str:
+    """A transcript in one of FORMATS, or its text in a dialect; without the tags that are hidden as doubtful, except in
+    JSON."""
+    if dialect is not None:
+        return in_dialect(transcript, dialect).text
     return (transcript if form == "json" else transcript.without(transcript.hide_below)).export(form)
+
+
+def in_dialect(transcript: Transcript, dialect: str) -> dialects.Written:
+    """The text of a transcript for a text-to-speech system; without the tags that are hidden as doubtful."""
+    return dialects.write(transcript.without(transcript.hide_below).text, dialect)
 
 
 def is_folder(path: str) -> bool:
@@ -42,12 +51,19 @@ def write(path: Path, text: str) -> None:
 class Folder:
     """A folder with a file for each recording and variant. done: the recordings whose files all exist."""
 
-    def __init__(self, path: str | Path, form: str, files: Mapping[str, Path], variants: Sequence[str]):
+    def __init__(
+        self,
+        path: str | Path,
+        form: str,
+        files: Mapping[str, Path],
+        variants: Sequence[str],
+        dialect: str | None = None,
+    ):
         """files: recording -> its path relative to the folder on the command line; its outputs get the same one.
 
         Raises ExportError where two recordings would be written to one file.
         """
-        self.form, self.variants = form, variants
+        self.form, self.variants, self.dialect = form, variants, dialect
         stems = Counter(place.with_suffix("") for place in files.values())
         # a.wav and a.mp3 beside each other keep their whole names.
         own = {
@@ -71,7 +87,7 @@ class Folder:
                 result = asdict(FileResult.of(file, model, {variant: transcript}))
                 text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             else:
-                text = content(transcript, self.form).rstrip("\n") + "\n"
+                text = content(transcript, self.form, self.dialect).rstrip("\n") + "\n"
             write(self.path(file, variant), text)
 
 
@@ -88,15 +104,18 @@ class Output:
         files: Sequence[str],
         variants: Sequence[str],
         say: Callable[[str], object],
+        dialect: str | None = None,
     ):
-        self.form = form or _form_of(path)
+        self.form, self.dialect = form or _form_of(path), dialect
+        if dialect is not None and self.form != "txt":
+            raise ExportError(f"A dialect is of plain text files: leave --dialect out for {self.form}.")
         self._alone = len(files) == len(variants) == 1
         self._say, self._file, self._folder = say, None, None
         self._texts: list[str] = []
         self._results: list[dict] = []
         if path is not None and is_folder(path):
             places = {file: Path("stdin.wav" if file == STDIN else Path(file).name) for file in files}
-            self._folder = Folder(path, self.form, places, variants)
+            self._folder = Folder(path, self.form, places, variants, dialect)
         elif self.form in ("srt", "vtt") and not self._alone:
             raise ExportError(
                 f"{self.form.upper()} holds one text: name a folder with -o for those of several files or variants."
@@ -137,7 +156,7 @@ class Output:
     def _headed(self, file: str, transcripts: Mapping[str, Transcript]) -> Iterator[str]:
         """The text alone for one variant of one file; otherwise with a heading above each text."""
         for variant, transcript in transcripts.items():
-            text = content(transcript, self.form).rstrip("\n")
+            text = content(transcript, self.form, self.dialect).rstrip("\n")
             yield from (text,) if self._alone else (f"== {file} · {variant} ==", text, "")
 
 

@@ -1,8 +1,12 @@
 """Other systems' transcripts, read as tagged text."""
 
+from xml.etree import ElementTree
+
 import pytest
 
-from evoxtral import dialects, metrics, tags
+from evoxtral import dialects, exports, metrics, tags
+from evoxtral.errors import EvoxtralError
+from evoxtral.transcript import Cue, Token, Transcript
 
 
 @pytest.mark.parametrize(
@@ -49,3 +53,62 @@ def test_tags_of_both_texts_are_grouped_unless_both_are_evoxtrals():
     assert dialects.pair("Ha. [giggles]", "Ha. [chuckles]", "evoxtral") == ("Ha. [giggles]", "Ha. [chuckles]")
     pair = dialects.pair("<|LAUGHTER|>Ha.", "[laughing] Ha.", "sensevoice", "wesr")
     assert metrics.score([pair]).scores.tag_f1 == 1
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize(
+    ("dialect", "text", "written", "lost"),
+    [
+        ("elevenlabs", "[excited] I did IT! [laughs]", "[excited] I did IT! [laughs]", ()),
+        ("mistral", "[excited] I did IT!", "[emotion=happy][pace=fast] I did IT!", ()),
+        (
+            "mistral",
+            "[thrilled] Yes [laughs], I did. [laughs]",
+            "[emotion=happy][pace=fast] Yes, I did.",
+            ("[laughs]",),
+        ),
+        ("mistral", "[whispers] Go. [sad] No.", "Go. [emotion=sad] No.", ("[whispers]",)),
+        ("plain", "[sad] Well [laughs], I NEVER said it.", "Well, I never said it.", ("[sad]", "[laughs]")),
+        ("ssml", "Wait. [pause] I did IT & left.", None, ()),
+        ("ssml", "[laughs] [slowly] One <two>. Three.", None, ("[laughs]",)),
+    ],
+)
+def test_tags_are_written_as_each_dialect_has_them_and_the_rest_is_named(dialect, text, written, lost):
+    found = dialects.write(text, dialect)
+    assert found.lost == lost
+    if dialect == "ssml":
+        root = ElementTree.fromstring(found.text)
+        assert root.tag == "speak" and " ".join("".join(root.itertext()).split()) == tags.plain(text)
+    else:
+        assert found.text == written
+
+
+def test_ssml_has_breaks_stress_and_prosody_up_to_the_end_of_the_sentence():
+    root = ElementTree.fromstring(dialects.write("[slowly] One TWO. [laughs] Three. [pause] [sad] Four", "ssml").text)
+    slow, pause, sad = root
+    assert (slow.tag, slow.get("rate")) == ("prosody", "slow")
+    assert "".join(slow.itertext()) == "One two." and slow.find("emphasis").text == "two"
+    assert slow.tail.split() == ["Three."] and (pause.tag, sad.tag, sad.text) == ("break", "prosody", "Four")
+
+
+def test_every_counterpart_is_of_a_group_that_exists():
+    assert dialects.COUNTERPARTS.keys() <= {entry.group for entry in tags.VOCABULARY.values()}
+
+
+def test_ssml_in_a_script_is_a_pause_or_named_and_never_read_aloud():
+    script = '<speak>Wait <break time="1s"/>for <prosody rate="slow">me &amp; you</prosody>.</speak>'
+    text, skipped = dialects.without_markup(script)
+    assert text == "Wait [pause]for me & you."
+    assert skipped == ("<speak>", '<prosody rate="slow">', "</prosody>", "</speak>")
+    for ordinary in ("I <3 you, a < b > c", "AT&amp;T", "a <speaker> b"):
+        assert dialects.without_markup(ordinary) == (ordinary, ())
+
+
+def test_an_export_in_a_dialect_is_text_alone():
+    transcript = Transcript((Cue(0.0, 2.0, (Token("[excited] Yes! [laughs]", 0.9),)),), 2.0, 0.1)
+    assert exports.content(transcript, "txt", "mistral") == "[emotion=happy][pace=fast] Yes!"
+    assert exports.in_dialect(transcript, "mistral").lost == ("[laughs]",)
+    with pytest.raises(EvoxtralError, match="leave --dialect out for srt"):
+        exports.Output(None, "srt", ["a.wav"], ["rl"], print, "mistral")

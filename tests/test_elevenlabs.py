@@ -136,3 +136,50 @@ def test_the_key_is_in_no_log(server, caplog):
     server.answer(401)
     refusal(server.url)
     assert KEY not in caplog.text
+
+
+def test_each_model_has_its_own_limit_which_is_checked_before_sending(server):
+    with pytest.raises(SpeechError, match="eleven_v3 takes 5,000 characters and the script has 5,001: use eleven_v4"):
+        elevenlabs.speak("a" * 5_001, KEY, api=server.url)
+    with pytest.raises(SpeechError, match="eleven_v4_turbo takes 10,000 .* speak it in parts"):
+        elevenlabs.speak("a" * 10_001, KEY, api=server.url, model="eleven_v4_turbo")
+    with pytest.raises(SpeechError, match="no model 'eleven_v2'"):
+        elevenlabs.speak("Hello.", KEY, api=server.url, model="eleven_v2")
+    with pytest.raises(SpeechError, match="seed is -1"):
+        elevenlabs.speak("Hello.", KEY, api=server.url, seed=-1)
+    assert not server.asked
+    elevenlabs.speak("a" * 10_000, KEY, api=server.url, model="eleven_v4", seed=7)
+    ((_, _, sent),) = server.asked
+    assert (sent["model_id"], sent["seed"], len(sent["text"])) == ("eleven_v4", 7, 10_000)
+
+
+def test_a_script_with_speakers_is_sent_as_a_dialogue(server):
+    script = "Ann: [sighs] No.\nBob Roy: Why?\n\n[laughs] Tell me: why?\nAnn: Because."
+    turns = elevenlabs.turns_of(script, {"Ann": "voiceA", "Bob Roy": "voiceB"})[:3]
+    assert elevenlabs.speak_dialogue(turns, KEY, server.url, seed=1) == MP3
+    ((path, key, sent),) = server.asked
+    assert (path, key) == ("/v1/text-to-dialogue?output_format=mp3_44100_128", KEY)
+    assert sent["inputs"] == [
+        {"text": "[sighs] No.", "voice_id": "voiceA"},
+        {"text": "Why? [laughs] Tell me: why?", "voice_id": "voiceB"},
+        {"text": "Because.", "voice_id": "voiceA"},
+    ]
+
+
+def test_a_dialogue_that_cannot_be_spoken_is_not_sent(server):
+    for script in ("Eve: Hello.", "Hello."):
+        with pytest.raises(SpeechError, match="no speaker of this script"):
+            elevenlabs.turns_of(script, {"Ann": "voiceA"})
+    for turns, said in (
+        ([], "nothing to speak"),
+        ([("Hi.", f"voice{i}") for i in range(11)], "10 voices"),
+        ([("a" * 2_600, "voiceA"), ("b" * 2_600, "voiceB")], "5,200"),
+    ):
+        with pytest.raises(SpeechError, match=said):
+            elevenlabs.speak_dialogue(turns, KEY, server.url)
+    assert not server.asked
+
+
+def test_a_break_of_ssml_is_sent_as_a_tag(server):
+    elevenlabs.speak('Wait <break time="1s"/> here.', KEY, api=server.url)
+    assert server.asked[0][2]["text"] == "Wait [pause] here."

@@ -156,6 +156,12 @@ def test_synonyms_sound_like_their_group():
     assert np.array_equal(speak("Well. [chuckles] Yes.").waveform, speak("Well. [laughs] Yes.").waveform)
 
 
+def test_a_break_of_ssml_is_a_pause_and_no_element_is_read_aloud():
+    marked = speak('<speak>No. <break time="1s"/> Yes.</speak>')
+    assert marked.skipped == ("<speak>", "</speak>")
+    np.testing.assert_array_equal(marked.waveform, speak("No. [pause] Yes.").waveform)
+
+
 def test_a_tag_without_a_sound_is_skipped_and_reported_as_written():
     found = speak("Well [Plays Trumpet] then.")
     assert found.skipped == ("[Plays Trumpet]",)

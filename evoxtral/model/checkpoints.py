@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral.errors import CheckpointError, reading
-from evoxtral.model import lora
+from evoxtral.model import lora, mistral_layout
 
 log = logging.getLogger(__name__)
 
@@ -399,10 +399,11 @@ def parameter_counts(checkpoint: Checkpoint) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters()) + trainable, trainable
 
 
-def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
+def write_merged(checkpoint: Checkpoint, variant: str, folder: Path, layout: str = "transformers") -> None:
     """Write the base with one adapter merged into its weights, in the base's own precision, and its processor.
 
-    Plain transformers loads it, and so do engines that cannot apply these adapters. Raises CheckpointError.
+    Plain transformers loads it, and so do engines that cannot apply these adapters; with layout "mistral", vLLM's own
+    Voxtral class does. Raises CheckpointError.
     """
     if variant not in checkpoint.adapters:
         raise CheckpointError(
@@ -425,6 +426,11 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path) -> None:
             for name in ("tekken.json", "processor_config.json", "preprocessor_config.json"):
                 if (source / name).is_file():
                     shutil.copyfile(source / name, out / name)
+            if layout == "mistral":
+                written = [file for file in out.iterdir() if file.name != "tekken.json"]
+                mistral_layout.write(out, out)
+                for file in written:
+                    file.unlink()
 
 
 @contextmanager

@@ -1,27 +1,12 @@
-"""When each word of a transcript was said, as far as is known."""
-
-import re
+"""When each word of a transcript was said, in OpenAI's words."""
 
 from evoxtral.transcript import Transcript
 
-_WORD = re.compile(r"\S+")
-
 
 def of(transcript: Transcript) -> list[dict]:
-    """OpenAI's `words` of a transcript without tags, in seconds from its start.
-
-    Words have no times of their own yet: those of a segment share what sounds in it by their letters.
-    """
-    words = []
-    for cue in transcript.spoken_cues():
-        start, end = cue.heard
-        per_character = (end - start) / len(cue.text)
-        words += [
-            {
-                "word": word.group(),
-                "start": round(start + word.start() * per_character, 2),
-                "end": round(start + word.end() * per_character, 2),
-            }
-            for word in _WORD.finditer(cue.text)
-        ]
-    return words
+    """OpenAI's `words`: every word with its start and end in seconds; tags, and words of unknown time, are left out."""
+    return [
+        {"word": word.text, "start": word.start, "end": word.end}
+        for word in transcript.words
+        if word.kind == "word" and word.start is not None and word.end is not None
+    ]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from evoxtral import tags
+from evoxtral import dialects, tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
 from evoxtral.speech import effects, performer
@@ -129,7 +129,8 @@ def _recorded(plan: list, skipped: list[str], speaker: "Performer", rng: np.rand
 
 
 def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
-    """What to sound, in order, and the tags that were skipped."""
+    """What to sound, in order, and the tags and elements of SSML that were skipped."""
+    text, markup = dialects.without_markup(text)
     plan: list[_Said | _Phrase] = []
     skipped: dict[int, str] = {}  # by place
     words: list[str] = []
@@ -173,7 +174,7 @@ def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
     for waiting in (*opened, stammer):
         if waiting:
             skipped[waiting.place] = waiting.tag.raw
-    return plan, [skipped[place] for place in sorted(skipped)]
+    return plan, [*markup, *(skipped[place] for place in sorted(skipped))]
 
 
 def _by_number(word: str) -> str:
