@@ -38,11 +38,28 @@ _BY_STATUS = {
 }
 
 
-def speak(text: str, key: str, voice: str = DEFAULT_VOICE, api: str = API) -> bytes:
-    """Speak tagged text; gives an MP3 file.
+class PassingError(SpeechError):
+    """A failure that may be gone when the same is asked again. retry_after: s that they ask to wait, None if unsaid."""
+
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
+def speak(
+    text: str,
+    key: str,
+    voice: str = DEFAULT_VOICE,
+    api: str = API,
+    model: str = MODEL,
+    seed: int | None = None,
+    form: str = FORMAT,
+) -> bytes:
+    """Speak tagged text; gives an MP3 file, or what `form` names.
 
     key: of an ElevenLabs account, which pays for it.  voice: an id of theirs.  api: where they are.
-    Raises SpeechError, which says what to do and never holds the key.
+    model, form: names of theirs. seed: the same one may sound the same.
+    Raises SpeechError, a PassingError where asking again may help, which says what to do and never holds the key.
     """
     key, voice = key.strip(), voice.strip()
     if not text.strip():
@@ -54,20 +71,28 @@ def speak(text: str, key: str, voice: str = DEFAULT_VOICE, api: str = API) -> by
     try:
         answer = httpx.post(
             f"{api}/v1/text-to-speech/{voice}",
-            params={"output_format": FORMAT},
+            params={"output_format": form},
             headers={"xi-api-key": key},
-            json={"text": text, "model_id": MODEL},
+            json={"text": text, "model_id": model} | ({} if seed is None else {"seed": seed}),
             timeout=TIMEOUT,
         )
     except httpx.TimeoutException:
-        raise SpeechError("ElevenLabs did not answer in time: try again, or speak a shorter script.") from None
+        raise PassingError("ElevenLabs did not answer in time: try again, or speak a shorter script.") from None
     except httpx.HTTPError:
-        raise SpeechError("ElevenLabs cannot be reached from this machine: check its network.") from None
+        raise PassingError("ElevenLabs cannot be reached from this machine: check its network.") from None
     if not answer.is_success:
-        raise SpeechError(_complaint(answer))
+        complaint = _complaint(answer)
+        if (answer.status_code == 429 or answer.status_code >= 500) and complaint != _SPENT:
+            raise PassingError(complaint, _seconds(answer.headers.get("retry-after", "")))
+        raise SpeechError(complaint)
     if not answer.headers.get("content-type", "").startswith("audio/"):
-        raise SpeechError("ElevenLabs answered with something that is no recording: try again later.")
+        raise PassingError("ElevenLabs answered with something that is no recording: try again later.")
     return answer.content
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Of a Retry-After header, which may name a date instead."""
+    return float(retry_after) if retry_after.isdecimal() else None
 
 
 def _complaint(answer: httpx.Response) -> str:
