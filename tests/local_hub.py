@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-import huggingface_hub
+import huggingface_hub.constants
 
 CHUNK = 4_000_000  # bytes
 WRITES = "hf_writes"  # the token that may write
