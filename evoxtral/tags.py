@@ -168,29 +168,30 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "resigned": "resigned tone",
     },
     "non-verbal": {
-        "laughs": "laugh, laughing, laughter, laughs harder, starts laughing, laughs nervously, "
+        "laughs": "🤣, laugh, laughing, laughter, laughs harder, starts laughing, laughs nervously, "
         "nervous laugh, nervous laughter, laughs softly, soft laugh, light laugh, laughs loudly, "
         "bursts out laughing, bitter laugh, evil laugh, happy laugh, big laugh, chuckle, chuckles, "
         "chuckling, light chuckle, giggle, giggles, giggling, snickers, cackles",
-        "sighs": "sigh, sighing, sighs heavily, heavy sigh, deep sigh, sighs deeply, frustrated sigh, "
+        "sighs": "😤, sigh, sighing, sighs heavily, heavy sigh, deep sigh, sighs deeply, frustrated sigh, "
         "happy sigh, sigh of relief, sighs with relief",
         "exhales": "exhale, exhaling, exhales sharply, exhales deeply, breathes out, long exhale",
         "inhales": "inhale, inhaling, inhales deeply, inhales sharply, sharp inhale, breathes in, "
         "takes a breath, takes a deep breath, deep breath",
-        "breathes": "breath, breathing, breathes heavily, heavy breathing, pants, panting, out of breath, breathless",
+        "breathes": "🌬, breath, breathing, breathes heavily, heavy breathing, pants, panting, out of breath, "
+        "breathless",
         "gasps": "gasp, gasping, gasps loudly, sharp gasp",
-        "clears throat": "clear throat, clearing throat, throat clear, throat clearing, "
+        "clears throat": "🗣, 👄, throatclearing, clear throat, clearing throat, throat clear, throat clearing, "
         "clears his throat, clears her throat, ahem",
-        "coughs": "cough, coughing, coughs softly, coughing fit",
-        "sneezes": "sneeze, sneezing",
-        "sniffs": "sniff, sniffing, sniffle, sniffles, sniffling",
+        "coughs": "😷, cough, coughing, coughs softly, coughing fit",
+        "sneezes": "🤧, sneeze, sneezing",
+        "sniffs": "👃, sniff, sniffing, sniffle, sniffles, sniffling",
         "crying": "cry, cries, starts crying, sob, sobs, sobbing, weeps, weeping, tearful, tearfully, "
         "whimpers, whimpering",
         "yawns": "yawn, yawning",
         "gulps": "gulp, gulping, swallow, swallows, swallowing, swallows hard",
         "snorts": "snort, snorting",
         "scoffs": "scoff, scoffing",
-        "groans": "groan, groaning, moans, moaning, grunts, grunt",
+        "groans": "😖, 😫, 👊, 🐖, groan, groaning, moans, moaning, grunts, grunt",
         "hums": "hum, humming, hmm, mhm",
         "wheezing": "wheeze, wheezes",
         "screams": "scream, screaming, shrieks, shriek",
@@ -203,7 +204,7 @@ _GROUPS: Mapping[str, Mapping[str, str]] = {
         "kisses": "kiss",
         "smacks lips": "lip smack",
         "shivers": "shivering, shudders, shuddering",
-        "snores": "snore, snoring",
+        "snores": "😴, snore, snoring",
     },
     "delivery": {
         "whispers": "whisper, whispering, whispered, whispers softly, in a whisper, hushed, under breath",

@@ -1,5 +1,6 @@
-"""A Hub on this machine, which the real client downloads from: as much of its interface as `snapshot_download` uses."""
+"""A Hub on this machine, which the real client downloads from and pushes to: as much of its interface as that uses."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -7,9 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-import huggingface_hub
+import huggingface_hub.constants
 
 CHUNK = 4_000_000  # bytes
+WRITES = "hf_writes"  # the token that may write
 
 
 class LocalHub(ThreadingHTTPServer):
@@ -20,6 +22,8 @@ class LocalHub(ThreadingHTTPServer):
     def __init__(self, repos: dict[str, Path], gated: tuple[str, ...] = (), datasets: dict[str, Path] | None = None):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.repos, self.gated, self.datasets = repos, gated, datasets or {}
+        self.created: list[dict] = []
+        self.pushed: dict[str, bytes] = {}  # path -> content, of every commit
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -63,6 +67,27 @@ class _Answer(BaseHTTPRequestHandler):
         return self.give(content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit})
 
     do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self):  # noqa: N802
+        """Making a repository, and commits whose files come inside the request."""
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        sent = [json.loads(line) for line in body.splitlines()]
+        if self.headers["Authorization"] != f"Bearer {WRITES}":
+            return self.fail(403 if self.headers["Authorization"] else 401, "")
+        if self.path == "/api/repos/create":
+            repo = f"{sent[0].get('organization') or 'me'}/{sent[0]['name']}"
+            known = self.server.datasets if sent[0].get("type") == "dataset" else self.server.repos
+            self.server.created.append(sent[0])
+            self.give(json.dumps({"url": f"{self.server.url}/{repo}"}).encode(), status=409 if repo in known else 200)
+        elif self.path == "/api/validate-yaml":
+            self.give(b"{}")
+        elif "/preupload/" in self.path:
+            files = [{"path": file["path"], "uploadMode": "regular"} for file in sent[0]["files"]]
+            self.give(json.dumps({"files": files}).encode())
+        else:
+            files = [line["value"] for line in sent if line["key"] == "file"]
+            self.server.pushed |= {file["path"]: base64.b64decode(file["content"]) for file in files}
+            self.give(json.dumps({"commitUrl": f"{self.server.url}/x", "commitOid": "0" * 40}).encode())
 
     def fail(self, status: int, code: str) -> None:
         self.give(b"{}", {"X-Error-Code": code}, status)

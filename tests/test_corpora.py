@@ -398,3 +398,54 @@ def test_the_3b_is_not_trained_on_the_embedded_voice_unless_that_is_said(tmp_pat
     told = run.main(["--recipe", str(tmp_path / "mine.toml"), "--runs", str(tmp_path / "runs")])
     assert told == 2 and "would learn a robot's voice" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+# ---- corpora that others published: small files of their layouts --------------------------------------------------
+
+
+def converted(kind: str, source: Path, folder: Path, *more: str) -> list[dict]:
+    assert command.main(["convert", kind, str(source), str(folder), *more]) == 0
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(audio.load(folder / row["file_name"]).any() for row in rows)
+    return rows
+
+
+def test_nonverbal_tts_has_its_emoji_as_tags(tmp_path):
+    texts = ["So 🌬️ I said 🤣 no. 🦄", "Plain words."]
+    path = tmp_path / "in" / "default" / "dev" / "dev-00000.parquet"
+    parquet(path, texts, Result=texts, Emotion=["happy", "neutral"], speaker_id=["a", "b"])
+    first, second = converted("nonverbaltts", tmp_path / "in", tmp_path / "out", "--emotions")
+    assert first["text"] == "[happy] So [breathes] I said [laughs] no. 🦄"  # no counterpart: kept as written
+    assert (first["split"], first["speaker"], first["language"]) == ("validation", "a", "en")
+    assert second["text"] == "Plain words."
+
+
+def test_nonverbalspeech38k_has_its_sound_where_its_seconds_say(tmp_path):
+    parquet(
+        tmp_path / "in" / "data" / "train-0.parquet",
+        ["One two three four.", "Five [throatclearing] six.", "Seven [zzt]."],
+        label=["laughing", "throatclearing", "zzt"], duration=[4.0, 2.0, 2.0],
+        non_verbal_region=[[2.0, 2.5], [1.0, 1.2], [1.0, 1.1]], language=["en", "en", "en"],
+    )  # fmt: skip
+    rows = converted("nonverbalspeech38k", tmp_path / "in", tmp_path / "out")
+    assert [row["text"] for row in rows] == [
+        "One two [laughs] three four.",
+        "Five [clears throat] six.",
+        "Seven [zzt].",
+    ]
+
+
+def test_wesr_bench_has_points_and_spans(tmp_path):
+    texts = ["[clear_throat] I <whispering>told you</whispering> so. [roar]"]
+    parquet(tmp_path / "in" / "test-0.parquet", texts, sentence=texts, language=["en"])
+    (row,) = converted("wesr-bench", tmp_path / "in", tmp_path / "out")
+    assert row["text"] == "[clears throat] I [whispers] told you so. [shouts]" and row["split"] == "test"
+
+
+def test_smiip_nv_has_speakers_emotions_and_sounds_by_time(tmp_path):
+    folder = tmp_path / "in" / "MIC-0001" / "sad"
+    folder.mkdir(parents=True)
+    (folder / "MIC-0001_0013.wav").write_bytes(audio.wav_bytes(tone(2)))
+    (folder / "annotation.txt").write_text("MIC-0001_0013.wav\t你好我的朋友\tcrying 1.0 1.5\n", encoding="utf-8")
+    (row,) = converted("smiip-nv", tmp_path / "in", tmp_path / "out", "--emotions")
+    assert row["text"] == "[sad] 你好我 [crying] 的朋友" and (row["speaker"], row["language"]) == ("MIC-0001", "zh")

@@ -1,7 +1,8 @@
 """Put a finished run where people find it: weights and figures into the package, the results table into the README.
 
 `python training/publish.py runs/NAME` copies base, adapters and results into evoxtral/assets/ and rewrites the README's
-results and example from them; without a run it only rewrites the README.
+results and example from them; without a run it only rewrites the README. With --push it sends the adapter of any run to
+the Hub instead, with its card.
 """
 
 import argparse
@@ -24,7 +25,7 @@ if __name__ == "__main__":
 from evoxtral import confidence, metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import bench, people, raft  # noqa: E402
+from training import bench, card, people, raft  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
@@ -200,11 +201,30 @@ def write_readme() -> None:
     README.write_text(text, encoding="utf-8")
 
 
+def _push(options: argparse.Namespace) -> int:
+    if not options.run:
+        raise RecipeError("Name the folder of the run to push: training/publish.py RUN --push owner/name.")
+    folder = card.prepare(options.run, options.push, options.variant)
+    files = ", ".join(sorted(file.name for file in folder.iterdir()))
+    if options.dry_run:
+        print(f"{folder} holds what would be sent to {options.push}: {files}.")
+    else:
+        print(f"{card.push(folder, options.push, options.private, options.replace)} has {files}.")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/publish.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", nargs="?", type=Path, help="the folder of a finished run")
+    parser.add_argument("--push", metavar="ID", help="send the run's adapter and its card to the Hub as owner/name")
+    parser.add_argument("--variant", default="", choices=("", "sft", "rl"), help="which adapter (the last)")
+    parser.add_argument("--private", action="store_true", help="where only you see it")
+    parser.add_argument("--replace", action="store_true", help="what has that name already")
+    parser.add_argument("--dry-run", action="store_true", help="write to RUN/push what would be sent, and send nothing")
     options = parser.parse_args(arguments)
     try:
+        if options.push:
+            return _push(options)
         if options.run:
             install(options.run)
         write_readme()

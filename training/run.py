@@ -180,7 +180,7 @@ def run_bench(run: Run) -> None:
         clips = Clips.load(run.data, "test")
         engine = _engine(run, "sft", "rl")
         pairs = bench.predict(engine, clips, run.folder)
-        open_wer = bench.ordinary(engine)
+        open_wer = bench.ordinary(engine, run.recipe.bench.ordinary)
         found = bench.results(pairs, clips, run.recipe.base, run.recipe.test.seed, open_wer, run.recipe.bench)
         partial = run.results.with_suffix(".partial")
         partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

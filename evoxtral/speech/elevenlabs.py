@@ -46,6 +46,14 @@ _BY_STATUS = {
 }
 
 
+class PassingError(SpeechError):
+    """A failure that may be gone when the same is asked again. retry_after: s that they ask to wait, None if unsaid."""
+
+    def __init__(self, sentence: str, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+
 def speak(
     text: str,
     key: str,
@@ -53,16 +61,18 @@ def speak(
     api: str = API,
     model: str = MODEL,
     seed: int | None = None,
+    form: str = FORMAT,
 ) -> bytes:
-    """Speak tagged text; gives an MP3 file.
+    """Speak tagged text; gives an MP3 file, or what `form` names.
 
     key: of an ElevenLabs account, which pays for it.  voice: an id of theirs.  api: where they are.  model: one of
-    MODELS.  seed: the same gives nearly the same recording; None for another each time.
-    Raises SpeechError, which says what to do and never holds the key.
+    MODELS.  seed: the same gives nearly the same recording; None for another each time.  form: an output format of
+    theirs. Raises SpeechError, a PassingError where asking again may help, which says what to do and never holds the
+    key.
     """
     voice = _checked_voice(voice)
     body = {"text": _checked_text(text), "model_id": model}
-    return _asked(f"{api}/v1/text-to-speech/{voice}", key, body, len(body["text"]), seed)
+    return _asked(f"{api}/v1/text-to-speech/{voice}", key, body, len(body["text"]), seed, form)
 
 
 def speak_dialogue(
@@ -118,7 +128,7 @@ def _checked_voice(voice: str) -> str:
     return voice
 
 
-def _asked(url: str, key: str, body: dict, characters: int, seed: int | None) -> bytes:
+def _asked(url: str, key: str, body: dict, characters: int, seed: int | None, form: str = FORMAT) -> bytes:
     """The recording that they answer a request with. Raises SpeechError."""
     key, model = key.strip(), body["model_id"]
     if not _KEY.fullmatch(key):
@@ -133,18 +143,26 @@ def _asked(url: str, key: str, body: dict, characters: int, seed: int | None) ->
         if not 0 <= seed <= MAX_SEED:
             raise SpeechError(f"The seed is {seed}: it must be a whole number from 0 to {MAX_SEED}.")
         body = body | {"seed": seed}
-    headers, form = {"xi-api-key": key}, {"output_format": FORMAT}
+    headers, query = {"xi-api-key": key}, {"output_format": form}
     try:
-        answer = httpx.post(url, params=form, headers=headers, json=body, timeout=TIMEOUT)
+        answer = httpx.post(url, params=query, headers=headers, json=body, timeout=TIMEOUT)
     except httpx.TimeoutException:
-        raise SpeechError("ElevenLabs did not answer in time: try again, or speak a shorter script.") from None
+        raise PassingError("ElevenLabs did not answer in time: try again, or speak a shorter script.") from None
     except httpx.HTTPError:
-        raise SpeechError("ElevenLabs cannot be reached from this machine: check its network.") from None
+        raise PassingError("ElevenLabs cannot be reached from this machine: check its network.") from None
     if not answer.is_success:
-        raise SpeechError(_complaint(answer))
+        complaint = _complaint(answer)
+        if (answer.status_code == 429 or answer.status_code >= 500) and complaint != _SPENT:
+            raise PassingError(complaint, _seconds(answer.headers.get("retry-after", "")))
+        raise SpeechError(complaint)
     if not answer.headers.get("content-type", "").startswith("audio/"):
-        raise SpeechError("ElevenLabs answered with something that is no recording: try again later.")
+        raise PassingError("ElevenLabs answered with something that is no recording: try again later.")
     return answer.content
+
+
+def _seconds(retry_after: str) -> float | None:
+    """Of a Retry-After header, which may name a date instead."""
+    return float(retry_after) if retry_after.isdecimal() else None
 
 
 def _complaint(answer: httpx.Response) -> str:

@@ -36,6 +36,7 @@ class Columns:
 
     text: str = ""
     audio: str = ""
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Row:
     language: str = ""
     start: float | None = None
     end: float | None = None
+    more: tuple[tuple[str, object], ...] = ()  # further columns that were asked for
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,13 @@ class Corpus:
     findings: list[Finding] = field(default_factory=list)
 
 
-def read(reference: str, columns: Columns = Columns(), subset: str = "") -> Corpus:  # noqa: B008 - frozen
+def read(reference: str, columns: Columns | None = None, subset: str = "", more: tuple[str, ...] = ()) -> Corpus:
     """The corpus in a folder, a Parquet file or a Hub dataset (`owner/name`, `owner/name@revision`).
 
-    subset: a folder inside it. Raises RecipeError where there is no corpus, in a sentence that says what to do.
+    subset: a folder inside it. more: further columns to keep. Raises RecipeError where there is no corpus, in a
+    sentence that says what to do.
     """
+    columns = replace(columns or Columns(), more=more)
     place = Path(reference).expanduser()
     root = place if place.exists() else hub.fetch_dataset(reference)
     folder = root / subset if subset else root
@@ -183,7 +187,7 @@ def _rows_of_table(table: Path, root: Path, columns: Columns) -> Iterator[Row | 
         if not source.path.is_file():
             yield Finding(where, _missing(source.path, name))
             continue
-        yield from _row(where, name.strip(), source, values.get(text), values, split)
+        yield from _row(where, name.strip(), source, values.get(text), values, split, columns.more)
 
 
 def _lines_of_jsonl(table: Path) -> Iterator[tuple[int, Mapping | str]]:
@@ -264,7 +268,7 @@ def _rows_of_parquet(path: Path, root: Path, columns: Columns) -> Iterator[Row |
         else:
             source = Source(path, audio, group, row)
         name = cell["path"] or f"{path.stem}-{number}"
-        yield from _row(where, Path(name).name, source, values.get(text), values, split)
+        yield from _row(where, Path(name).name, source, values.get(text), values, split, columns.more)
 
 
 def _parquet_values(path: Path, audio: tuple[str, ...]) -> Iterator[tuple[int, int, dict]]:
@@ -298,7 +302,9 @@ def _about(cell) -> dict:
 # --- a row ---------------------------------------------------------------------------------------------------
 
 
-def _row(where: str, name: str, source: Source, text, values: Mapping, split: str) -> Iterator[Row | Finding]:
+def _row(
+    where: str, name: str, source: Source, text, values: Mapping, split: str, more: tuple[str, ...]
+) -> Iterator[Row | Finding]:
     if not isinstance(text, str):
         yield Finding(where, "has no text: write what is said, with its tags.")
         return
@@ -324,7 +330,8 @@ def _row(where: str, name: str, source: Source, text, values: Mapping, split: st
     if not 0 <= start < times.get("end", float("inf")):  # NaN is in no order
         yield Finding(where, f"starts at {start:g} s and ends at {times.get('end', 0):g} s: write the later one last.")
         return
-    yield replace(row, split=SPLITS.get(asked.lower(), ""), **times)
+    kept = tuple((key, values[key]) for key in more if key in values)
+    yield replace(row, split=SPLITS.get(asked.lower(), ""), more=kept, **times)
 
 
 def _split_of(path: Path) -> str:

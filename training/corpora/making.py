@@ -1,0 +1,232 @@
+"""A corpus spoken by a voice: scripts of the grammar, in the embedded voice, a natural one, or ElevenLabs'.
+
+Everything is on disk as soon as it is there: scripts first, then each recording under a name made of all that decides
+how it sounds. The same command goes on where it was interrupted, and nothing is spoken, or paid for, twice.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evoxtral import audio, speech, tags
+from evoxtral.errors import AudioError, RecipeError, SpeechError
+from evoxtral.speech import elevenlabs
+from training import scripts
+from training.scripts import Slices
+
+log = logging.getLogger(__name__)
+
+VOICES = ("embedded", "natural", "elevenlabs")
+PRICED = "2026-11-28"  # when the prices below were noted; --price gives another
+# Credits for a character, and characters that one request takes at most.
+MODELS = {
+    "eleven_v3": (1.0, 5_000),
+    "eleven_v3_conversational": (1.0, 5_000),
+    "eleven_v4": (1.0, 10_000),
+    "eleven_v4_turbo": (0.5, 10_000),
+}
+DOLLARS = 0.00022  # for a credit, on the Creator plan: 22 $ a month for 100,000
+MAX_PACE, MIN_PACE = 35.0, 3.0  # characters in a second of a plausible clip, tags aside
+TAG_SECONDS = 4.0
+MIN_LEVEL = -55.0  # LUFS
+ATTEMPTS = 6  # of one request, for what may be gone when it is asked again
+MAX_WAIT = 60.0  # s
+
+
+@dataclass(frozen=True)
+class MakeConfig:
+    """What to make. speakers: names or ids of voices, which take turns; () for all of the kind. model: ElevenLabs'.
+    concurrency: requests at once."""
+
+    clips: int = 1010
+    voice: str = "embedded"
+    speakers: tuple[str, ...] = ()
+    model: str = elevenlabs.MODEL
+    seed: int = 42
+    concurrency: int = 4
+    form: str = elevenlabs.FORMAT
+    slices: Slices = Slices()  # noqa: RUF009 - frozen
+
+
+@dataclass(frozen=True)
+class Line:
+    """A script with who speaks it and the seed."""
+
+    text: str
+    speaker: str
+    seed: int
+
+    def key(self, config: MakeConfig) -> str:
+        """Of all that decides how it sounds."""
+        decides = [self.text, self.speaker, self.seed, config.voice]
+        if config.voice == "elevenlabs":
+            decides += [config.model, config.form]
+        return hashlib.blake2b(json.dumps(decides).encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of what is not on disk yet. characters: tags count as well."""
+
+    clips: int
+    characters: int
+    credits: int
+    dollars: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.clips} clips to speak, {self.characters} characters, {self.credits} credits, ${self.dollars:.2f} "
+            f"(prices of {PRICED})"
+        )
+
+
+def lines(folder: Path, config: MakeConfig) -> list[Line]:
+    """The scripts of a folder, written there once: the same command gives the same. Raises RecipeError for a folder
+    that holds other ones."""
+    path, settings = folder / "scripts.jsonl", json.dumps(asdict(config), sort_keys=True)
+    if path.exists():
+        first, *rows = path.read_text(encoding="utf-8").splitlines()
+        if json.loads(first) != json.loads(settings):
+            raise RecipeError(f"{folder} was begun with other settings: choose another folder, or the same settings.")
+        return [Line(**json.loads(row)) for row in rows]
+    rng, seen, found = random.Random(config.seed), set(), []
+    speakers = _speakers(config)
+    while len(found) < config.clips:
+        text = scripts.write(rng, config.slices.draw(rng), "train", max_characters=300).text
+        if text not in seen:
+            seen.add(text)
+            found.append(Line(text, speakers[len(found) % len(speakers)], rng.getrandbits(31)))
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text("\n".join([settings, *(json.dumps(asdict(line)) for line in found)]) + "\n", encoding="utf-8")
+    partial.rename(path)
+    return found
+
+
+def _speakers(config: MakeConfig) -> Sequence[str]:
+    if config.speakers:
+        return [elevenlabs.VOICES.get(name, name) for name in config.speakers]
+    if config.voice == "elevenlabs":
+        return list(elevenlabs.VOICES.values())
+    if config.voice == "natural":
+        from training.bank import TRAINING
+
+        return [f"natural:{name}" for name in TRAINING]
+    return speech.VOICES
+
+
+def cost(folder: Path, config: MakeConfig) -> Cost:
+    """What the clips that are missing will cost."""
+    missing = [line for line in lines(folder, config) if not _recording(folder, line, config).exists()]
+    characters = sum(len(line.text) for line in missing)
+    if config.voice != "elevenlabs":
+        return Cost(len(missing), characters, 0, 0.0)
+    credits = round(characters * MODELS.get(config.model, (1.0, 0))[0])
+    return Cost(len(missing), characters, credits, credits * DOLLARS)
+
+
+def _recording(folder: Path, line: Line, config: MakeConfig) -> Path:
+    ending = "flac" if config.voice != "elevenlabs" else "wav" if config.form.startswith("pcm") else "mp3"
+    return folder / f"{line.key(config)}.{ending}"
+
+
+def make(
+    folder: Path,
+    config: MakeConfig,
+    key: str = "",
+    api: str = elevenlabs.API,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[str]:
+    """Speak what is missing, and write metadata.jsonl; sentences about clips that stayed implausible, which are left
+    out. key: of ElevenLabs. Raises SpeechError where nothing more can be spoken; what is there stays."""
+    todo = [line for line in lines(folder, config) if not _recording(folder, line, config).exists()]
+    with ThreadPoolExecutor(config.concurrency if config.voice == "elevenlabs" else 1) as pool:
+        jobs = [pool.submit(_speak, folder, line, config, key, api, sleep) for line in todo]
+        done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+        for job in jobs:  # after credits are gone, no more is asked for
+            job.cancel()
+        for job in done:
+            job.result()
+    wrong, rows = [], []
+    for line in lines(folder, config):
+        path = _recording(folder, line, config)
+        complaint = implausible(path, line.text)
+        if complaint:
+            wrong.append(f"{path.name} {complaint} and is left out: {line.text}")
+        else:
+            rows.append(
+                json.dumps({"file_name": path.name, "text": line.text, "speaker": line.speaker, "language": "en"})
+            )
+    (folder / "metadata.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return wrong
+
+
+def implausible(recording: Path, text: str) -> str:
+    """Why a clip cannot be what its script says, "" if it can."""
+    try:
+        waveform = audio.load(recording)
+    except AudioError:
+        return "is no recording"
+    seconds, said = audio.duration(waveform), len(tags.plain(text))
+    if audio.is_silent(waveform) or audio.loudness(waveform) < MIN_LEVEL:
+        return "is silent"
+    if said / max(seconds, 1e-3) > MAX_PACE:
+        return f"is only {seconds:.1f} s long"
+    if said / MIN_PACE + TAG_SECONDS * (1 + len(tags.names(text))) < seconds:
+        return f"is {seconds:.1f} s long"
+    return ""
+
+
+def _speak(folder: Path, line: Line, config: MakeConfig, key: str, api: str, sleep: Callable[[float], None]) -> None:
+    """One recording; an implausible one of ElevenLabs' is spoken again once, with another seed."""
+    path = _recording(folder, line, config)
+    partial = path.with_name(f"{path.name}.partial")
+    if config.voice != "elevenlabs":
+        _write(partial, speech.speak(line.text, line.speaker, line.seed).waveform)
+    else:
+        for attempt in range(2):
+            content = _asked(line, config, line.seed + attempt, key, api, sleep)
+            if config.form.startswith("pcm"):
+                rate = int(config.form.partition("_")[2])
+                content = audio.wav_bytes(np.frombuffer(content, "<i2").astype(np.float32) / 32768, rate)
+            partial.write_bytes(content)
+            if not implausible(partial, line.text):
+                break
+            log.info("%s: spoken again", path.name)
+    partial.rename(path)
+
+
+def _write(path: Path, waveform: np.ndarray) -> None:
+    import soundfile
+
+    soundfile.write(path, waveform, audio.SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+
+
+def _asked(line: Line, config: MakeConfig, seed: int, key: str, api: str, sleep: Callable[[float], None]) -> bytes:
+    """What ElevenLabs says; a busy or broken answer is asked for again, after the time it names."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return elevenlabs.speak(line.text, key, line.speaker, api, config.model, seed, config.form)
+        except elevenlabs.PassingError as error:
+            if attempt == ATTEMPTS - 1:
+                raise SpeechError(str(error)) from None
+            sleep(min(MAX_WAIT, error.retry_after if error.retry_after is not None else 2.0**attempt))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def key_of(environ: dict[str, str] | os._Environ = os.environ) -> str:
+    """The key of ElevenLabs. Raises RecipeError where there is none."""
+    if not (key := environ.get("ELEVENLABS_API_KEY", "")):
+        raise RecipeError(
+            "There is no key of ElevenLabs: set ELEVENLABS_API_KEY, or give --corpus or --source embedded."
+        )
+    return key
