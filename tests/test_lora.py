@@ -297,7 +297,8 @@ def test_a_prepacked_layer_computes_what_its_weights_give_in_float32(checkpoint,
         linear = copy_of(model.get_submodule(path)).to(dtype)  # one with a bias, one without
         settled = MixedLinear({path: linear}, adapters(), mix, CPU).prepack()
         plain = MixedLinear({path: linear.float()}, adapters(), mix, CPU)
-        x = torch.randn(6, 5, linear.in_features, dtype=backends.activations(dtype, CPU))
+        x = torch.randn(6, 5, linear.in_features, generator=torch.Generator().manual_seed(0))
+        x = x.to(backends.activations(dtype, CPU))
         with mix.using(("base", "sft", "rl")), torch.no_grad():
             torch.testing.assert_close(settled(x).float(), plain(x.float()), atol=off, rtol=off)
 
