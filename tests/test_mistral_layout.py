@@ -2,17 +2,24 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import VoxtralConfig
+from transformers.models.whisper.modeling_whisper import sinusoids
 
 from evoxtral import cli
 from evoxtral.errors import CheckpointError
 from evoxtral.model import checkpoints, mistral_layout
+from evoxtral.model.checkpoints import Checkpoint
 
 AUDIO, ENCODER = "mm_whisper_embeddings.", "mm_whisper_embeddings.whisper_encoder.transformer."
+
+
+POSITIONS = "audio_tower.embed_positions.weight"
 
 
 def in_transformers(name: str) -> str:
@@ -43,7 +50,19 @@ def in_transformers(name: str) -> str:
     return "language_model.model." + re.sub(r"#(\w)", r"\1_proj", name)
 
 
-def test_every_tensor_converts_back_to_the_merged_model(checkpoint, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def untrained_positions(checkpoint, tmp_path_factory) -> Checkpoint:
+    """The model of the tests with the positions that Whisper and Voxtral have: sines, which nothing trained."""
+    base = tmp_path_factory.mktemp("sines") / "base"
+    shutil.copytree(checkpoint.base, base)
+    tensors = load_file(base / "model.safetensors")
+    tensors[POSITIONS] = sinusoids(*tensors[POSITIONS].shape).to(tensors[POSITIONS].dtype)
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    return replace(checkpoint, base=str(base))
+
+
+def test_every_tensor_converts_back_to_the_merged_model(untrained_positions, tmp_path, monkeypatch):
+    checkpoint = untrained_positions
     monkeypatch.setattr(checkpoints, "resolve", lambda _: checkpoint)
     assert cli.main(["-q", "merge", "--variant", "sft", "--layout", "mistral", "-o", str(tmp_path / "theirs")]) == 0
     checkpoints.write_merged(checkpoint, "sft", tmp_path / "ours")
@@ -60,12 +79,13 @@ def test_every_tensor_converts_back_to_the_merged_model(checkpoint, tmp_path, mo
             rows, columns = tensor.shape
             tensor = tensor.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
         converted[own] = tensor
-    assert ours.keys() - converted.keys() == {"audio_tower.embed_positions.weight"} and converted.keys() <= ours.keys()
+    assert ours.keys() - converted.keys() == {POSITIONS} and converted.keys() <= ours.keys()
     for name, tensor in converted.items():
         assert torch.equal(tensor, ours[name]), name
 
 
-def test_params_say_what_the_configuration_says(checkpoint, tmp_path):
+def test_params_say_what_the_configuration_says(untrained_positions, tmp_path):
+    checkpoint = untrained_positions
     checkpoints.write_merged(checkpoint, "rl", tmp_path / "theirs", "mistral")
     params = json.loads((tmp_path / "theirs" / "params.json").read_text())
     config = VoxtralConfig.from_pretrained(checkpoint.base)
@@ -76,7 +96,10 @@ def test_params_say_what_the_configuration_says(checkpoint, tmp_path):
     assert args["encoder_args"]["audio_encoding_args"]["num_mel_bins"] == 128
 
 
-def test_what_the_layout_has_no_place_for_is_said():
+def test_what_the_layout_has_no_place_for_is_said(checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match="no place for trained positions"):
+        checkpoints.write_merged(checkpoint, "rl", tmp_path / "theirs", "mistral")
+    assert not (tmp_path / "theirs").exists()
     found = mistral_layout.name_of("audio_tower.layers.31.self_attn.q_proj.bias")
     assert found == f"{ENCODER}layers.31.attention.wq.bias"
     with pytest.raises(CheckpointError, match="no place for the tensor language_model.model.layers.0.mlp.router"):
