@@ -1,4 +1,4 @@
-"""Times of words and tags: the path by hand-made scores, and the shipped model against the true times."""
+"""Times of words and tags: by hand-made looks, and of the shipped model against the embedded voice's true times."""
 
 import json
 
