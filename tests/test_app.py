@@ -32,7 +32,7 @@ from evoxtral.ui import decoder as decoder_module
 from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.decoder import Decoder, Example
 from evoxtral.ui.history import Result
-from evoxtral.ui.model import Model, description
+from evoxtral.ui.model import Model, description, understood
 
 EXAMPLES = Example.read(ROOT / "examples")
 
@@ -435,6 +435,18 @@ def test_the_page_shows_the_progress_of_loading_and_then_stops_polling(monkeypat
 def test_the_page_names_the_model_and_what_it_understands(checkpoint):
     title, understands = description(checkpoint)
     assert checkpoint.name in title and understands
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [(0.02, "one word in 50 wrong"), (0.3, "one word in 3 wrong"), (0.5, "every second word"), (0.9, "most words")],
+)
+def test_the_head_says_how_many_words_of_people_are_wrong(rate, said):
+    sets = {"ordinary": {"wer": {"rl": 0.1}, "minutes": 1}}
+    sets |= {"prompts": {"wer": {"rl": rate}, "minutes": 3}, "actors": {"wer": {"rl": rate}, "minutes": 1}}
+    told = understood({"sets": sets})
+    assert f"people: about {said}" in told or f"people: {said}" in told
+    assert "natural voices: about one word in 10 wrong" in told and "mini-3b" in told
 
 
 def test_an_adapter_from_the_environment_has_a_column(checkpoint, clip, monkeypatch):

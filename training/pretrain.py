@@ -124,7 +124,7 @@ def read_head(folder: Path) -> tuple[list[str], nn.Linear] | None:
     if not (folder / HEAD).exists():
         return None
     with safe_open(folder / HEAD, "pt") as file:
-        symbols, tensors = json.loads(file.metadata()["symbols"]), {n: file.get_tensor(n).float() for n in file.keys()}
+        symbols, tensors = json.loads(file.metadata()["symbols"]), {n: file.get_tensor(n) for n in ("weight", "bias")}
     head = nn.Linear(tensors["weight"].shape[1], len(symbols) + 1)
     head.load_state_dict(tensors)
     return symbols, head
