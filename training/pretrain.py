@@ -63,6 +63,7 @@ class PretrainConfig:
     phoneme_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
     token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
     text_only: float = 0.2  # weight of plain language modelling
+    keep: float = 0.0  # share of the weights that it began with in those that it ends with, see `mixed`
     short_share: float = 0.1  # of the run, twice, on clips under `short_frames`
     short_frames: int = 200
     seed: int = 0
@@ -292,7 +293,21 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
             weights = shutil.ignore_patterns("*.safetensors*")  # but the processor's files
             shutil.copytree(start, out, ignore=weights, dirs_exist_ok=True)
             write_head(out, list(task.symbols), task.head)
+            if config.keep:
+                mixed(base, checkpoints.load_base(start, torch.float32), config.keep)
             base.to(torch.bfloat16).save_pretrained(out)
+
+
+@torch.no_grad()
+def mixed(base: nn.Module, other: nn.Module, share: float) -> None:
+    """Move `base` to (1 - share) of its weights and `share` of another's, from which it was trained.
+
+    What it heard well before, it hears nearly as well as before; and what it has learned, nearly as well as without
+    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+    """
+    before = other.state_dict()
+    for name, weight in base.state_dict().items():
+        weight.lerp_(before[name].to(weight.dtype), share)
 
 
 @torch.no_grad()
