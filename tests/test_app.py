@@ -26,7 +26,7 @@ from waiting import PATIENCE, wait_until
 
 from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
-from evoxtral.speech import speak
+from evoxtral.speech import performer, speak
 from evoxtral.ui import compare, page
 from evoxtral.ui import decoder as decoder_module
 from evoxtral.ui.comparison import Comparison
@@ -466,9 +466,11 @@ def test_at_least_three_examples_are_one_click_away_and_small():
         assert tags.names(example.reference) and not audio.is_silent(audio.load(example.clip))
 
 
-def test_the_examples_are_spoken_by_the_embedded_voice():
+def test_half_of_the_examples_are_spoken_by_the_embedded_voice():
     listing = json.loads((ROOT / "examples" / "examples.json").read_text(encoding="utf-8"))
-    for entry in listing:
+    natural = [entry for entry in listing if performer.is_natural(entry["voice"])]
+    assert len(natural) == 2 and len(listing) == 4
+    for entry in [entry for entry in listing if entry not in natural]:
         spoken = speak(entry["text"], entry["voice"], entry["seed"]).waveform
         recorded = audio.load(ROOT / "examples" / entry["file"])
         assert len(recorded) == len(spoken) and np.corrcoef(recorded, spoken)[0, 1] > 0.99
