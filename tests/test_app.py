@@ -26,13 +26,13 @@ from waiting import PATIENCE, wait_until
 
 from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
-from evoxtral.speech import speak
+from evoxtral.speech import performer, speak
 from evoxtral.ui import compare, page
 from evoxtral.ui import decoder as decoder_module
 from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.decoder import Decoder, Example
 from evoxtral.ui.history import Result
-from evoxtral.ui.model import Model, description
+from evoxtral.ui.model import Model, description, understood
 
 EXAMPLES = Example.read(ROOT / "examples")
 
@@ -437,6 +437,18 @@ def test_the_page_names_the_model_and_what_it_understands(checkpoint):
     assert checkpoint.name in title and understands
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [(0.02, "one word in 50 wrong"), (0.3, "one word in 3 wrong"), (0.5, "every second word"), (0.9, "most words")],
+)
+def test_the_head_says_how_many_words_of_people_are_wrong(rate, said):
+    sets = {"ordinary": {"wer": {"rl": 0.1}, "minutes": 1}}
+    sets |= {"prompts": {"wer": {"rl": rate}, "minutes": 3}, "actors": {"wer": {"rl": rate}, "minutes": 1}}
+    told = understood({"sets": sets})
+    assert f"people: about {said}" in told or f"people: {said}" in told
+    assert "natural voices: about one word in 10 wrong" in told and "mini-3b" in told
+
+
 def test_an_adapter_from_the_environment_has_a_column(checkpoint, clip, monkeypatch):
     monkeypatch.setenv("EVOXTRAL_MODEL", str(Path(checkpoint.base).parent))
     monkeypatch.setenv("EVOXTRAL_ADAPTERS", f"mine={checkpoint.adapters['sft']}")
@@ -454,9 +466,11 @@ def test_at_least_three_examples_are_one_click_away_and_small():
         assert tags.names(example.reference) and not audio.is_silent(audio.load(example.clip))
 
 
-def test_the_examples_are_spoken_by_the_embedded_voice():
+def test_half_of_the_examples_are_spoken_by_the_embedded_voice():
     listing = json.loads((ROOT / "examples" / "examples.json").read_text(encoding="utf-8"))
-    for entry in listing:
+    natural = [entry for entry in listing if performer.is_natural(entry["voice"])]
+    assert len(natural) == 2 and len(listing) == 4
+    for entry in [entry for entry in listing if entry not in natural]:
         spoken = speak(entry["text"], entry["voice"], entry["seed"]).waveform
         recorded = audio.load(ROOT / "examples" / entry["file"])
         assert len(recorded) == len(spoken) and np.corrcoef(recorded, spoken)[0, 1] > 0.99

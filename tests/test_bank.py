@@ -10,7 +10,7 @@ from evoxtral import speech, tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import RecipeError
 from evoxtral.speech import deliveries
-from training import bank, dataset, nonspeech, people, recordings, scripts
+from training import bank, dataset, nonspeech, people, recordings, scripts, splice
 from training.bank import Bank, BankConfig
 from training.dataset import DataConfig
 
@@ -184,3 +184,49 @@ def test_the_table_has_a_row_for_each_set():
     told = people.told(found | {"date": "2026-11-28", "commit": "abc"})
     assert "| a person's prompts (Asterisk) | 1 | 25.0 | 25.0 | – | 10.0 a minute | – |" in told[2]
     assert "| 0.0 | 0.0 | 50.0 | 50.0 % | 0.0, 100.0 (n = 1) |" in told[2] and "(recall 50 %)" in told[2]
+
+
+def test_spliced_phrases_are_heard_as_they_are_written(stocked):
+    """The words of the text are words of the bank, and each phrase lasts what it lasts there."""
+    items = Bank.load(stocked).of_like_voices(random.Random(0))
+    said = {word.strip(".!?").lower() for sentence in SENTENCES for word in sentence.split()}
+    texts = set()
+    for seed in range(20):
+        text, waveform = splice.spliced(random.Random(seed), items, 4.0)
+        words = text.split()
+        assert {word.strip(".!?").lower() for word in words} <= said
+        assert text[0].isupper() and text[-1] in ".!?" and waveform.dtype == np.float32
+        rate = len(words) / (len(waveform) / SAMPLE_RATE)
+        assert 1.0 < rate < 8.0 and len(waveform) / SAMPLE_RATE < 4.6, (text, rate)
+        texts.add(text)
+    assert len(texts) >= 18 and not texts & set(SENTENCES)
+
+
+def test_a_phrase_is_cut_from_its_own_place(stocked):
+    """A phrase of the whole sentence is that sentence; two halves meet without a jump."""
+    item = Bank.load(stocked).items[1]
+    whole = splice._cut(item, 0, 5)
+    first, second = splice._cut(item, 0, 2), splice._cut(item, 2, 5)
+    assert np.array_equal(np.concatenate([first, second]), whole)
+    joined = splice._joined(random.Random(1), [first, second], [0.0, 0.0])
+    assert len(joined) == len(whole) - splice.FADE
+    assert np.abs(np.diff(joined)).max() < 1.5 * np.abs(np.diff(whole)).max()
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([(("The", "old"), True), (("Nobody", "heard."), True)], "The old nobody heard."),
+        ([(("bridge", "shook."), False), (("red", "kite"), False)], "Bridge shook. Red kite."),
+        ([(("in", "London,"), False), (("Adam", "was"), True), (("I'm",), True)], "In London, Adam was I'm."),
+    ],
+)
+def test_phrases_are_written_like_sentences(parts, text):
+    assert splice._written(parts) == text
+
+
+def test_a_share_of_the_clips_is_spliced_and_untagged(stocked, tmp_path):
+    config = DataConfig(clips=6, natural=1.0, spliced=1.0, banks=(stocked,), microphone=0.5, keep_audio=False)
+    clips = dataset.build(tmp_path, "train", config, 1)
+    assert [clip.slice for clip in clips.clips] == ["plain"] * 6
+    assert all(clip.domain == "spliced" and not tags.names(clip.text) for clip in clips.clips)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import workers
 from conftest import RECIPE
+from rapidfuzz.distance import Levenshtein
 from torch import nn
 from waiting import wait_until
 
@@ -334,6 +335,26 @@ def test_pretraining_uses_every_batch_once_an_epoch_and_begins_its_parts_with_sh
         assert sorted(rest[start : start + len(clips)]) == list(range(len(clips)))
 
 
+def test_a_share_of_the_first_weights_is_kept():
+    trained, first = nn.Linear(3, 2), nn.Linear(3, 2)
+    wanted = 0.8 * trained.weight + 0.2 * first.weight
+    pretrain.mixed(trained, first, 0.2)
+    assert torch.allclose(trained.weight, wanted)
+
+
+def test_the_committed_ctc_head_hears_phonemes_and_tags():
+    """In the encoder's states, 25 a second: of a clip, what espeak-ng has said."""
+    folder, text = checkpoints.TINY_FOLDER / "base", "The old bridge shook in the storm. [laughs] Nobody saw it."
+    base, (symbols, head) = checkpoints.load_base(folder, torch.float32), pretrain.read_head(folder)
+    waveform = speech.speak(text, "en-us+f3", 1).waveform
+    log_mel = Prompt(folder, checkpoints.load_config(folder)).log_mel([waveform])
+    with torch.no_grad():
+        heard = head(model.encode(base, log_mel))[0].argmax(-1).unique_consecutive().tolist()
+    with Espeak() as engine:
+        said = pretrain.phonemes(engine, text, "en-us")
+    assert Levenshtein.distance([symbols[k - 1] for k in heard if k], said) < 0.2 * len(said)
+
+
 def test_a_committed_base_can_be_trained_further(tmp_path):
     """Its weights lie in several files; the base that comes out is one whole checkpoint, and nearly the same after a
     small step."""
@@ -346,6 +367,8 @@ def test_a_committed_base_can_be_trained_further(tmp_path):
     assert before.keys() == after.keys()
     changes = {name: (after[name] - before[name]).abs().max() for name in before}
     assert 0 < max(changes.values()) < 0.05
+    known, (symbols, head) = pretrain.read_head(bases[0]), pretrain.read_head(bases[1])
+    assert symbols == known[0] and 0 < (head.weight - known[1].weight).abs().max() < 0.05, "the CTC head goes on"
 
 
 def test_the_second_task_lists_tags_and_stress_in_order():

@@ -174,6 +174,12 @@ def accent(voice: str) -> str:
     return "en-gb-x-rp" if kind == "natural" and natural.first(name) in british else "en-us"
 
 
+def _main(voice: str) -> str:
+    """A voice without what is mixed into it."""
+    kind, _, name = voice.partition(":")
+    return f"natural:{natural.first(name)}" if kind == "natural" else voice
+
+
 def _female(voice: str) -> bool:
     kind, _, name = voice.partition(":")
     if kind == "natural":
@@ -208,6 +214,7 @@ class Bank:
         for item in items:
             self.by_voice.setdefault(item.voice, []).append(item)
         self._voices = list(self.by_voice)
+        self._like: dict[str, list[Item]] = {}  # by the voice that a mixture begins with
         self._weights = [len(found) ** 0.5 for found in self.by_voice.values()]  # a rare voice is heard as well
 
     @classmethod
@@ -228,10 +235,21 @@ class Bank:
                     first += row["n"]
         return cls(items)
 
+    def of_one_voice(self, rng: random.Random) -> list[Item]:
+        """All sentences of a voice that is drawn."""
+        return self.by_voice[rng.choices(self._voices, self._weights)[0]]
+
+    def of_like_voices(self, rng: random.Random) -> list[Item]:
+        """All sentences of a voice and its mixtures: enough to make many others of, see training/splice.py."""
+        if not self._like:
+            for item in self.items:
+                self._like.setdefault(_main(item.voice), []).append(item)
+        weights = [len(items) ** 0.5 for items in self._like.values()]
+        return self._like[rng.choices(list(self._like), weights)[0]]
+
     def script(self, rng: random.Random, kind: str, seconds: float, stress: float) -> tuple[Script, list[Item]]:
         """A tagged script of one slice in sentences that one voice has spoken, and those. seconds: most of words."""
-        voice = rng.choices(self._voices, self._weights)[0]
-        own = self.by_voice[voice]
+        own = self.of_one_voice(rng)
         if kind == "edge" and rng.random() < 0.5:
             sounds = rng.sample(scripts.SOUNDS[:-1], rng.randint(1, 2))
             return Script(" ".join(f"[{sound}]" for sound in sounds), kind, "open"), [rng.choice(own)]

@@ -25,7 +25,7 @@ from evoxtral.audio.features import log_mel
 from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
 from evoxtral.speech import natural
-from training import augment, bank, loop, scripts
+from training import augment, bank, loop, scripts, splice
 from training.model import IGNORE
 from training.scripts import Slices, Sources
 
@@ -76,6 +76,7 @@ class DataConfig:
     further_voices: bool = False
     natural: float = 0.0  # share of clips in natural voices, from the banks named
     banks: tuple[str, ...] = ()
+    spliced: float = 0.0  # share of those in natural voices: phrases in a new order, see training/splice.py
     microphone: float = 0.0  # share of clips that go through `augment.microphone`, whatever their voice
     varied: bool = True  # natural voices: another pitch and vocal tract with every clip
     stress: float = 1.15
@@ -196,6 +197,7 @@ def _performance(
         waveform = augment.microphone(waveform, np.random.default_rng(seed), others)
     elif config.augment:
         waveform = roomy(waveform, np.random.default_rng(seed))
+    waveform = levelled(waveform)  # as the engine does in use
     fits = len(waveform) <= (config.window_seconds - 0.1) * SAMPLE_RATE
     return (script, voice, seed, waveform) if fits else None
 
@@ -211,6 +213,10 @@ def _bank(names: tuple[str, ...]) -> bank.Bank:
 def _from_bank(rng: random.Random, kind: str, config: DataConfig) -> tuple[scripts.Script, str, int, np.ndarray]:
     """A script of sentences that the bank has in one voice."""
     voices = _bank(config.banks)
+    if config.spliced and rng.random() < config.spliced:
+        items = voices.of_like_voices(rng)
+        text, waveform = splice.spliced(rng, items, config.window_seconds - 1.0)
+        return scripts.Script(text, "plain", "spliced"), items[0].voice, rng.getrandbits(31), waveform
     script, items = voices.script(rng, kind, config.window_seconds - 2.5, config.stress)
     seed = rng.getrandbits(31)
     return script, items[0].voice, seed, voices.perform(script, items, seed, config.varied)

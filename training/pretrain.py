@@ -6,6 +6,7 @@ together. The last two are what lets an adapter find delivery in the audio, and 
 a sound: a text model that was never asked about them does not look.
 """
 
+import json
 import logging
 import random
 import re
@@ -19,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, VoxtralForConditionalGeneration
 
@@ -38,6 +41,7 @@ BOTH = "What is said, and how?"
 STRESSED = "^"  # stands before a stressed word among the phonemes
 TUNE = "|"  # stands before the mark that ends a clause among the phonemes: each has its own melody
 _CLAUSE = re.compile(r"([^.,!?]*)([.,!?]?)[.,!?]*")
+HEAD = "phonemes.safetensors"  # in the base's folder: see `write_head`
 UNKNOWN = 0  # the id that stands for a dropped text input
 
 
@@ -59,6 +63,7 @@ class PretrainConfig:
     phoneme_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
     token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
     text_only: float = 0.2  # weight of plain language modelling
+    keep: float = 0.0  # share of the weights that it began with in those that it ends with, see `mixed`
     short_share: float = 0.1  # of the run, twice, on clips under `short_frames`
     short_frames: int = 200
     seed: int = 0
@@ -106,14 +111,45 @@ def ctc(logits: Tensor, targets: list[list[int]]) -> Tensor:
     )
 
 
+def write_head(folder: Path, symbols: Sequence[str], head: nn.Linear) -> None:
+    """Put the encoder's CTC head beside a base: `weight` (S + 1, D) and `bias` (S + 1,) in float16 for encoder states
+    (after the last norm, 25 a second in the scale model); output 0 is the blank, and the others are the symbols, a JSON
+    list in the file's metadata: espeak-ng's phonemes, marks of stress and melody, and tags in brackets.
+    """
+    tensors = {name: tensor.detach().half().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, folder / HEAD, {"symbols": json.dumps(list(symbols), ensure_ascii=False)})
+
+
+def read_head(folder: Path) -> tuple[list[str], nn.Linear] | None:
+    """Symbols from output 1 on, and the head, of the base in a folder; None where it has none."""
+    if not (folder / HEAD).exists():
+        return None
+    with safe_open(folder / HEAD, "pt") as file:
+        symbols, tensors = json.loads(file.metadata()["symbols"]), {n: file.get_tensor(n) for n in ("weight", "bias")}
+    head = nn.Linear(tensors["weight"].shape[1], len(symbols) + 1)
+    head.load_state_dict(tensors)
+    return symbols, head
+
+
 class Pretraining:
     """The losses of one step, as `loop.fit` asks for them."""
 
-    def __init__(self, base: VoxtralForConditionalGeneration, prompt: Prompt, clips: Clips, config: PretrainConfig):
+    def __init__(
+        self,
+        base: VoxtralForConditionalGeneration,
+        prompt: Prompt,
+        clips: Clips,
+        config: PretrainConfig,
+        head: Path | None = None,
+    ):
+        """head: the folder of a base, whose CTC head is gone on with."""
         self.base, self.clips, self.config = base, clips, config
-        heard = {symbol for row in self._heard(range(min(2000, len(clips)))) for symbol in row}
-        self.symbols = {symbol: k for k, symbol in enumerate(sorted(heard), 1)}  # 0 is CTC's blank
-        self.head = nn.Linear(config.shape.encoder_width, len(self.symbols) + 1)
+        if known := read_head(head) if head else None:  # what it knows is kept; what is new to it, it does not hear
+            symbols, self.head = known
+        else:
+            symbols = sorted({symbol for row in self._heard(range(min(2000, len(clips)))) for symbol in row})
+            self.head = nn.Linear(base.config.audio_config.hidden_size, len(symbols) + 1)
+        self.symbols = {symbol: k for k, symbol in enumerate(symbols, 1)}  # 0 is CTC's blank
         self.collate = Collator(clips, prompt)
         self.prompt = prompt
         self.transcribe = prompt.transcription_ids("en")
@@ -240,7 +276,7 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
     base = VoxtralForConditionalGeneration.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     base.model.audio_tower.embed_positions.requires_grad_(False)
     prompt = Prompt(start, AutoConfig.from_pretrained(start))
-    task = Pretraining(base, prompt, clips, config)
+    task = Pretraining(base, prompt, clips, config, start)
     loop.fit(
         [base, task.head],
         optimizers([base, task.head], config),
@@ -256,7 +292,22 @@ def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConf
         with checkpoints.atomic_folder(folder / "base") as out:
             weights = shutil.ignore_patterns("*.safetensors*")  # but the processor's files
             shutil.copytree(start, out, ignore=weights, dirs_exist_ok=True)
+            write_head(out, list(task.symbols), task.head)
+            if config.keep:
+                mixed(base, checkpoints.load_base(start, torch.float32), config.keep)
             base.to(torch.bfloat16).save_pretrained(out)
+
+
+@torch.no_grad()
+def mixed(base: nn.Module, other: nn.Module, share: float) -> None:
+    """Move `base` to (1 - share) of its weights and `share` of another's, from which it was trained.
+
+    What it heard well before, it hears nearly as well as before; and what it has learned, nearly as well as without
+    (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+    """
+    before = other.state_dict()
+    for name, weight in base.state_dict().items():
+        weight.lerp_(before[name].to(weight.dtype), share)
 
 
 @torch.no_grad()

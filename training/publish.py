@@ -24,8 +24,9 @@ if __name__ == "__main__":
 
 from evoxtral import confidence, metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
+from evoxtral.inference import alignment  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import bench, card, people, raft  # noqa: E402
+from training import bench, card, people, pretrain, raft  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
@@ -33,7 +34,7 @@ MAX_SHARD = 9_000_000  # bytes; the Hub and this repository want every file unde
 CURVE_POINTS = 60  # of a training curve, at most
 REWARD_BINS = 50
 COPIED = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tekken.json",
-          confidence.FILE)  # fmt: skip
+          confidence.FILE, alignment.FILE, pretrain.HEAD)  # fmt: skip
 
 
 def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:

@@ -1,8 +1,11 @@
 """The model behind the page, loaded once on first use."""
 
+import json
 import logging
 import threading
 from typing import TYPE_CHECKING
+
+from evoxtral.ui.metrics_tab import RESULTS
 
 if TYPE_CHECKING:
     from evoxtral.inference.engine import Engine
@@ -10,14 +13,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Title, and what the model understands; other models are shown by name.
-KNOWN = {
-    "tiny": (
-        "the scale model",
-        "it understands this project's embedded voice (try the examples), not people",
-    ),
-    "mini-3b": ("Voxtral Mini 3B", "it understands people; tags were trained in English"),
-}
+MORE = "for people's speech take mini-3b: on a GPU, with EVOXTRAL_MODEL=mini-3b"
 
 LOADING = "Loading the model…"
 
@@ -57,6 +53,35 @@ class Model:
 
 
 def description(checkpoint: "Checkpoint") -> tuple[str, str]:
-    """For the page's head: the title of the running model, and what it understands or why it was chosen."""
-    title, understands = KNOWN.get(checkpoint.name, (checkpoint.name, "your own checkpoint"))
+    """Which model is running, and in a clause what it understands and why it is this one: for the page's head."""
+    if checkpoint.name == "tiny":
+        title, understands = "the scale model", understood(json.loads((RESULTS / "people.json").read_text("utf-8")))
+    elif checkpoint.name == "mini-3b":
+        title, understands = "Voxtral Mini 3B", "it understands people; tags were trained in English"
+    else:
+        title, understands = checkpoint.name, "your own checkpoint"
     return title, understands if checkpoint.reason == "asked for" else f"{understands} ({checkpoint.reason})"
+
+
+def understood(measured: dict) -> str:
+    """What the scale model understands, by its word error rates in `people.json`; people: a person and actors together.
+
+    The sets of people are weighed by their minutes.
+    """
+    sets = measured["sets"]
+    people = [sets[name] for name in ("prompts", "actors") if name in sets]
+    minutes = sum(row["minutes"] for row in people)
+    rate = sum(row["wer"]["rl"] * row["minutes"] for row in people) / minutes
+    return (
+        f"it understands this project's embedded voice; natural voices: {_wrong(sets['ordinary']['wer']['rl'])}; "
+        f"people: {_wrong(rate)}; {MORE}"
+    )
+
+
+def _wrong(rate: float) -> str:
+    """A word error rate in words: "about one word in 12 wrong"."""
+    if rate > 2 / 3:
+        return "most words wrong"
+    if rate > 0.4:
+        return "about every second word wrong"
+    return f"about one word in {round(1 / rate)} wrong"
