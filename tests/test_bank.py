@@ -8,9 +8,10 @@ import pytest
 
 from evoxtral import speech, tags
 from evoxtral.audio import SAMPLE_RATE
+from evoxtral.bench import recordings
 from evoxtral.errors import RecipeError
 from evoxtral.speech import deliveries
-from training import bank, dataset, nonspeech, people, recordings, scripts, splice
+from training import bank, dataset, nonspeech, people, scripts, splice
 from training.bank import Bank, BankConfig
 from training.dataset import DataConfig
 
