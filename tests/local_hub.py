@@ -82,12 +82,15 @@ class _Answer(BaseHTTPRequestHandler):
         elif self.path == "/api/validate-yaml":
             self.give(b"{}")
         elif "/preupload/" in self.path:
-            files = [{"path": file["path"], "uploadMode": "regular"} for file in sent[0]["files"]]
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [{"path": file["path"]} | mode for file in sent[0]["files"]]
             self.give(json.dumps({"files": files}).encode())
         else:
             files = [line["value"] for line in sent if line["key"] == "file"]
             self.server.pushed |= {file["path"]: base64.b64decode(file["content"]) for file in files}
-            self.give(json.dumps({"commitUrl": f"{self.server.url}/x", "commitOid": "0" * 40}).encode())
+            repo = "/".join(self.path.split("/")[3:5])  # of /api/models/owner/name/commit/main
+            done = {"commitUrl": f"{self.server.url}/{repo}/commit/{'0' * 40}", "commitOid": "0" * 40}
+            self.give(json.dumps(done).encode())
 
     def fail(self, status: int, code: str) -> None:
         self.give(b"{}", {"X-Error-Code": code}, status)
@@ -97,7 +100,7 @@ class _Answer(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             for start in range(0, len(content), CHUNK):
                 self.wfile.write(content[start : start + CHUNK])
 

@@ -112,7 +112,7 @@ def test_a_push_sends_what_the_dry_run_wrote(walked, monkeypatch, capsys):
         hub.shutdown()
     folder = walked / "runs" / "mine" / "push"
     assert hub.pushed == {file.name: file.read_bytes() for file in folder.iterdir()}
-    assert hub.created[0]["private"] is True and "me/my-lora" in capsys.readouterr().out
+    assert hub.created[0]["visibility"] == "private" and "me/my-lora" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

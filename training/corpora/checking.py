@@ -26,8 +26,8 @@ _OTHER_TAGS = re.compile(r"\(([a-z][a-z ]{2,24})\)|\*([a-z][a-z ]{2,24})\*|<([a-
 
 @dataclass(frozen=True)
 class Heard:
-    """A clip as its recording sounds. row: with its split. sounding: s that are not silent. level: LUFS. peak: of full
-    scale. digest: of the waveform."""
+    """A clip as its recording sounds. row: with its split. sounding: s in which a voice is heard. level: LUFS. peak: of
+    full scale. digest: of the waveform."""
 
     row: Row
     seconds: float
@@ -142,9 +142,11 @@ def _heard(
     )  # fmt: skip
     if recording.incomplete:
         found.append(Finding(row.where, f"{row.name} {recording.incomplete}: copy it again.", fatal=False))
-    if not sounding:
+    if audio.is_silent(waveform, any_sound=True):
         found.append(Finding(row.where, f"{row.name} is silent: record it again, or remove the line."))
         return None, None, found
+    if not sounding:
+        found.append(Finding(row.where, f"in {row.name} no voice is heard: listen to it.", fatal=False))
     return clip, waveform, found + _paces(clip)
 
 
