@@ -20,9 +20,17 @@ from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
 from evoxtral.model import checkpoints
 from evoxtral.speech import speak
-from evoxtral.ui.speak_tab import surprises
 
-CLIPS = 8
+SCRIPTS = (
+    "[calm] The little walrus closed its eyes [pause] and dreamed of the sea.",
+    "[excited] I can't believe you remembered my favourite cake! It starts on Monday morning!",
+    "[sad] The shop where I bought my first guitar is closed. [sighs] What a terrible way to end the year.",
+    "[clears throat] Alright everyone, let's get started with the budget. We need sixteen more plates on Friday.",
+    "[shouts] That is NOT how you hold a saucepan! [laughs] I laughed so hard I missed the last bus.",
+    "[frustrated] I've already restarted the telephone four times!",
+    "[nervous] Please don't be angry, but I ruined the wheelbarrow. [whispers] The soup is cold.",
+    "[gasps] Sorry to bother you, but could I borrow some sugar?",
+)
 
 
 def main() -> int:
@@ -33,8 +41,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     engine = Engine(checkpoints.resolve(options.model))
-    scripts = [script for script, _ in zip(surprises(), range(12 * CLIPS), strict=False)][::12]
-    waveforms = [audio.load(path) for path in options.recordings] or [speak(script).waveform for script in scripts]
+    waveforms = [audio.load(path) for path in options.recordings] or [speak(script).waveform for script in SCRIPTS]
     clips = [waveform[: int(engine.window_seconds * audio.SAMPLE_RATE)] for waveform in waveforms]
     ways = {
         "one by one": lambda decoding: [engine.compare((audio.SAMPLE_RATE, clip), decoding=decoding) for clip in clips],
