@@ -259,9 +259,9 @@ def called(endpoint: str, *data: object) -> tuple[str, object]:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
 def test_every_endpoint_answers_curl(clip):
-    event, (transcripts,) = called("compare", uploaded(clip), "en")
+    event, (transcripts,) = called("compare", uploaded(clip), "en", "", "mix")
     assert event == "complete" and list(transcripts)[:3] == ["base", "sft", "rl"]
-    event, (transcript,) = called("transcribe", uploaded(clip), "rl", "en")
+    event, (transcript,) = called("transcribe", uploaded(clip), "rl", "en", "", "mix")
     assert event == "complete" and transcript["text"] == transcripts["rl"]["text"]
     event, (scores,) = called("score", "[sad] hi", "[sad] hi")
     assert event == "complete" and scores["tag_f1"] == 1.0
@@ -335,7 +335,7 @@ def test_the_same_endpoints_are_mcp_tools(clip):
             return tools, scores, compared, transcribed, spoken, theirs
 
     tools, scores, compared, transcribed, spoken, theirs = asyncio.run(ask())
-    assert tools.keys() == {"compare", "transcribe", "export", "score", "speak"}
+    assert tools.keys() == {"compare", "transcribe", "export", "tracks", "score", "speak"}
     for tool in tools.values():
         assert tool.description
         assert all(parameter["description"] for parameter in tool.inputSchema["properties"].values())
@@ -423,7 +423,7 @@ def test_the_page_shows_the_progress_of_loading_and_then_stops_polling(monkeypat
         waiting, timer = page.head(model)
         assert "Loading the model… Downloading me/base: 40% of 9.4 GB, 01:20 left." in waiting
         assert "active" not in timer
-        return SimpleNamespace(checkpoint=checkpoint)
+        return SimpleNamespace(checkpoint=checkpoint, precision=SimpleNamespace(weights="fp32"))
 
     monkeypatch.setattr("evoxtral.inference.engine.Engine", load)
     model = Model("tiny")
