@@ -17,6 +17,7 @@ import torch
 import uvicorn
 from conftest import spoken, tone
 from fastapi.testclient import TestClient
+from test_recordings import container
 from waiting import PATIENCE
 
 from evoxtral import audio, cli
@@ -59,6 +60,15 @@ def test_the_answer_has_incomplete_notes_and_channel(client):
     result = upload(client, CLIP[: len(CLIP) // 2], channels="1").json()
     assert result["incomplete"].startswith("has ") and result["channel"] == "channel 1"
     assert upload(client, channels="all").status_code == 422
+
+
+def test_each_track_is_transcribed_where_it_is_asked_for(client):
+    two = container("matroska", [(0.0, tone(1.5))], [(0.5, tone(1.5, seed=1))], codec="libopus")
+    answer = upload(client, two, track="each")
+    assert answer.status_code == 200
+    cues = answer.json()["variants"]["rl"]["cues"]
+    assert [cue["channel"] for cue in cues] == ["1", "2"]
+    assert upload(client, two, track="both").status_code == 422
 
 
 def test_the_default_variant_is_the_last_adapter(client):

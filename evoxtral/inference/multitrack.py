@@ -16,13 +16,19 @@ def stream(
     variants: Sequence[str] | None = None,
     language: str | None = "en",
     max_seconds: float = audio.MAX_SECONDS,
-    track: int | None = None,
+    track: audio.Choice = None,
     channels: audio.Channels = "mix",
     decoding: Decoding | None = None,
 ) -> Iterator[dict[str, Transcript]]:
-    """Partial transcripts of a recording, or of one track or channel of it, final ones for `channels="each"`."""
-    if channels == "each":
-        yield from transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding)
+    """Partial transcripts of a recording, or of one track or channel of it. Where each is asked for, one final
+    transcript, whose cues name theirs."""
+    if "each" in (track, channels):
+        found = [*transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding)]
+        if track == "each":
+            label = {id(one): next(iter(one.values())).track or "" for one in found}
+            yield {name: interleaved({label[id(one)]: one[name] for one in found}) for name in found[0]}
+        else:
+            yield found[0]
         return
     (recording,) = audio.recordings(source, max_seconds, track, channels)
     yield from engine.stream(recording, variants, language, decoding)

@@ -54,6 +54,8 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         if int(Headers(scope=scope).get("content-length", 0)) > self.limit:
+            # Read to some length: a client that still sends when the connection closes never sees the answer.
+            await drop_body(receive, 4 * self.limit)
             return await refusals.answer(scope["path"], 413, self.sentence, "file")(scope, receive, send)
         taken = 0
 

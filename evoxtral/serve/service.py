@@ -41,7 +41,7 @@ class Task:
     variants: tuple[str, ...]
     language: str | None = "en"
     decoding: Decoding | None = None
-    track: int | None = None
+    track: audio.Choice = None
     channels: audio.Channels = "mix"
 
 

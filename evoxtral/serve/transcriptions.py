@@ -49,7 +49,9 @@ _STREAMED = events.event({"file": "clip.wav", "variants": {"rl": "[nervous] I di
 Upload = Annotated[UploadFile, File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.")]
 Uploads = Annotated[list[UploadFile], File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM; one or more.")]
 Language = Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")]
-Track = Annotated[int | None, Form(ge=1, description="One track of several; left out: the mix of all.")]
+Track = Annotated[
+    str | None, Form(pattern="^(each|[1-9][0-9]?)$", description="A number, or each; left out: the mix of all tracks.")
+]
 Channels = Annotated[str, Form(pattern="^(mix|each|[1-9][0-9]?)$", description="mix, each, or a number.")]
 BAD_REQUEST = {400: {"description": "One sentence in `detail`, as for every 4xx."}}
 
@@ -60,10 +62,10 @@ def router(service: Service) -> APIRouter:
     default = Variant(service.variants[-1])
     Asked = Annotated[Variant, Form(description="One variant, or all of them.")]
 
-    def task(data: bytes, variant: Variant, language: str, track: int | None, channels: str) -> Task:
+    def task(data: bytes, variant: Variant, language: str, track: str | None, channels: str) -> Task:
         names = service.variants if variant == "all" else (variant.value,)
-        chosen = int(channels) if channels.isdecimal() else channels
-        return Task(data, names, None if language == "auto" else language, None, track, chosen)
+        chosen = [int(one) if one and one.isdecimal() else one for one in (track, channels)]
+        return Task(data, names, None if language == "auto" else language, None, *chosen)
 
     @routes.post("/transcribe", responses={200: {"content": {"application/json": {"example": _RESULT}}}})
     async def transcribe(
