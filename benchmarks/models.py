@@ -16,6 +16,7 @@ from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.model.checkpoints import Checkpoint, published_config
 from evoxtral.model.lora import CONFIG_FILE, WEIGHTS_FILE, LoraRecipe
+from evoxtral.speech.synthesis import VOICES, speak
 from training.tokenizer import N_SPECIAL, write_processor
 
 WINDOW = 30  # s
@@ -134,8 +135,10 @@ def randomise(model: torch.nn.Module, only: str = "", scale: float = 1.0, seed: 
         parameter.copy_(values * scale * width**-0.5)
 
 
+TEXT = "I never said that we would go there tonight, so please close the door behind you and do not tell anyone."
+
+
 def some_speech(seconds: float, seed: int = 0) -> np.ndarray:
-    """Noise in syllables (T,): not silent, and the same in every run."""
-    t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    noise = np.random.default_rng(seed).normal(size=len(t))
-    return (0.05 * noise * (1 + np.sin(2 * np.pi * 4 * t))).astype(np.float32)
+    """Speech of the embedded voice (T,), without a long silence, and the same in every run."""
+    spoken = speak(TEXT, VOICES[seed % len(VOICES)], seed=seed).waveform.astype(np.float32)
+    return np.resize(spoken, round(seconds * SAMPLE_RATE)).copy()

@@ -31,7 +31,7 @@ def clip(tmp_path_factory) -> str:
 
 
 def decoding(tab: compare.CompareTab, view_state: ViewState, clip: str, reference: str = ""):
-    return tab.decode("2026-11-22 14:32:05", "en", *controls(view_state, clip, reference))
+    return tab.decode("2026-11-22 14:32:05", "en", decoder.EVERYTHING, *controls(view_state, clip, reference))
 
 
 def controls(view_state: ViewState, clip: str | None, reference: str = "", tags_on: bool = True) -> tuple:

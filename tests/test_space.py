@@ -30,10 +30,12 @@ COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 NEEDED_BY_OTHERS = {
     "peft": "training/ makes the adapters with it, on the Space's own machine too",
     "python-multipart": "fastapi reads uploads with it",
+    "silero-vad": "audio/activity.py reads its weights, and does not import it",
     "librosa": "at hand for looking at pitch and spectra of clips; no path of the app needs it",
 }
 # Packages that we import and do not list, because the right release is whichever another one brings.
 BROUGHT_BY_OTHERS = {
+    "anyio": "what starlette runs threads with",
     "httpx2": "huggingface_hub's own transport, whose errors we name",
     "markupsafe": "gradio's own, for text that must not become markup",
     "starlette": "what fastapi is made of",
