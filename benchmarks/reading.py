@@ -25,6 +25,7 @@ TEXT = "Please do not tell my sister. I left my keys in the car. [laughs] We hav
 # Also run by older checkouts, which know neither levels nor every name: only what all of them have.
 MEASURE = """
 import resource, sys, time
+import torch  # which the model needs in any case, and voice activity detection here
 from evoxtral import audio
 from evoxtral.speech import speak
 started = time.process_time()

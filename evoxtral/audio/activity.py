@@ -5,6 +5,7 @@ threads when it is imported; here the convolutions of all frames are one product
 """
 
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 HOP = 512  # samples (32 ms) of a frame
 CONTEXT = 64  # samples before a frame that are read with it
 STFT = 256  # samples of a short-time spectrum, with a hop of half of it
+ROWS = 16  # waveforms that the recurrence reads together
 BLOCK = 256
 GRAPH = "data/silero_vad.jit"
 CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -26,21 +28,38 @@ CONVOLUTIONS = ((0, 1), (1, 2), (2, 2), (3, 1))  # number, stride
 
 def speech_probabilities(waveform: np.ndarray) -> np.ndarray:
     """Probability of speech in each 32 ms of a waveform (T,) at 16 kHz: (ceil(T / 512),) float32."""
+    return of_each([waveform])[0]
+
+
+def of_each(waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """`speech_probabilities` of several waveforms, each from the detector's first state; like lengths together."""
+    import torch
+
+    found = [np.zeros(0, np.float32)] * len(waveforms)
+    order = sorted((i for i in range(len(waveforms)) if len(waveforms[i])), key=lambda i: len(waveforms[i]))
+    weights, recurrence = _network()
+    for first in range(0, len(order), ROWS):
+        rows = order[first : first + ROWS]
+        with torch.inference_mode():
+            inputs = [_inputs(waveforms[i], weights) for i in rows]
+            padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)  # behind the end: it is read forwards
+            hidden = recurrence(padded)[0].relu()  # (rows, frames, 128)
+            logits = hidden @ weights["decoder.decoder.2.weight"].flatten() + weights["decoder.decoder.2.bias"]
+            probabilities = logits.sigmoid().numpy()
+        for i, own, row in zip(rows, inputs, probabilities, strict=True):
+            found[i] = row[: len(own)]
+    return found
+
+
+def _inputs(waveform: np.ndarray, weights: dict) -> "torch.Tensor":
+    """What the recurrence reads of a waveform (T,): (ceil(T / 512), 128)."""
     import torch
 
     frames = -(-len(waveform) // HOP)
-    if frames == 0:
-        return np.zeros(0, np.float32)
-    weights, recurrence = _network()
     samples = np.pad(waveform, (CONTEXT, frames * HOP - len(waveform))).astype(np.float32, copy=False)
     # (frames, 576): each frame behind the last samples of the one before it
     windows = torch.from_numpy(np.ascontiguousarray(samples)).unfold(0, CONTEXT + HOP, HOP)
-    with torch.inference_mode():
-        blocks = [_features(windows[i : i + BLOCK], weights) for i in range(0, frames, BLOCK)]
-        states, _ = recurrence(torch.cat(blocks)[None])
-        hidden = states[0].relu()  # (frames, 128)
-        logits = hidden @ weights["decoder.decoder.2.weight"].flatten() + weights["decoder.decoder.2.bias"]
-        return logits.sigmoid().numpy()
+    return torch.cat([_features(windows[i : i + BLOCK], weights) for i in range(0, frames, BLOCK)])
 
 
 def _features(windows: "torch.Tensor", weights: dict) -> "torch.Tensor":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evoxtral.audio.activity import HOP, speech_probabilities
+from evoxtral.audio import activity
 from evoxtral.audio.reading import duration
 from evoxtral.audio.tracks import SAMPLE_RATE
 
@@ -212,12 +212,15 @@ def _joined(active: np.ndarray) -> np.ndarray:
 
 def _speech(waveform: np.ndarray, runs: np.ndarray, frames: int) -> np.ndarray:
     """Which frames hold speech, (frames,): the detector reads the runs (N, 2) of sound, near ones together."""
+    ends = [
+        (max(0, int(group[0, 0]) - DETECTOR_LEAD), min(frames, int(group[-1, 1]) + DETECTOR_LEAD))
+        for group in _together(runs)
+    ]
+    found = activity.of_each([waveform[start * FRAME : end * FRAME] for start, end in ends])
     speech = np.zeros(frames, bool)
-    for part in _together(runs):
-        start, end = max(0, int(part[0, 0]) - DETECTOR_LEAD), min(frames, int(part[-1, 1]) + DETECTOR_LEAD)
-        found = _detected(speech_probabilities(waveform[start * FRAME : end * FRAME]))
-        centres = (np.arange(end - start) * FRAME + FRAME // 2) // HOP
-        speech[start:end] = found[np.minimum(centres, len(found) - 1)]
+    for (start, end), probabilities in zip(ends, found, strict=True):
+        centres = (np.arange(end - start) * FRAME + FRAME // 2) // activity.HOP
+        speech[start:end] = _detected(probabilities)[np.minimum(centres, len(probabilities) - 1)]
     return speech
 
 
