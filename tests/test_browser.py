@@ -590,7 +590,7 @@ def test_a_phone_needs_no_horizontal_scrolling(visit):
     assert overflow(page)[0] == 0
     photograph(page, "phone-history")
     page.get_by_role("tab", name="Metrics").click()
-    for part in ("Results", "Training", "Score your own"):
+    for part in ("Results", "Ladders", "Training", "Score"):
         page.get_by_role("tab", name=part).click()
         expect(page.locator(".ev-card:visible").first).to_be_visible()
         assert overflow(page)[0] == 0
@@ -634,7 +634,7 @@ def test_the_curves_of_the_training_run_are_drawn(visit):
 def test_a_file_of_pairs_is_scored_and_an_invalid_file_keeps_the_last_report(visit, tmp_path):
     page = visit()
     page.get_by_role("tab", name="Metrics").click()
-    page.get_by_role("tab", name="Score your own").click()
+    page.get_by_role("tab", name="Score").click()
     pairs, wrong = tmp_path / "mine.jsonl", tmp_path / "wrong.jsonl"
     pairs.write_text(
         json.dumps({"prediction": f"[sighs] [{HOSTILE}] So it is", "reference": "[sighs] So it IS"}) + "\n",

@@ -238,7 +238,7 @@ class CompareTab:
                 elem_id="categories",
             )
             self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
-            unsure = gr.Checkbox(False, label="Unsure words", elem_id="unsure-on", min_width=70)
+            unsure = gr.Checkbox(False, label="Unsure", elem_id="unsure-on", min_width=70)
             unsure.change(None, unsure, js=SHOW_UNSURE, **REDRAW_ONLY)
         self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
         self.columns = gr.HTML(

@@ -110,5 +110,5 @@ def metrics_tab(folder: Path = RESULTS) -> None:
             with gr.Tab("Training"):
                 content = json.loads(curves.read_text(encoding="utf-8"))
                 gr.HTML(training_report.training(content), elem_id="training", apply_default_css=False)
-        with gr.Tab("Score your own"):
+        with gr.Tab("Score"):
             ScoreYourOwn()

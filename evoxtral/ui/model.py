@@ -60,7 +60,9 @@ def description(checkpoint: "Checkpoint") -> tuple[str, str]:
         title, understands = "Voxtral Mini 3B", "it understands people; tags were trained in English"
     else:
         title, understands = checkpoint.name, "your own checkpoint"
-    return title, understands if checkpoint.reason == "asked for" else f"{understands} ({checkpoint.reason})"
+    if checkpoint.reason == "asked for":
+        return title, f"{understands}; {MORE}" if checkpoint.name == "tiny" else understands
+    return title, f"{understands} ({checkpoint.reason})"
 
 
 def understood(measured: dict) -> str:
@@ -74,7 +76,7 @@ def understood(measured: dict) -> str:
     rate = sum(row["wer"]["rl"] * row["minutes"] for row in people) / minutes
     return (
         f"it understands this project's embedded voice; natural voices: {_wrong(sets['ordinary']['wer']['rl'])}; "
-        f"people: {_wrong(rate)}; {MORE}"
+        f"people: {_wrong(rate)}"
     )
 
 
