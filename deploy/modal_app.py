@@ -3,9 +3,10 @@
     pip install modal && modal setup
     modal deploy deploy/modal_app.py
 
-Not deployed by this project. Weights are kept in a volume, so that they are downloaded once. A container stays for
-SCALE_DOWN seconds after its last request. Its state after the imports and the download of the weights is
-kept as a memory snapshot, from which the next one starts.
+Not deployed by this project. Callers need a proxy token of the Modal workspace (headers `Modal-Key` and
+`Modal-Secret`). Weights are kept in a volume, so that they are downloaded once. A container stays for SCALE_DOWN
+seconds after its last request. Its state after the imports and the download of the weights is kept as a memory
+snapshot, from which the next one starts.
 """
 
 import modal
@@ -55,7 +56,7 @@ class Evoxtral:
 
         self.engine = Engine(self.checkpoint)
 
-    @modal.asgi_app()
+    @modal.asgi_app(requires_proxy_auth=True)
     def serve(self):
         """All routes of `python -m evoxtral serve`."""
         from evoxtral.serve.api import create_app
