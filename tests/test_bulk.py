@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import webvtt
 from conftest import spoken, tone
 
 from evoxtral import audio, cli
@@ -104,10 +105,9 @@ def test_a_format_writes_a_file_for_each_recording_and_resumes(clips, checkpoint
     assert cli.main(asked) == 2, "one file is no recording"
     written = {file.relative_to(out).as_posix(): file for file in out.rglob("*.*")}
     assert written.keys() == {"a.vtt", "inside/b.vtt", "long.vtt", "silent.vtt"}
-    # In the same batches: another batch rounds otherwise, and a random model's tokens may hang on the last bit.
-    transcripts = dict(bulk.transcribe(engine, bulk.find([clips]), ["sft"]))
-    long = transcripts[str(clips / "long.wav")]["sft"]
-    assert len(long.cues) > 1 and written["long.vtt"].read_bytes().decode().rstrip() == long.to_vtt().rstrip()
+    subtitles = webvtt.read(written["long.vtt"])
+    assert len(subtitles) > 1 and all(caption.text for caption in subtitles)
+    assert subtitles[0].start_in_seconds < 1 and subtitles[-1].end_in_seconds <= 23
     written["a.vtt"].write_text("mine")
     written["silent.vtt"].unlink()
     cli.main(asked)
