@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # see run.py
 
-from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
+from evoxtral.errors import RecipeError  # noqa: E402
+from training.command import exit_code  # noqa: E402
 from training.corpora import checking, converting, making, page, reading  # noqa: E402
 
 TOLD = 20  # findings on the command line; the page has all
@@ -118,17 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        return options.command(options)
-    except EvoxtralError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from here.", file=sys.stderr)
-        return 130
+    return exit_code(lambda: options.command(options))
 
 
 if __name__ == "__main__":

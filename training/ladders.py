@@ -20,9 +20,9 @@ if __name__ == "__main__":
 from evoxtral import audio, speech, tags  # noqa: E402
 from evoxtral.bench import running, sets  # noqa: E402
 from evoxtral.bench.sets import Text  # noqa: E402
-from evoxtral.errors import EvoxtralError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
 from training import dataset, scripts  # noqa: E402
+from training.command import exit_code  # noqa: E402
 from training.scripts import DELIVERIES, SOUNDS, Sentence, Slices, Sources  # noqa: E402
 
 COUNT = 300
@@ -141,6 +141,11 @@ def write_texts() -> None:
     sets.TEXTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_results(model: str, out: Path, limit: int | None) -> None:
+    found = running.bench(checkpoints.resolve(model), ["all"], out, limit=limit)
+    RESULTS.write_text(json.dumps(running.brief(found), ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/ladders.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("what", choices=("texts", "results"))
@@ -149,19 +154,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ladders", help="where predictions are kept")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        if options.what == "texts":
-            write_texts()
-        else:
-            found = running.bench(checkpoints.resolve(options.model), ["all"], options.out, limit=options.limit)
-            RESULTS.write_text(json.dumps(running.brief(found), ensure_ascii=False) + "\n", encoding="utf-8")
-    except EvoxtralError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    if options.what == "texts":
+        return exit_code(write_texts)
+    return exit_code(lambda: write_results(options.model, options.out, options.limit), options.out)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ if __name__ == "__main__":
     # Python puts training/ itself first on the path: there `evoxtral` is missing and our names would shadow PyPI's.
     sys.path[0] = str(ROOT)
 
-from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
+from evoxtral.errors import RecipeError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
 from training import bank, bench, confidence, dataset, loop, people, policy, pretrain, raft, recipe, sft  # noqa: E402
+from training.command import exit_code  # noqa: E402
 from training.corpora import clips as corpus_clips  # noqa: E402
 from training.corpora import reading  # noqa: E402
 from training.dataset import Clips  # noqa: E402
@@ -238,6 +239,18 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return settings
 
 
+def run_stages(options: argparse.Namespace) -> None:
+    stages = options.stages.split(",") if options.stages else None
+    if unknown := [stage for stage in stages or () if stage not in RUNNERS]:
+        raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(VOICED_STAGES)}.")
+    run = Run(options.runs / (options.name or Path(options.recipe).stem), _recipe(options))
+    stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
+    run.claim()
+    for stage in stages:
+        log.info("== %s", stage)
+        RUNNERS[stage](run)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/run.py", description=__doc__.split("\n\n")[0], epilog=MORE)
     parser.add_argument("--recipe", default="tiny", help="a file in training/recipes/, or the path of a .toml file")
@@ -255,26 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        stages = options.stages.split(",") if options.stages else None
-        if unknown := [stage for stage in stages or () if stage not in RUNNERS]:
-            raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(VOICED_STAGES)}.")
-        run = Run(options.runs / (options.name or Path(options.recipe).stem), _recipe(options))
-        stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
-        run.claim()
-        for stage in stages:
-            log.info("== %s", stage)
-            RUNNERS[stage](run)
-    except EvoxtralError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or options.runs} cannot be used: {error.strerror or error}.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run_stages(options), options.runs)
 
 
 if __name__ == "__main__":

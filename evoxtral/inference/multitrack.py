@@ -25,8 +25,8 @@ def stream(
     if "each" in (track, channels):
         found = [*transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding)]
         if track == "each":
-            label = {id(one): next(iter(one.values())).track or "" for one in found}
-            yield {name: interleaved({label[id(one)]: one[name] for one in found}) for name in found[0]}
+            by_track = {next(iter(transcripts.values())).track or "": transcripts for transcripts in found}
+            yield {name: interleaved({track: own[name] for track, own in by_track.items()}) for name in found[0]}
         else:
             yield found[0]
         return
