@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from evoxtral import __version__, dialects
+from evoxtral import __version__, foreign_formats
 from evoxtral.bench import command as bench_command
 from evoxtral.errors import EvoxtralError
 from evoxtral.exports import STDIN, Folder, Output, in_dialect, is_folder
@@ -102,7 +102,9 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE|FOLDER", help="instead of stdout; in a folder each recording has its own file"
     )
-    parser.add_argument("--dialect", choices=dialects.DIALECTS, help="tags as this text-to-speech system wants them")
+    parser.add_argument(
+        "--dialect", choices=foreign_formats.DIALECTS, help="tags as this text-to-speech system wants them"
+    )
     _add_tracks(parser)
     _add_request(parser)
     parser.set_defaults(command=_transcribe)
@@ -300,10 +302,10 @@ def _add_speak(commands: argparse._SubParsersAction) -> None:
 
 
 def _voices() -> str:
-    from evoxtral.speech import VOICES, natural, performer
+    from evoxtral.speech import VOICES, kokoro, performer
 
     lines = [textwrap.fill("voices: " + ", ".join((*performer.installed(), *VOICES)), break_on_hyphens=False)]
-    lines += [complaint for complaint in (natural.missing(),) if complaint]
+    lines += [complaint for complaint in (kokoro.missing(),) if complaint]
     return "\n".join(lines)
 
 
@@ -328,7 +330,7 @@ def _speak(args: argparse.Namespace) -> int:
 def _add_score(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("score", help="Evoxtral-Bench over predictions and references")
     parser.add_argument("file", metavar="FILE.jsonl", help='lines of {"prediction": "…", "reference": "…"}')
-    known = {"choices": dialects.FORMATS, "default": "evoxtral"}
+    known = {"choices": foreign_formats.FORMATS, "default": "evoxtral"}
     marks = "[laughs] (evoxtral, the default), (laughter), <|LAUGHTER|>, <whispering>…</whispering>, none; SRT as well"
     parser.add_argument("--format", **known, help=f"how predictions are written: {marks}")
     parser.add_argument("--reference-format", **known, help="and references")
@@ -344,7 +346,7 @@ def _score(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"{args.file} cannot be read: {error.strerror}.") from error
     pairs = metrics.parse_pairs(content, args.file)
-    pairs = [dialects.pair(*pair, args.format, args.reference_format) for pair in pairs]
+    pairs = [foreign_formats.pair(*pair, args.format, args.reference_format) for pair in pairs]
     report = metrics.score(pairs, normalised=True)
     if args.json:
         print_json(metrics.summary(report))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from evoxtral import dialects
+from evoxtral import foreign_formats
 from evoxtral.errors import EvoxtralError
 from evoxtral.results import FileResult
 from evoxtral.transcript import FORMATS, SUFFIXES, Transcript
@@ -27,9 +27,9 @@ def content(transcript: Transcript, form: str, dialect: str | None = None) -> st
     return (transcript if form == "json" else transcript.without(transcript.hide_below)).export(form)
 
 
-def in_dialect(transcript: Transcript, dialect: str) -> dialects.Written:
+def in_dialect(transcript: Transcript, dialect: str) -> foreign_formats.Written:
     """The text of a transcript for a text-to-speech system; without the tags that are hidden as doubtful."""
-    return dialects.write(transcript.without(transcript.hide_below).text, dialect)
+    return foreign_formats.write(transcript.without(transcript.hide_below).text, dialect)
 
 
 def is_folder(path: str) -> bool:

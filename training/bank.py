@@ -20,15 +20,15 @@ import numpy as np
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
-from evoxtral.speech import deliveries, flite, natural, performer, piper
+from evoxtral.speech import deliveries, flite, kokoro, performer, piper
 from training import loop, scripts
 from training.lexicon import WORDS
 from training.scripts import Script, Sentence, Sources
 
 SHARD = 50  # utterances, of one to four sentences
 CHARACTERS = 95  # of an utterance: the silence around it is spoken too, and longer ones lose less to it
-TRAINING = tuple(name for name in natural.VOICES if name not in natural.HELD_OUT)
-HELD_OUT = tuple(sorted(natural.HELD_OUT))
+TRAINING = tuple(name for name in kokoro.VOICES if name not in kokoro.HELD_OUT)
+HELD_OUT = tuple(sorted(kokoro.HELD_OUT))
 SLOTS = ("plain", "light", "moderate", "dense", "edge")
 
 
@@ -79,7 +79,7 @@ def _samples(shard: Path) -> np.ndarray:
 
 def folder() -> Path:
     """Where the bank lies: beside the voices' own tables."""
-    return natural.tables().parent / "bank"
+    return kokoro.tables().parent / "bank"
 
 
 # --- speaking ---------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def build(config: BankConfig, workers: int | None = None) -> "Bank":
             if not (folder() / f"{stem}.jsonl").exists():
                 jobs.append((stem, engine, min(SHARD, getattr(config, engine) - start), k * SHARD))
     for engine in {engine for _, engine, _, _ in jobs}:
-        if complaint := {"natural": natural, "piper": piper, "flite": flite}[engine].missing():
+        if complaint := {"natural": kokoro, "piper": piper, "flite": flite}[engine].missing():
             raise SpeechError(complaint)
     with (
         ProcessPoolExecutor(workers or loop.cores(), initializer=loop.end_with_parent) as pool,
@@ -170,20 +170,20 @@ def accent(voice: str) -> str:
     kind, _, name = voice.partition(":")
     if not name:
         return voice.partition("+")[0]
-    british = natural.BRITISH["female"] + natural.BRITISH["male"]
-    return "en-gb-x-rp" if kind == "natural" and natural.first(name) in british else "en-us"
+    british = kokoro.BRITISH["female"] + kokoro.BRITISH["male"]
+    return "en-gb-x-rp" if kind == "natural" and kokoro.first(name) in british else "en-us"
 
 
 def _main(voice: str) -> str:
     """A voice without what is mixed into it."""
     kind, _, name = voice.partition(":")
-    return f"natural:{natural.first(name)}" if kind == "natural" else voice
+    return f"natural:{kokoro.first(name)}" if kind == "natural" else voice
 
 
 def _female(voice: str) -> bool:
     kind, _, name = voice.partition(":")
     if kind == "natural":
-        return natural.first(name) in natural.AMERICAN["female"] + natural.BRITISH["female"]
+        return kokoro.first(name) in kokoro.AMERICAN["female"] + kokoro.BRITISH["female"]
     return (piper if kind == "piper" else flite).VOICES[name] == "female"
 
 

@@ -1,7 +1,8 @@
 """Fits a model's `evoxtral.confidence.Calibration` on validation clips, and judges it on held-out ones.
 
-`python -m training.confidence --validation A --judge B --model FOLDER`: A and B are folders of `training/people.py`, of
-disjoint clips. The calibration goes into the model's folder, the judgement into B's people.json.
+`python -m training.confidence --validation A --judge B --model FOLDER`: A and B are folders of
+`training/evaluate_people.py`, of disjoint clips. The calibration goes into the model's folder, the judgement into B's
+people.json.
 """
 
 import argparse
@@ -19,7 +20,7 @@ if __name__ == "__main__":
 from evoxtral import confidence  # noqa: E402
 from evoxtral.confidence import Calibration  # noqa: E402
 from evoxtral.transcript import Cue, Token, Transcript  # noqa: E402
-from training import people  # noqa: E402
+from training import evaluate_people  # noqa: E402
 
 BAD = 0.5  # WER above which a transcript is a bad one
 GOOD = 0.15  # and at or below which the model heard well
@@ -40,10 +41,11 @@ def accuracy(row: dict, variant: str) -> float | None:
 
     None where reference and transcript have tags alone: nothing can be said of words.
     """
-    reference, text = people.normalised(row["reference"]), people.normalised(row["variants"][variant]["text"])
+    written = row["variants"][variant]["text"]
+    reference, text = evaluate_people.normalised(row["reference"]), evaluate_people.normalised(written)
     if not reference:
         return 0.0 if text or row["set"] == "nonspeech" else None
-    return max(0.0, 1 - people.word_errors([(row["reference"], row["variants"][variant]["text"])]))
+    return max(0.0, 1 - evaluate_people.word_errors([(row["reference"], row["variants"][variant]["text"])]))
 
 
 def fit(features: np.ndarray, targets: np.ndarray, rounds: int = 50) -> Calibration:
@@ -85,7 +87,7 @@ def _tag_threshold(rows: Sequence[dict], variants: Sequence[str]) -> float:
     invented = [
         tag.probability
         for row in rows
-        if row["set"] not in people.TAGGED
+        if row["set"] not in evaluate_people.TAGGED
         for v in variants
         for tag in transcript(row, v).tags
     ]
@@ -101,10 +103,10 @@ def auc(scores: np.ndarray, bad: np.ndarray) -> float | None:
 
 
 def judge(calibration: Calibration, folder: Path) -> dict:
-    """What `judged` says of a folder of `people.measure`; also written into its people.json."""
-    found = json.loads((folder / people.FILE).read_text(encoding="utf-8"))
+    """What `judged` says of a folder of `evaluate_people.measure`; also written into its people.json."""
+    found = json.loads((folder / evaluate_people.FILE).read_text(encoding="utf-8"))
     found["confidence"] = judged(calibration, read(folder))
-    (folder / people.FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / evaluate_people.FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found["confidence"]
 
 
@@ -112,7 +114,7 @@ def judged(calibration: Calibration, rows: Sequence[dict]) -> dict:
     """What the calibration is worth on held-out clips, for each variant."""
     out = {}
     for variant in rows[0]["variants"]:
-        speech = [row for row in rows if row["set"] != "nonspeech" and people.normalised(row["reference"])]
+        speech = [row for row in rows if row["set"] != "nonspeech" and evaluate_people.normalised(row["reference"])]
         scored = [(calibration.confidence(transcript(r, variant)), accuracy(r, variant)) for r in speech]
         scores = np.array([1.0 if s is None else s for s, _ in scored])
         right = np.array([a for _, a in scored])
@@ -144,7 +146,7 @@ def _calibration_error(scores: np.ndarray, right: np.ndarray, bins: int = 10) ->
 
 
 def read(folder: Path) -> list[dict]:
-    """The predictions in a folder of `people.measure`."""
+    """The predictions in a folder of `evaluate_people.measure`."""
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

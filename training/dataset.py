@@ -24,7 +24,7 @@ from evoxtral.audio import SAMPLE_RATE, levelled
 from evoxtral.audio.features import log_mel
 from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
-from evoxtral.speech import natural
+from evoxtral.speech import kokoro
 from training import augment, bank, loop, scripts, splice
 from training.model import IGNORE
 from training.scripts import Slices, Sources
@@ -240,7 +240,7 @@ def is_held_out(voice: str) -> bool:
     """Whether a voice, or a part of its mixture, is one that training never hears."""
     kind, _, name = voice.partition(":")
     if name:
-        return kind == "natural" and not natural.heard_in(name).isdisjoint(natural.HELD_OUT)
+        return kind == "natural" and not kokoro.heard_in(name).isdisjoint(kokoro.HELD_OUT)
     return voice.partition("+")[2] in HELD_OUT
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.bench.recordings import Recording
-from evoxtral.speech import acoustics, natural
+from evoxtral.speech import acoustics, kokoro
 from evoxtral.speech.effects import bandpass, highpass, lowpass, peak
 
 Rng = np.random.Generator
@@ -107,14 +107,14 @@ KINDS: dict[str, Callable[[Rng, float], np.ndarray]] = {
 def foreign(number: int) -> np.ndarray:
     """A sentence that is not English, (T,) at 16 kHz. Raises SpeechError where Kokoro is not installed."""
     language, voice, text = FOREIGN[number % len(FOREIGN)]
-    waveform, _ = natural.read_foreign(text.split(), language, voice, 0.9 + 0.05 * (number // len(FOREIGN) % 6))
+    waveform, _ = kokoro.read_foreign(text.split(), language, voice, 0.9 + 0.05 * (number // len(FOREIGN) % 6))
     return waveform
 
 
 def clips(count: int, seed: int = 0) -> list[Recording]:
     """`count` clips of two to eight seconds, kinds in turn; a quarter are other languages if Kokoro is installed."""
     rng, out = np.random.default_rng(seed), []
-    kinds = [*KINDS] if natural.missing() else [*KINDS, "language", "language"]
+    kinds = [*KINDS] if kokoro.missing() else [*KINDS, "language", "language"]
     for k, kind in enumerate(islice(cycle(kinds), count)):
         seconds = rng.uniform(2, 8)
         waveform = foreign(k) if kind == "language" else KINDS[kind](rng, seconds)

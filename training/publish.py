@@ -26,7 +26,7 @@ from evoxtral import confidence, metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.inference import alignment  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import bench, card, people, pretrain, raft  # noqa: E402
+from training import bench, card, evaluate_people, pretrain, raft  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
@@ -59,8 +59,8 @@ def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     _write("measured.json", figures(run))
     _write("training.json", curves(run))
-    if (run / "people" / people.FILE).is_file():
-        shutil.copyfile(run / "people" / people.FILE, RESULTS / people.FILE)
+    if (run / "people" / evaluate_people.FILE).is_file():
+        shutil.copyfile(run / "people" / evaluate_people.FILE, RESULTS / evaluate_people.FILE)
 
 
 def figures(run: Path) -> dict:
@@ -176,8 +176,8 @@ def readme_block() -> str:
         bench.table(measured),
         "",
     ]
-    if (RESULTS / people.FILE).is_file():
-        lines += [*people.told(json.loads((RESULTS / people.FILE).read_text(encoding="utf-8"))), ""]
+    if (RESULTS / evaluate_people.FILE).is_file():
+        lines += [*evaluate_people.told(json.loads((RESULTS / evaluate_people.FILE).read_text(encoding="utf-8"))), ""]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from evoxtral.errors import RecipeError  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import bank, bench, confidence, dataset, loop, people, policy, pretrain, raft, recipe, sft  # noqa: E402
+from training import bank, bench, confidence, dataset, evaluate_people, loop, policy, pretrain, raft, recipe, sft  # noqa: E402
 from training.command import exit_code  # noqa: E402
 from training.corpora import clips as corpus_clips  # noqa: E402
 from training.corpora import reading  # noqa: E402
@@ -193,13 +193,13 @@ def run_people(run: Run) -> None:
     """Calibrate the confidence on validation clips, then measure on natural voices and people never heard before."""
     held_out, validation = run.folder / "people", run.folder / "people-validation"
     if not (held_out / "judged").exists():
-        people.measure(_engine(run, "sft", "rl"), validation, validation=True)
+        evaluate_people.measure(_engine(run, "sft", "rl"), validation, validation=True)
         calibration = confidence.calibrated(confidence.read(validation))
         calibration.save(run.base)
-        people.measure(_engine(run, "sft", "rl"), held_out)
+        evaluate_people.measure(_engine(run, "sft", "rl"), held_out)
         confidence.judge(calibration, held_out)
         (held_out / "judged").touch()
-    print("\n".join(people.told(json.loads((held_out / people.FILE).read_text(encoding="utf-8")))))
+    print("\n".join(evaluate_people.told(json.loads((held_out / evaluate_people.FILE).read_text(encoding="utf-8")))))
 
 
 def _splits(settings: Recipe) -> dict[str, dataset.DataConfig]:

@@ -21,9 +21,9 @@ from transformers import VoxtralConfig
 from evoxtral import audio, confidence
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
 from evoxtral.inference import alignment
+from evoxtral.inference.batch import Batch, cache_length
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
-from evoxtral.inference.scheduler import Batch, cache_length
 from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
 from evoxtral.model import backends, checkpoints, lora, precision, stored
 from evoxtral.model.cache import Cache

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import httpx
 
-from evoxtral import dialects
+from evoxtral import foreign_formats
 from evoxtral.errors import SpeechError
 
 # An account with data residency has an address of its own.
@@ -115,7 +115,7 @@ def turns_of(script: str, voices: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _checked_text(text: str) -> str:
     """The text with SSML's breaks as tags: these models read no SSML."""
-    text, _ = dialects.without_markup(text)
+    text, _ = foreign_formats.without_markup(text)
     if not text.strip():
         raise SpeechError("There is nothing to speak: write some words, or a tag such as [laughs].")
     return text

@@ -12,12 +12,12 @@ import numpy as np
 from evoxtral import tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
-from evoxtral.speech import deliveries, effects, flite, natural, piper, sounds
+from evoxtral.speech import deliveries, effects, flite, kokoro, piper, sounds
 from evoxtral.speech.deliveries import NEUTRAL, Timbre
 
 KINDS = ("natural", "piper", "flite")
 VOICES = (
-    *(f"natural:{name}" for name in natural.VOICES),
+    *(f"natural:{name}" for name in kokoro.VOICES),
     *(f"piper:{name}" for name in piper.VOICES),
     *(f"flite:{name}" for name in flite.VOICES),
 )
@@ -41,7 +41,7 @@ def is_natural(voice: str) -> bool:
 def missing(voice: str) -> str | None:
     """What to install before a voice can speak; None when it can."""
     kind = voice.partition(":")[0]
-    return {"natural": natural, "piper": piper, "flite": flite}[kind].missing() or deliveries.missing()
+    return {"natural": kokoro, "piper": piper, "flite": flite}[kind].missing() or deliveries.missing()
 
 
 def installed() -> tuple[str, ...]:
@@ -54,9 +54,9 @@ def title(voice: str) -> str:
     """ "natural:heart" → "Natural: Heart, American woman"."""
     kind, _, name = voice.partition(":")
     if kind == "natural":
-        chosen = natural.first(name)
-        british = chosen in natural.BRITISH["female"] + natural.BRITISH["male"]
-        woman = chosen in natural.AMERICAN["female"] + natural.BRITISH["female"]
+        chosen = kokoro.first(name)
+        british = chosen in kokoro.BRITISH["female"] + kokoro.BRITISH["male"]
+        woman = chosen in kokoro.AMERICAN["female"] + kokoro.BRITISH["female"]
         return f"Natural: {name.capitalize()}, {'British' if british else 'American'} {'woman' if woman else 'man'}"
     return f"{kind.capitalize()}: {name.capitalize()}"
 
@@ -67,8 +67,8 @@ def reader(voice: str, rate: float = 1.0) -> Reader:
     if complaint := missing(voice):
         raise SpeechError(complaint)
     if kind == "natural":
-        chosen = natural.voice(name)
-        return Reader(lambda words: natural.read(words, chosen, rate), chosen.female)
+        chosen = kokoro.voice(name)
+        return Reader(lambda words: kokoro.read(words, chosen, rate), chosen.female)
     module = {"piper": piper, "flite": flite}[kind]
     if name not in module.VOICES:
         raise SpeechError(f"There is no voice {voice!r}: use one of {', '.join(f'{kind}:{v}' for v in module.VOICES)}.")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from evoxtral import dialects, tags
+from evoxtral import foreign_formats, tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
 from evoxtral.speech import effects, performer
@@ -130,7 +130,7 @@ def _recorded(plan: list, skipped: list[str], speaker: "Performer", rng: np.rand
 
 def _plan(text: str) -> tuple[list[_Said | _Phrase], list[str]]:
     """What to sound, in order, and the tags and elements of SSML that were skipped."""
-    text, markup = dialects.without_markup(text)
+    text, markup = foreign_formats.without_markup(text)
     plan: list[_Said | _Phrase] = []
     skipped: dict[int, str] = {}  # by place
     words: list[str] = []

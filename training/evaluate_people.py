@@ -1,4 +1,4 @@
-"""How well the model hears people and natural voices: `python -m training.people --out FOLDER`.
+"""How well the model hears people and natural voices: `python -m training.evaluate_people --out FOLDER`.
 
 Every set is held out: the embedded voice's validation clips, the six natural voices that training never hears (scripts
 and ordinary sentences), prompts of one person, lines of 13 actors, and sounds that are no speech. `predictions.jsonl`
@@ -235,7 +235,7 @@ def told(found: dict) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="training/people.py", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="training/evaluate_people.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="tiny", help="what the command line's --model takes")
     parser.add_argument("--out", type=Path, required=True, help="a folder")
     parser.add_argument("--sets", help="of " + ", ".join(SETS) + " (default: all)")

@@ -6,7 +6,7 @@ import pytest
 from evoxtral import speech, tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
-from evoxtral.speech import deliveries, flite, natural, onnx_voice, performer, piper, sounds
+from evoxtral.speech import deliveries, flite, kokoro, onnx_voice, performer, piper, sounds
 from evoxtral.speech.espeak import Espeak
 
 TEXT = "[nervous] So... I was [clears throat] thinking. [laughs] Was it FINE?"
@@ -43,19 +43,19 @@ def test_a_voice_that_is_not_installed_gets_an_error_with_the_package(tmp_path, 
 @pytest.mark.parametrize("name", ["nobody", "heart+nobody", "heart@much", "heart@1+bella@-1", "", "heart/"])
 def test_a_voice_that_does_not_exist_is_one_sentence(name):
     with pytest.raises(SpeechError, match="natural voice|mixture") as caught:
-        natural.voice(name)
+        kokoro.voice(name)
     assert "\n" not in str(caught.value)
 
 
 def test_six_voices_are_held_out_and_a_mixture_with_one_is_known():
-    assert set(natural.VOICES) > natural.HELD_OUT and len(natural.VOICES) == 28
-    assert natural.heard_in("heart@0.7+sky@0.3/adam") == {"heart", "sky", "adam"}
+    assert set(kokoro.VOICES) > kokoro.HELD_OUT and len(kokoro.VOICES) == 28
+    assert kokoro.heard_in("heart@0.7+sky@0.3/adam") == {"heart", "sky", "adam"}
 
 
 def test_every_word_has_phonemes_even_if_the_synthesiser_joins_two():
     words = "Do not go to the end of the 42 roads, please...".split()
     with Espeak() as engine:
-        found = natural.phonemes(engine, words, british=False)
+        found = kokoro.phonemes(engine, words, british=False)
     said = dict(zip(words, found, strict=True))
     assert said["not"].startswith("n") and said["Do"] == "du"  # espeak-ng says them in one
     assert said["42"].startswith("f") and len(said["42"]) > 8  # and this in two
@@ -158,16 +158,16 @@ def test_piper_speaks_with_true_times():
     spoken_truly("piper:joe")
 
 
-@needs(natural.missing() or deliveries.missing())
+@needs(kokoro.missing() or deliveries.missing())
 def test_kokoro_speaks_with_true_times():
     spoken_truly("natural:heart@0.6+george@0.4")
 
 
-@needs(natural.missing())
+@needs(kokoro.missing())
 def test_kokoro_durations_are_all_of_the_samples():
     with Espeak() as engine:
-        found = natural.phonemes(engine, "Seven cats sat there.".split(), british=False)
-    waveform, times = natural.kokoro().synthesize(found, natural.voice("heart").style)
-    assert len(waveform) % natural.FRAME == 0 and times[-1, 1] < len(waveform)
-    before, after = waveform[: times[0, 0] - natural.FRAME], waveform[times[-1, 1] + natural.RATE // 5 :]
+        found = kokoro.phonemes(engine, "Seven cats sat there.".split(), british=False)
+    waveform, times = kokoro.model().synthesize(found, kokoro.voice("heart").style)
+    assert len(waveform) % kokoro.FRAME == 0 and times[-1, 1] < len(waveform)
+    before, after = waveform[: times[0, 0] - kokoro.FRAME], waveform[times[-1, 1] + kokoro.RATE // 5 :]
     assert np.abs(np.concatenate([before, after])).max() < 0.1 * np.abs(waveform).max()
