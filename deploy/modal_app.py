@@ -41,12 +41,12 @@ class Evoxtral:
     @modal.enter(snap=True)
     def read(self) -> None:
         """Before the snapshot, where there is no GPU: imports, and the files of the weights."""
-        from evoxtral.model import checkpoints
+        from evoxtral.model import checkpoints, hub
         from evoxtral.serve import api  # noqa: F401 - torch and FastAPI are in the snapshot
 
         self.checkpoint = checkpoints.resolve(MODEL)
         for reference in (self.checkpoint.base, *self.checkpoint.adapters.values()):
-            checkpoints.fetch(reference)
+            hub.fetch(reference)
         weights.commit()
 
     @modal.enter(snap=False)

@@ -28,7 +28,7 @@ from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.speech import performer, speak
-from evoxtral.ui import compare, page
+from evoxtral.ui import compare_events, page
 from evoxtral.ui import decoder as decoder_module
 from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.decoder import Decoder, Example
@@ -212,13 +212,13 @@ def test_channels_are_listed_and_chosen_and_each_gives_cues_with_their_names(cli
 
 
 def test_the_chooser_lists_tracks_or_channels_and_is_hidden_for_mono(call, clip):
-    assert compare.offer_parts(call)["choices"] == [
+    assert compare_events.offer_parts(call)["choices"] == [
         ("Everything, mixed", "/mix"),
         ("Left channel alone", "/1"),
         ("Right channel alone", "/2"),
         ("Each channel, by name", "/each"),
     ]
-    assert not compare.offer_parts(clip)["visible"] and not compare.offer_parts(None)["visible"]
+    assert not compare_events.offer_parts(clip)["visible"] and not compare_events.offer_parts(None)["visible"]
 
 
 def test_score_gives_the_seven_scores(client):
@@ -316,7 +316,7 @@ def test_the_cache_is_cleaned_of_visitors_files_and_the_examples_stay(tmp_path, 
 
 
 def test_a_deleted_clip_gets_one_sentence(tmp_path):
-    gone = compare.describe_clip(str(tmp_path / "gone.wav"), Decoder(Model("tiny")))
+    gone = compare_events.describe_clip(str(tmp_path / "gone.wav"), Decoder(Model("tiny")))
     assert "no longer on the server" in gone and str(tmp_path) not in gone
 
 

@@ -18,7 +18,8 @@ from transformers import VoxtralForConditionalGeneration
 from evoxtral.errors import CheckpointError
 from evoxtral.inference.engine import Engine
 from evoxtral.model import checkpoints, lora
-from evoxtral.model.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, fetch, load_base, load_config, resolve
+from evoxtral.model.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, load_base, load_config, resolve
+from evoxtral.model.hub import fetch
 
 
 def test_mini_is_the_published_model_with_the_published_adapters():
@@ -187,7 +188,7 @@ def test_a_model_of_hub_ids_is_downloaded_and_runs_and_later_without_the_hub(hub
 
 
 def test_a_download_reports_its_progress(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_REPORT_EVERY", 0)
+    monkeypatch.setattr("evoxtral.model.hub._REPORT_EVERY", 0)
     (tmp_path / "large").mkdir()
     (tmp_path / "large" / "model.safetensors").write_bytes(bytes(45_000_000))
     hub.repos["me/large"] = tmp_path / "large"

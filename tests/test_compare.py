@@ -7,8 +7,8 @@ import pytest
 from conftest import spoken
 
 from evoxtral import audio, tags
-from evoxtral.ui import compare, decoder, history, view
-from evoxtral.ui.compare import ViewState
+from evoxtral.ui import compare, compare_events, decoder, history, view
+from evoxtral.ui.compare_events import ViewState
 from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.model import Model
 
@@ -43,18 +43,20 @@ def test_the_last_step_shows_the_result_and_adds_it_to_the_history(tab, clip):
     assert first[:2] == (SKIPPED, SKIPPED) and "Decoding" in first[2]
     comparison, changes, _, columns = last
     assert comparison.done and comparison.clip == clip and changes == history.additions(*comparison.results)
-    assert columns == compare.draw(comparison, view_state.tag_filter, "[sad] So.")
+    assert columns == compare_events.draw(comparison, view_state.tag_filter, "[sad] So.")
 
 
 def test_a_control_changed_during_decoding_takes_effect_at_once(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)
     comparison = next(step[0] for step in steps if step[0] != SKIPPED)
-    status, _ = compare.redraw(comparison, *controls(view_state, clip, tags_on=False))
+    status, _ = compare_events.redraw(comparison, *controls(view_state, clip, tags_on=False))
     assert status == SKIPPED, "the line is the decoder's until it is done"
     for comparison, _, _, columns in steps:
-        assert columns == compare.draw(comparison, view_state.tag_filter, "") and view_state.tag_filter.words_alone
-    status, _ = compare.redraw(comparison, *controls(view_state, clip, tags_on=False))
+        assert (
+            columns == compare_events.draw(comparison, view_state.tag_filter, "") and view_state.tag_filter.words_alone
+        )
+    status, _ = compare_events.redraw(comparison, *controls(view_state, clip, tags_on=False))
     assert "ev-working" not in status
 
 
@@ -78,9 +80,9 @@ def test_text_before_a_failure_is_kept_and_marked_truncated(tab, clip):
     partial = next(step[0] for step in steps if step[0] != SKIPPED and all_begun(step[0]))
     steps.close()
     assert not view_state.decoding
-    comparison, changes, status, columns = compare.decode_failed(False, partial, *controls(view_state, clip))
+    comparison, changes, status, columns = compare_events.decode_failed(False, partial, *controls(view_state, clip))
     assert comparison.done and 'aria-busy="true"' not in columns and "Cut short" in columns
-    assert changes == history.additions(*comparison.results) and compare.INTERRUPTED in status
+    assert changes == history.additions(*comparison.results) and compare_events.INTERRUPTED in status
     assert [t.text for t in texts(comparison)] == [t.text for t in texts(partial)]
     assert all(t.truncated for t in texts(comparison))
 
@@ -90,38 +92,38 @@ def test_the_status_line_shows_waiting_until_decoding_or_failure(tab, clip):
     *_, (comparison, *_) = decoding(tab, view_state, clip)
     ends = [
         lambda: list(decoding(tab, view_state, clip)),
-        lambda: compare.decode_failed(True, None, *controls(view_state, clip)),
+        lambda: compare_events.decode_failed(True, None, *controls(view_state, clip)),
     ]
     for end in ends:
-        assert compare.WAITING in compare.enqueue(*controls(view_state, clip))
-        assert compare.redraw(comparison, *controls(view_state, clip))[0] == SKIPPED
+        assert compare_events.WAITING in compare_events.enqueue(*controls(view_state, clip))
+        assert compare_events.redraw(comparison, *controls(view_state, clip))[0] == SKIPPED
         end()
-        assert compare.redraw(comparison, *controls(view_state, clip))[0] != SKIPPED
+        assert compare_events.redraw(comparison, *controls(view_state, clip))[0] != SKIPPED
 
 
 def test_a_queued_clip_does_not_replace_the_status_of_the_current_one(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)
     next(steps)
-    assert compare.enqueue(*controls(view_state, clip)) == SKIPPED
+    assert compare_events.enqueue(*controls(view_state, clip)) == SKIPPED
     steps.close()
 
 
 def test_compare_without_a_clip_is_an_error_at_once():
     view_state = ViewState()
-    assert decoder.NO_CLIP in compare.enqueue(*controls(view_state, None)) and not view_state.decoding
+    assert decoder.NO_CLIP in compare_events.enqueue(*controls(view_state, None)) and not view_state.decoding
 
 
 def test_a_new_clip_clears_the_error_of_the_last_one(tab, clip):
     view_state = ViewState()
-    assert compare.READY in compare.reset_status(None, *controls(view_state, None))
+    assert compare_events.READY in compare_events.reset_status(None, *controls(view_state, None))
     *_, (comparison, *_) = decoding(tab, view_state, clip)
     assert (
-        compare.reset_status(comparison, *controls(view_state, "new.wav"))
-        == compare.redraw(comparison, *controls(view_state, clip))[0]
+        compare_events.reset_status(comparison, *controls(view_state, "new.wav"))
+        == compare_events.redraw(comparison, *controls(view_state, clip))[0]
     )
-    compare.enqueue(*controls(view_state, clip))
-    assert compare.reset_status(comparison, *controls(view_state, "new.wav")) == SKIPPED
+    compare_events.enqueue(*controls(view_state, clip))
+    assert compare_events.reset_status(comparison, *controls(view_state, "new.wav")) == SKIPPED
 
 
 def test_an_unusable_clip_clears_the_columns_unless_a_later_one_is_shown(tab, clip):
@@ -141,16 +143,16 @@ def test_a_full_queue_keeps_the_clip_in_progress_on_the_screen(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)
     partial = next(step[0] for step in steps if step[0] != SKIPPED)
-    comparison, changes, status, columns = compare.decode_failed(True, partial, *controls(view_state, clip))
-    assert (comparison, changes, columns) == (SKIPPED, [], SKIPPED) and compare.QUEUE_FULL in status
+    comparison, changes, status, columns = compare_events.decode_failed(True, partial, *controls(view_state, clip))
+    assert (comparison, changes, columns) == (SKIPPED, [], SKIPPED) and compare_events.QUEUE_FULL in status
     steps.close()
 
 
 @pytest.mark.parametrize(
-    ("full", "sentence"), [(True, compare.QUEUE_FULL), (False, compare.DECODE_FAILED), (None, "again")]
+    ("full", "sentence"), [(True, compare_events.QUEUE_FULL), (False, compare_events.DECODE_FAILED), (None, "again")]
 )
 def test_a_clip_that_was_never_decoded_keeps_the_last_result_on_the_screen(full, sentence):
-    comparison, changes, status, columns = compare.decode_failed(full, None, *controls(ViewState(), "tone.wav"))
+    comparison, changes, status, columns = compare_events.decode_failed(full, None, *controls(ViewState(), "tone.wav"))
     assert (comparison, changes, columns) == (SKIPPED, [], SKIPPED) and sentence in status
 
 

@@ -8,7 +8,7 @@ import pytest
 from evoxtral import confidence
 from evoxtral.confidence import FEATURES, UNTUNED, Calibration
 from evoxtral.transcript import Cue, Token, Transcript
-from evoxtral.ui import history, view
+from evoxtral.ui import history, status_line, view
 from evoxtral.ui.view import Filter
 from training import confidence as training
 
@@ -69,12 +69,12 @@ def test_only_a_doubtful_transcript_hides_its_less_likely_tags():
 def test_the_page_warns_about_a_doubtful_text_until_it_is_edited():
     judged = PLAIN.judged(UNSURE)
     column = view.Column("rl", view.heading("rl"), judged, judged)
-    assert view.doubt([column], Filter()).startswith(confidence.WARNING)
-    assert "At least % sure" in view.doubt([column], Filter())
-    assert view.doubt([column], Filter(min_probability=0.2)) == confidence.WARNING
+    assert status_line.doubt([column], Filter()).startswith(confidence.WARNING)
+    assert "At least % sure" in status_line.doubt([column], Filter())
+    assert status_line.doubt([column], Filter(min_probability=0.2)) == confidence.WARNING
     edited = history.with_texts(judged, ["He was wrong so"])
     assert not edited.doubtful and edited.confidence is None
-    assert view.doubt([view.Column("rl", view.heading("rl"), edited, edited)], Filter()) == ""
+    assert status_line.doubt([view.Column("rl", view.heading("rl"), edited, edited)], Filter()) == ""
 
 
 def test_a_calibration_survives_its_file_and_a_model_without_one_is_untuned(tmp_path):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evoxtral import tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui import history, history_tab
-from evoxtral.ui.compare import Controls, ViewState, edit, redraw, save_draft, set_reference
+from evoxtral.ui.compare_events import Controls, ViewState, edit, redraw, save_draft, set_reference
 from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.history import Result, with_texts
 

@@ -103,10 +103,10 @@ def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(fron
 
 def test_preloaded_files_are_exactly_those_that_loading_needs(front_matter):
     """So that a start needs no download. The Hub's base has no processor_config.json."""
-    from evoxtral.model import checkpoints, lora
+    from evoxtral.model import hub, lora
 
     adapter = {lora.CONFIG_FILE, lora.WEIGHTS_FILE}
-    base = {*checkpoints.FILES} - adapter - {"processor_config.json"}
+    base = {*hub.FILES} - adapter - {"processor_config.json"}
     for entry, patterns in zip(front_matter["preload_from_hub"], (base, adapter, adapter), strict=True):
         files = entry.split(" ")[1].split(",")
         assert all(any(fnmatch(file, pattern) for pattern in patterns) for file in files)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evoxtral import metrics, tags
 from evoxtral.transcript import Cue, Token, Transcript
-from evoxtral.ui import view
+from evoxtral.ui import diff, markup, status_line, view, wording
 from evoxtral.ui.view import Column, Filter
 
 HOSTILE = (
@@ -91,10 +91,10 @@ def shown_text(html: str) -> str:
 
 @given(TAGGED_TEXT | st.text())
 def test_any_text_is_escaped(text):
-    marks = view.mark_against_reference("quite another [sad] reference <b>", text)
-    page = Page(view.tagged_text(text, {}))
+    marks = diff.mark_against_reference("quite another [sad] reference <b>", text)
+    page = Page(markup.tagged_text(text, {}))
     assert " ".join(page.text.split()) == " ".join(text.split())
-    for html in (page, Page(view.tagged_text(text, sure(text, 0.5), marks))):
+    for html in (page, Page(markup.tagged_text(text, sure(text, 0.5), marks))):
         assert {name for name, _ in html.elements} <= ELEMENTS
         assert {key for _, attributes in html.elements for key in attributes} <= ATTRIBUTES
 
@@ -113,7 +113,7 @@ def test_markup_in_a_transcript_is_escaped_in_every_part_of_its_column(text):
 
 @pytest.mark.parametrize("message", HOSTILE)
 def test_markup_in_a_message_is_escaped(message):
-    for html in (view.status(message), view.error(message)):
+    for html in (status_line.status(message), status_line.error(message)):
         assert Page(html).text == message
 
 
@@ -131,7 +131,7 @@ def test_markup_in_a_message_is_escaped(message):
     ],
 )
 def test_a_tag_has_the_class_and_the_label_of_its_category(text, category):
-    (chip,) = Page(view.tagged_text(text, {0: 0.875})).of_class("ev-tag")
+    (chip,) = Page(markup.tagged_text(text, {0: 0.875})).of_class("ev-tag")
     assert f"ev-{category}" in chip["class"].split()
     assert chip["data-tip"] == f"{text[1:-1]} · {category} · 88\u00a0% sure"
     assert chip["aria-label"] == f"{text[1:-1]}, {category}, 88\u00a0% sure"
@@ -139,19 +139,19 @@ def test_a_tag_has_the_class_and_the_label_of_its_category(text, category):
 
 
 def test_a_synonym_is_shown_as_written_and_its_tooltip_names_its_group():
-    page = Page(view.tagged_text("[Chuckles] well", {}))
+    page = Page(markup.tagged_text("[Chuckles] well", {}))
     assert page.text.split() == ["[Chuckles]", "well"]
     assert page.of_class("ev-tag")[0]["data-tip"] == "chuckles · like laughs · non-verbal"
 
 
 def test_capitals_are_emphasis_and_capitals_inside_a_tag_are_not():
-    page = Page(view.tagged_text("[LAUGHS] I NEVER said O'NEIL", {}))
+    page = Page(markup.tagged_text("[LAUGHS] I NEVER said O'NEIL", {}))
     assert len(page.of_class("ev-emphasis")) == 2
 
 
 def test_percent_never_rounds_up_to_100():
-    assert view.percent(0.9999) == "99\u00a0%"
-    assert view.percent(1.0) == "100\u00a0%"
+    assert wording.percent(0.9999) == "99\u00a0%"
+    assert wording.percent(1.0) == "100\u00a0%"
 
 
 # ------------------------------------------------------------------------------------- a column
@@ -186,7 +186,7 @@ def test_a_column_in_progress_is_busy_and_has_no_downloads():
 def test_silence_gets_a_sentence():
     silence = Transcript((), duration=3.0, elapsed=0.0)
     assert "No speech was found" in shown_text(view.draw_column(column(silence)))
-    assert view.agreement(clip(base=silence, rl=silence)) == "No speech was found in this clip."
+    assert status_line.agreement(clip(base=silence, rl=silence)) == "No speech was found in this clip."
 
 
 def test_a_truncated_text_gets_a_sentence():
@@ -284,12 +284,12 @@ def differing(html: str) -> int:
 
 def test_words_that_not_all_variants_have_are_marked_in_each():
     texts = {"base": "may be we go", "sft": "maybe we go", "rl": "maybe we go"}
-    marks = view.mark_differences(texts)
+    marks = diff.mark_differences(texts)
     assert [len(marks[name].differs) for name in texts] == [2, 1, 1]
 
 
 def test_case_and_punctuation_are_no_disagreement():
-    marks = view.mark_differences({"base": "So, we never go.", "rl": "so We never... go"})
+    marks = diff.mark_differences({"base": "So, we never go.", "rl": "so We never... go"})
     assert not marks["base"].differs and not marks["rl"].differs
 
 
@@ -299,13 +299,13 @@ def test_a_variant_without_tags_is_not_compared_on_tags():
 
 def test_different_stress_is_a_difference_except_to_a_variant_without_stress():
     texts = {"base": "so we never go", "sft": "so we NEVER go", "rl": "[sad] so we never GO"}
-    assert [len(marks.differs) for marks in view.mark_differences(texts).values()] == [0, 2, 3]
-    assert view.word_agreement(texts) == 1.0, "it is the same word"
-    assert len(view.mark_against_reference("so WE never go", "so we NEVER go").differs) == 2
+    assert [len(marks.differs) for marks in diff.mark_differences(texts).values()] == [0, 2, 3]
+    assert diff.word_agreement(texts) == 1.0, "it is the same word"
+    assert len(diff.mark_against_reference("so WE never go", "so we NEVER go").differs) == 2
 
 
 def test_a_tag_at_another_position_is_a_difference():
-    marks = view.mark_differences({"sft": "[laughs] well yes", "rl": "well yes [laughs]"})
+    marks = diff.mark_differences({"sft": "[laughs] well yes", "rl": "well yes [laughs]"})
     assert len(marks["sft"].differs) == len(marks["rl"].differs) == 1
 
 
@@ -320,9 +320,9 @@ def test_agreement_is_one_sentence():
         sft=transcript("[sad] I was there yesterday"),
         rl=transcript("[sad] I was here yesterday [sighs]"),
     )
-    assert view.agreement(columns) == "All three agree on 75\u00a0% of words; RL adds 1 tag against SFT."
+    assert status_line.agreement(columns) == "All three agree on 75\u00a0% of words; RL adds 1 tag against SFT."
     only_sad = Filter(frozenset({"emotion"}))
-    assert "RL has the same tags as SFT" in view.agreement(columns, only_sad)
+    assert "RL has the same tags as SFT" in status_line.agreement(columns, only_sad)
 
 
 def test_against_a_reference_extra_and_missing_words_and_tags_are_marked():
@@ -355,4 +355,4 @@ def test_words_alone_shows_neither_tags_nor_stress():
 def test_different_clips_are_not_compared():
     columns = [view.Column(name, view.heading(name), transcript(name), transcript(name), clip=name) for name in "ab"]
     assert differing(view.draw_columns(columns)) == 0
-    assert view.agreement(columns) == "These are different clips: their words are not compared."
+    assert status_line.agreement(columns) == "These are different clips: their words are not compared."

@@ -23,7 +23,7 @@ from evoxtral.audio import SAMPLE_RATE
 from evoxtral.inference import alignment
 from evoxtral.inference.alignment import Heads, Unit
 from evoxtral.inference.engine import Engine
-from evoxtral.model import checkpoints, lora
+from evoxtral.model import checkpoints, hub, lora
 from evoxtral.words import split
 from training import scripts
 from training.dataset import ACCENTS, HELD_OUT, VARIANTS, roomy
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.keep:
         clips = _first(spoken(1, "validation", most), options.clips)
         engine.heads = calibrated(engine, clips)
-        engine.heads.save(checkpoints.fetch(checkpoint.base))
+        engine.heads.save(hub.fetch(checkpoint.base))
         log.info("%s: %s", alignment.FILE, engine.heads)
     if options.judge:
         rng = random.Random(0)

@@ -27,7 +27,7 @@ from transformers import AutoConfig, VoxtralForConditionalGeneration
 
 from evoxtral import tags
 from evoxtral.inference.prompt import Prompt
-from evoxtral.model import checkpoints
+from evoxtral.model import checkpoints, hub
 from evoxtral.speech.espeak import Espeak
 from training import bank, dataset, loop, model, tokenizer
 from training.dataset import Clips, Collator
@@ -263,7 +263,7 @@ def prepare(folder: Path, clips: Clips, config: PretrainConfig) -> None:
         return
     with checkpoints.atomic_folder(folder / "start") as out:
         if config.start:
-            shutil.copytree(checkpoints.fetch(checkpoints.resolve(config.start).base), out, dirs_exist_ok=True)
+            shutil.copytree(hub.fetch(checkpoints.resolve(config.start).base), out, dirs_exist_ok=True)
         else:
             texts = [text for clip in clips.clips[:20_000] for text in (clip.text, tags.plain(clip.text))]
             model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)

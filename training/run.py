@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from evoxtral.errors import RecipeError  # noqa: E402
-from evoxtral.model import checkpoints  # noqa: E402
+from evoxtral.model import checkpoints, hub  # noqa: E402
 from training import bank, bench, confidence, dataset, evaluate_people, loop, policy, pretrain, raft, recipe, sft  # noqa: E402
 from training.command import exit_code  # noqa: E402
 from training.corpora import clips as corpus_clips  # noqa: E402
@@ -94,7 +94,7 @@ def run_data(run: Run) -> None:
     """The clips of every split, spoken or from a corpus, and the base beside them."""
     if not run.base.exists():
         with checkpoints.atomic_folder(run.base) as out:
-            shutil.copytree(checkpoints.fetch(checkpoints.resolve(run.recipe.base).base), out, dirs_exist_ok=True)
+            shutil.copytree(hub.fetch(checkpoints.resolve(run.recipe.base).base), out, dirs_exist_ok=True)
     if run.recipe.train.source != "embedded":
         _data_of_corpus(run)
         return
@@ -133,7 +133,7 @@ def run_sft(run: Run) -> None:
 
 def _adapter(model: str) -> Path | None:
     """The folder of a model's SFT adapter; None for no model."""
-    return checkpoints.fetch(checkpoints.resolve(model).adapters["sft"]) if model else None
+    return hub.fetch(checkpoints.resolve(model).adapters["sft"]) if model else None
 
 
 def run_raft(run: Run) -> None:

@@ -23,7 +23,7 @@ from evoxtral.errors import EvoxtralError
 from evoxtral.inference import bulk, text_only
 from evoxtral.inference.engine import Engine
 from evoxtral.metrics import english
-from evoxtral.model import checkpoints
+from evoxtral.model import hub
 from evoxtral.model.checkpoints import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """The first 12 digits of the SHA-256 of all weights: base and adapters, by name and content."""
     digest = hashlib.sha256()
     for reference in (checkpoint.base, *checkpoint.adapters.values()):
-        for file in sorted(checkpoints.fetch(reference).glob("*.safetensors")):
+        for file in sorted(hub.fetch(reference).glob("*.safetensors")):
             digest.update(file.name.encode())
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())

@@ -25,7 +25,7 @@ from evoxtral.inference.batch import Batch, cache_length
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
 from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
-from evoxtral.model import backends, checkpoints, lora, precision, stored
+from evoxtral.model import backends, checkpoints, hub, lora, precision, stored
 from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
@@ -66,10 +66,10 @@ class Engine:
 
         device: "cuda" or "cpu", None for CUDA where there is one.  dtype: of the weights; None for what
         `precision.choose` makes of the checkpoint's `weights`.  rows: limit on the rows of a batch, None for what
-        fits BATCH_MEMORY.  on_progress: see `checkpoints.fetch`.  Raises CheckpointError.
+        fits BATCH_MEMORY.  on_progress: see `hub.fetch`.  Raises CheckpointError.
         """
         references = checkpoint.base, *checkpoint.adapters.values()
-        folder, *adapters = [checkpoints.fetch(reference, on_progress=on_progress) for reference in references]
+        folder, *adapters = [hub.fetch(reference, on_progress=on_progress) for reference in references]
         config = checkpoints.load_config(folder)
         self.checkpoint = checkpoint
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

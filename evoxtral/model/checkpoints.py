@@ -1,4 +1,4 @@
-"""Find, download and load weights: the scale model in the package, the published model, a folder, or a Hub id.
+"""Find and load weights: the scale model in the package, the published model, a folder, or a Hub id.
 
 A checkpoint is a base and any number of adapters. Each is a folder or a Hub id, `owner/name` or
 `owner/name@revision`.
@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import GenerationConfig, VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral.errors import CheckpointError, reading
-from evoxtral.model import lora, mistral_layout
+from evoxtral.model import hub, lora, mistral_layout
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +31,9 @@ MINI_BYTES = 12e9  # of GPU memory: 9.4e9 for the base, the rest for adapters, c
 MINI_ADAPTERS = {"sft": "YongkangZOU/evoxtral-lora", "rl": "YongkangZOU/evoxtral-rl"}
 ADAPTER_ORDER = ("sft", "rl")  # the order in which a folder's adapters were trained; others follow by name
 
-# The Hub's repository also holds the weights in Mistral's own format, which are not downloaded.
-FILES = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "tekken.json", "model*.safetensors", "model.safetensors.index.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE,
-)  # fmt: skip
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
-_NOT_A_REFERENCE = "{} is neither a folder nor a Hub id (owner/name or owner/name@revision)."
-_GATED = "{0} is gated: accept its terms at https://huggingface.co/{0}, then log in (`hf auth login` or HF_TOKEN)."
 _VARIANT = re.compile(r"[\w-]+")
 _RESERVED = (lora.BASE, "all")  # "all" asks for every variant
 _HUB_TIMEOUT = 5.0  # s, to find out whether the Hub can be reached
-_REPORT_EVERY = 3.0  # s, of a download
 
 
 @dataclass(frozen=True)
@@ -83,9 +74,9 @@ def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ, weights
         name, reason = _best_available(environ, {**MINI_ADAPTERS, **replaced, **added})
         if name == TINY:  # chosen automatically: adapters set for the other base must not make the start fail
             unused = [f"EVOXTRAL_{variant.upper()}" for variant in replaced]
-            unused += [f"EVOXTRAL_ADAPTERS' {variant}" for variant, reference in added.items() if _on_hub(reference)]
+            unused += [f"EVOXTRAL_ADAPTERS' {variant}" for variant, reference in added.items() if hub.is_id(reference)]
             reason += "".join(f"; {adapter} is for {MINI} and is not used here" for adapter in unused)
-            replaced, added = {}, {variant: folder for variant, folder in added.items() if not _on_hub(folder)}
+            replaced, added = {}, {variant: folder for variant, folder in added.items() if not hub.is_id(folder)}
     base, adapters = _base_and_adapters(name)
     adapters = {**adapters, **replaced, **added}
     checkpoint = Checkpoint(name, base, adapters, reason, weights)
@@ -105,17 +96,12 @@ def _base_and_adapters(name: str) -> tuple[str, dict[str, str]]:
         known = [variant for variant in ADAPTER_ORDER if variant in found]
         others = sorted(found.keys() - {*known})
         return str(folder / "base"), {variant: found[variant] for variant in (*known, *others)}
-    if (folder / "config.json").is_file() or _on_hub(name):
+    if (folder / "config.json").is_file() or hub.is_id(name):
         return name, {}
     raise CheckpointError(
         f"There is no model {name!r}: use {TINY}, {MINI}, a folder with config.json or with base/ and adapters, "
         "or a Hub id."
     )
-
-
-def _on_hub(reference: str) -> bool:
-    """Whether a reference is a Hub id and not an existing file or folder."""
-    return _HUB_ID.fullmatch(reference) is not None and not Path(reference).exists()
 
 
 def _adapters_from(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -151,7 +137,7 @@ def _best_available(environ: Mapping[str, str], adapters: Mapping[str, str]) -> 
         HfApi().model_info(MINI_BASE, timeout=_HUB_TIMEOUT)
         return MINI, "a CUDA device is here, and the Hub has its weights"
     except GatedRepoError:
-        return TINY, _GATED.format(MINI_BASE).rstrip(".")
+        return TINY, hub.GATED.format(MINI_BASE).rstrip(".")
     except (HTTPError, ConnectionError) as error:
         return TINY, f"not all of {MINI} is on this machine, and the Hub does not give it ({type(error).__name__})"
 
@@ -169,7 +155,9 @@ def _is_cached(reference: str) -> bool:
         return True
     repo, _, revision = reference.partition("@")
     try:
-        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=FILES, local_files_only=True))
+        folder = Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=hub.FILES, local_files_only=True)
+        )
     except (LocalEntryNotFoundError, HFValidationError):
         return False
     if repo == MINI_BASE:
@@ -178,114 +166,6 @@ def _is_cached(reference: str) -> bool:
     else:
         needed = [folder / lora.CONFIG_FILE, folder / lora.WEIGHTS_FILE]
     return all(file.is_file() for file in needed)
-
-
-# ------------------------------------------------------------------------------------------------------ fetch
-
-
-def fetch(reference: str, files: tuple[str, ...] = FILES, on_progress: Callable[[str], None] | None = None) -> Path:
-    """The folder of a base or an adapter; a Hub id is downloaded. Raises CheckpointError.
-
-    on_progress: called every few seconds with a line on the progress of the download; None for the log.
-    """
-    if Path(reference).is_dir():
-        return Path(reference)
-    if not _HUB_ID.fullmatch(reference):
-        raise CheckpointError(_NOT_A_REFERENCE.format(reference))
-    return Path(_download(reference, files, on_progress or log.info))
-
-
-def _download(reference: str, files: tuple[str, ...], on_progress: Callable[[str], None]) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        HTTPError,  # of whichever HTTP library the client uses
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repo, _, revision = reference.partition("@")
-    try:
-        size = _bytes_to_download(repo, revision, files)
-        asked = {"revision": revision or None, "allow_patterns": files}
-        folder = snapshot_download(repo, **asked, tqdm_class=_progress(repo, size, on_progress))
-        if size:
-            on_progress(f"Downloaded {repo}")
-        return folder
-    except HFValidationError as error:
-        raise CheckpointError(_NOT_A_REFERENCE.format(reference)) from error
-    except GatedRepoError as error:
-        raise CheckpointError(_GATED.format(repo)) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{repo} is not on the Hub, or it is private and you are not logged in (HF_TOKEN)."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{repo} has no revision {revision or 'main'!r}.") from error
-    except (LocalEntryNotFoundError, HTTPError, ConnectionError) as error:
-        raise CheckpointError(
-            f"{reference} is not on this machine and the Hub cannot be reached: check the network, or choose the "
-            f"model {TINY}."
-        ) from error
-    except OSError as error:
-        raise CheckpointError(f"{reference} could not be stored on this machine: {error.strerror or error}.") from error
-    except RuntimeError as error:  # of the Hub's transport for large files, a full disk included
-        raise CheckpointError(f"The download of {reference} broke off ({error}): start it again.") from error
-
-
-def _bytes_to_download(repo: str, revision: str, files: tuple[str, ...]) -> int:
-    """Bytes still to be downloaded. Raises CheckpointError if the disk has no room for them."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import DryRunError
-
-    try:
-        plan = snapshot_download(
-            repo,
-            revision=revision or None,
-            allow_patterns=files,
-            dry_run=True,
-            tqdm_class=_progress(repo, 0, log.debug),
-        )
-    except DryRunError:  # offline: nothing would be downloaded
-        return 0
-    needed = sum(file.file_size or 0 for file in plan if file.will_download)
-    cache = next(p for p in (Path(constants.HF_HUB_CACHE), *Path(constants.HF_HUB_CACHE).parents) if p.exists())
-    free = shutil.disk_usage(cache).free
-    if needed > free:
-        raise CheckpointError(
-            f"{repo} needs {needed / 1e9:.1f} GB of disk and {cache} has {free / 1e9:.1f} GB free: "
-            "make room, or set HF_HOME."
-        )
-    return needed
-
-
-def _progress(repo: str, size: int, on_progress: Callable[[str], None]) -> type:
-    """A tqdm class for the Hub's client that reports the bytes downloaded of `size` instead of drawing a bar, for the
-    page and for logs."""
-    from tqdm import tqdm
-
-    furthest = size / 100  # bytes; earlier than this, the time left cannot be estimated
-
-    class Progress(tqdm):
-        monitor_interval = 0  # no thread of its own
-
-        def __init__(self, *arguments, **settings):
-            super().__init__(*arguments, **{**settings, "mininterval": _REPORT_EVERY})
-
-        def display(self, *arguments, **settings):
-            nonlocal furthest
-            # One of the client's bars counts files, and two count the same bytes.
-            if self.unit == "B" and furthest < self.n < size:
-                furthest = self.n
-                left = tqdm.format_interval((size - self.n) * self.format_dict["elapsed"] / self.n)
-                on_progress(f"Downloading {repo}: {self.n / size:.0%} of {size / 1e9:.1f} GB, {left} left")
-
-        def close(self):
-            """Nothing was drawn, so there is nothing to clear."""
-
-    return Progress
 
 
 # ------------------------------------------------------------------------------------------------------- load
@@ -380,7 +260,7 @@ def published_config() -> VoxtralConfig:
 def _meta_model(base: str) -> VoxtralForConditionalGeneration:
     """A base on the meta device. It needs the configuration only, and nothing for the published base."""
     published = base.partition("@")[0] == MINI_BASE
-    config = published_config() if published else load_config(fetch(base, ("config.json",)))
+    config = published_config() if published else load_config(hub.fetch(base, ("config.json",)))
     with reading(f"config.json of {base}", RuntimeError), torch.device("meta"):
         return VoxtralForConditionalGeneration(config)
 
@@ -395,7 +275,7 @@ def parameter_counts(checkpoint: Checkpoint) -> tuple[int, int]:
     trainable = recipe = lora.LoraRecipe().parameters(model)
     for variant, reference in checkpoint.adapters.items():
         published = reference in MINI_ADAPTERS.values()
-        trainable = recipe if published else lora.read(fetch(reference), model, variant).parameters
+        trainable = recipe if published else lora.read(hub.fetch(reference), model, variant).parameters
     return sum(parameter.numel() for parameter in model.parameters()) + trainable, trainable
 
 
@@ -416,9 +296,9 @@ def write_merged(checkpoint: Checkpoint, variant: str, folder: Path, layout: str
         with writing(folder):
             out = stack.enter_context(atomic_folder(folder))
         # The adapter before the base: an error in it is found before gigabytes are downloaded.
-        adapter = fetch(checkpoint.adapters[variant])
+        adapter = hub.fetch(checkpoint.adapters[variant])
         lora.read(adapter, _meta_model(checkpoint.base), variant)
-        source = fetch(checkpoint.base)
+        source = hub.fetch(checkpoint.base)
         model = load_base(source, load_config(source).dtype or torch.bfloat16)
         lora.merge(model, lora.read(adapter, model, variant))
         with writing(folder):

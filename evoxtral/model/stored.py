@@ -27,7 +27,7 @@ from torch import nn
 from transformers import VoxtralForConditionalGeneration
 
 from evoxtral.errors import CheckpointError, reading
-from evoxtral.model import checkpoints, lora
+from evoxtral.model import checkpoints, hub, lora
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.quantized import Int4, Int8, Quantized, QuantizedEmbedding, StoredLinear, fastest, fits_int4
 
@@ -193,7 +193,7 @@ def write(checkpoint: Checkpoint, weights: str, folder: Path, kept: Sequence[str
     Layer by layer: memory is needed for one. Gives False where `folder` holds these weights already, of the same
     source.
     """
-    source = checkpoints.fetch(checkpoint.base)
+    source = hub.fetch(checkpoint.base)
     if file_of(source):
         raise CheckpointError(f"{checkpoint.name} is quantised already: name the model that it was made from.")
     header = Header(weights, tuple(KEPT[weights] if kept is None else kept), hashes(source))
@@ -216,7 +216,7 @@ def write(checkpoint: Checkpoint, weights: str, folder: Path, kept: Sequence[str
         tensors.check(model, {})
         write_weights(model, tensors, header, base / f"model-{weights}.safetensors")
         for variant, reference in checkpoint.adapters.items():
-            adapter = checkpoints.fetch(reference)
+            adapter = hub.fetch(reference)
             with checkpoints.writing(folder):
                 (out / variant).mkdir()
                 for name in (lora.CONFIG_FILE, lora.WEIGHTS_FILE):

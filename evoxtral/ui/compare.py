@@ -1,23 +1,18 @@
 """The Compare tab: one clip in, every variant's transcript side by side, filling as it is decoded."""
 
-import secrets
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
-from evoxtral import audio, metrics, tags
-from evoxtral.audio import listing
+from evoxtral import tags
 from evoxtral.errors import EvoxtralError
-from evoxtral.exports import content
-from evoxtral.transcript import FORMATS, VariantResult
-from evoxtral.ui import history, theme, view
+from evoxtral.ui import compare_events as events
+from evoxtral.ui import history, status_line, theme, view
+from evoxtral.ui.compare_endpoints import CompareEndpoints
 from evoxtral.ui.comparison import Comparison
-from evoxtral.ui.decoder import EVERYTHING, LANGUAGES, NO_CLIP, QUEUEING, Decoder, Example, parts_of
-from evoxtral.ui.endpoints import endpoint, json_output, text_input
+from evoxtral.ui.decoder import EVERYTHING, LANGUAGES, QUEUEING, Decoder, Example
 from evoxtral.ui.history import Result
 from evoxtral.ui.model import Model
 
@@ -74,92 +69,8 @@ QUEUE_WAS_FULL_JS = """async (_, ...given) => {
 
 SHOW_UNSURE = "shown => { document.body.classList.toggle('ev-show-unsure', shown); }"
 
-READY = "Record, upload or pick a clip, and see what each model hears in it."
-LIMITS = f"Up to {audio.MAX_SECONDS / 60:.0f} minutes and {audio.MAX_MEGABYTES:.0f} MB, in any common format."
-WAITING = "Your clip waits for its turn…"
 DECODING = "Decoding…"
-# A server error, or no GPU available: Gradio says which in a message that disappears after a while.
-DECODE_FAILED = "This clip was not transcribed. It is still here: press Compare again in a moment."
-INTERRUPTED = "This broke off, and what was written is kept. Your clip is still here: press Compare again in a moment."
-QUEUE_FULL = "The house is full, no more visitors can wait. Your clip is still here: press Compare again in a minute."
 LOADING = "Loading the model: this happens once, in seconds if it is here, in minutes if it is downloaded first…"
-
-QUEUED = "queued"  # never the id of a result
-
-
-@dataclass
-class ViewState:
-    """Settings of one visitor that can change during decoding: each step of the decoder reads them again.
-
-    decoding: id of the result that is being decoded for the screen, QUEUED before it has one, "" for none.
-    """
-
-    tag_filter: view.Filter = view.EVERYTHING
-    decoding: str = ""
-
-
-class Controls(NamedTuple):
-    """The state of the controls, sent by the page with each event.
-
-    confidence: in percent.  reference: text of its box.  clip: path of the clip in the recorder.
-    """
-
-    view_state: ViewState
-    tags_on: bool
-    categories: list[str]
-    confidence: float
-    reference: str
-    clip: str | None
-
-    def update_filter(self) -> view.Filter:
-        """Set and return the filter of tags."""
-        categories, likely = frozenset(self.categories), self.confidence / 100
-        self.view_state.tag_filter = view.Filter(categories, likely, words_alone=not self.tags_on)
-        return self.view_state.tag_filter
-
-
-def scores(text: str, reference: str) -> dict[str, str]:
-    """The scores of one text against its reference, by name, as shown in a column."""
-    found = asdict(metrics.score([(text, reference)]).scores)
-    values = {metric.name: found[metric.name] for metric in metrics.METRICS}
-    return {name: "–" if value is None else view.percent(value) for name, value in values.items()}
-
-
-def draw(comparison: Comparison, tag_filter: view.Filter, reference: str | None) -> str:
-    """The columns as HTML. Scores include tags of hidden categories, if they are likely enough."""
-    columns = comparison.columns(reference)
-    scored = {
-        column.key: scores(tag_filter.likely(column.transcript).text, column.reference)
-        for column in columns
-        if column.reference and column.transcript.done
-    }
-    return view.draw_columns(columns, tag_filter, scored, comparison.editing)
-
-
-def describe_clip(clip: str | None, decoder: Decoder) -> str:
-    """The line under the recorder, before decoding: duration and segments of the clip, or why it cannot be used."""
-    if clip is None:
-        return view.status(LIMITS)
-    try:
-        (recording,) = decoder.read(clip)
-    except EvoxtralError as error:
-        return view.error(str(error))
-    waveform = recording.waveform
-    if audio.is_silent(waveform):
-        return view.error("This clip is silent: there is nothing to transcribe.")
-    segments = audio.segments(waveform, decoder.model.engine().window_seconds) if decoder.model.ready else []
-    length = view.clip_length(recording.duration, [segment.end - segment.start for segment in segments])
-    return view.status(f"{length} {view.incomplete(recording.incomplete)}" if recording.incomplete else length)
-
-
-def offer_parts(clip: str | None) -> dict:
-    """The chooser of tracks and channels: shown where a clip has several."""
-    try:
-        parts = parts_of(clip)
-    except EvoxtralError:  # the line under the recorder says why
-        parts = {}
-    choices = list(parts.items()) or [("Everything, mixed", EVERYTHING)]
-    return gr.update(choices=choices, value=EVERYTHING, visible=len(choices) > 1)
 
 
 class CompareTab:
@@ -184,7 +95,7 @@ class CompareTab:
             elem_id="clip",
             waveform_options=gr.WaveformOptions(*theme.WAVEFORM),
         )
-        self.about = gr.HTML(view.status(LIMITS), elem_id="about-clip", apply_default_css=False)
+        self.about = gr.HTML(status_line.status(events.LIMITS), elem_id="about-clip", apply_default_css=False)
         self.reference = gr.Textbox(
             label="What was really said (optional)",
             placeholder="Paste the tagged text to score every column.",
@@ -240,18 +151,20 @@ class CompareTab:
             self.confidence = gr.Slider(0, 100, value=0, step=1, label="At least % sure", elem_id="confidence")
             unsure = gr.Checkbox(False, label="Unsure", elem_id="unsure-on", min_width=70)
             unsure.change(None, unsure, js=SHOW_UNSURE, **REDRAW_ONLY)
-        self.status = gr.HTML(view.status(READY), elem_id="status", apply_default_css=False)
+        self.status = gr.HTML(status_line.status(events.READY), elem_id="status", apply_default_css=False)
         self.columns = gr.HTML(
             view.draw_empty_columns(), elem_id="columns", apply_default_css=False, js_on_load=COLUMN_EVENTS_JS
         )
         self.comparison = gr.State()
-        self.view_state = gr.State(ViewState())
+        self.view_state = gr.State(events.ViewState())
         self.changes = gr.JSON(visible=False)  # changes to be stored in the browser's history
         self.now = gr.Textbox(visible=False)
         self.full = gr.Checkbox(visible=False)
 
     def _connect(self) -> None:
-        controls = Controls(self.view_state, self.tags_on, self.categories, self.confidence, self.reference, self.clip)
+        controls = events.Controls(
+            self.view_state, self.tags_on, self.categories, self.confidence, self.reference, self.clip
+        )
         stored = [self.comparison, self.changes]
         drawn = [self.status, self.columns]
         self._decode = {
@@ -265,25 +178,25 @@ class CompareTab:
             "trigger_mode": "always_last",  # a clip that is sent while another is decoded comes next
             **QUEUEING,
         }
-        self._enqueue = {"fn": enqueue, "inputs": [*controls], "outputs": self.status, **REDRAW_ONLY}
-        self._redraw = {"fn": redraw, "inputs": [self.comparison, *controls], "outputs": drawn, **REDRAW_ONLY}
+        self._enqueue = {"fn": events.enqueue, "inputs": [*controls], "outputs": self.status, **REDRAW_ONLY}
+        self._redraw = {"fn": events.redraw, "inputs": [self.comparison, *controls], "outputs": drawn, **REDRAW_ONLY}
         self._set_reference = {
-            "fn": set_reference,
+            "fn": events.set_reference,
             "inputs": [self.comparison, self.reference, self.clip],
             "outputs": stored,
             **REDRAW_ONLY,
         }
         self._decode_failed = {
-            "fn": decode_failed,
+            "fn": events.decode_failed,
             "inputs": [self.full, self.comparison, *controls],
             "outputs": [*stored, *drawn],
             "js": QUEUE_WAS_FULL_JS,
             **REDRAW_ONLY,
         }
-        self.clip.change(lambda clip: describe_clip(clip, self.decoder), self.clip, self.about, **REDRAW_ONLY)
-        self.clip.change(offer_parts, self.clip, self.part, **REDRAW_ONLY)
+        self.clip.change(lambda clip: events.describe_clip(clip, self.decoder), self.clip, self.about, **REDRAW_ONLY)
+        self.clip.change(events.offer_parts, self.clip, self.part, **REDRAW_ONLY)
         anew = [self.clip.clear, self.clip.upload, self.clip.start_recording]
-        gr.on(anew, reset_status, [self.comparison, *controls], self.status, **REDRAW_ONLY)
+        gr.on(anew, events.reset_status, [self.comparison, *controls], self.status, **REDRAW_ONLY)
         gr.on(anew, None, self.reference, self.reference, js=CLEAR_REFERENCE_JS, **REDRAW_ONLY)
         self.decode_after(self.go.click)
         self.decode_after(self.examples.load_input_event.then)
@@ -292,24 +205,11 @@ class CompareTab:
         keep_after(self.reference.blur(**self._set_reference), self.changes)
         # By default Gradio drops an event while the previous one is pending; none of these may be dropped.
         often = {"trigger_mode": "multiple", **REDRAW_ONLY}
-        keep_after(self.columns.edit(edit, [self.comparison, *controls], [*stored, *drawn], **often), self.changes)
-        keep_after(self.columns.draft(save_draft, self.comparison, stored, **often), self.changes)
-        self._serve()
-
-    def _serve(self) -> None:
-        variant = text_input("Variant", "sft", "")
-        prediction = text_input("Prediction", "[sad] I was there.")
-        reference = text_input("Reference", "[sad] I was here. [sighs]")
-        meanings = {metric.name: metric.definition for metric in metrics.METRICS}
-        parts = [text_input("Track", "2", ""), text_input("Channels", "each", "mix")]
-        asked = [self.clip, variant, self.language]
-        form, text = text_input("Format", "srt", "srt"), text_input("Content", "")
-        every = json_output(dict[str, VariantResult])
-        endpoint(self.compare, [self.clip, self.language, *parts], every, **QUEUEING)
-        endpoint(self.transcribe, [*asked, *parts], json_output(VariantResult), **QUEUEING)
-        endpoint(self.export, [*asked, form, *parts], text, **QUEUEING)
-        endpoint(tracks, [self.clip], json_output(list[audio.TrackInfo]))
-        endpoint(score, [prediction, reference], json_output(metrics.Scores, n="pairs that were scored: 1", **meanings))
+        keep_after(
+            self.columns.edit(events.edit, [self.comparison, *controls], [*stored, *drawn], **often), self.changes
+        )
+        keep_after(self.columns.draft(events.save_draft, self.comparison, stored, **often), self.changes)
+        CompareEndpoints(self.model, self.decoder).serve(self.clip, self.language)
 
     def decode_after(self, trigger: Callable) -> None:
         """Decode the clip when something happens: `button.click`, or another event's `then` or `success`."""
@@ -332,11 +232,11 @@ class CompareTab:
         part: see `decoder.parts_of`.  controls: see Controls.  Where a visitor has two clips decoded at once, the
         screen shows the later one; the earlier one only goes to the history.
         """
-        controls = Controls(*controls)
+        controls = events.Controls(*controls)
         controls.update_filter()
         view_state, clip, reference = controls.view_state, controls.clip, controls.reference
-        number = view_state.decoding = _new_id()
-        yield gr.skip(), gr.skip(), view.working(DECODING if self.model.ready else LOADING), gr.skip()
+        number = view_state.decoding = events.new_id()
+        yield gr.skip(), gr.skip(), status_line.working(DECODING if self.model.ready else LOADING), gr.skip()
         try:
             for transcripts in self.decoder.stream(clip, language, part=part or EVERYTHING):
                 name, model = Path(clip).name, self.model.engine().checkpoint.name
@@ -346,8 +246,8 @@ class CompareTab:
                     yield (
                         comparison,
                         changes,
-                        view.working(DECODING),
-                        draw(comparison, view_state.tag_filter, reference),
+                        status_line.working(DECODING),
+                        events.draw(comparison, view_state.tag_filter, reference),
                     )
                 else:
                     yield gr.skip(), changes, gr.skip(), gr.skip()
@@ -357,191 +257,14 @@ class CompareTab:
             yield (
                 None if mine else gr.skip(),
                 [],
-                view.error(str(error)),
+                status_line.error(str(error)),
                 view.draw_empty_columns() if mine else gr.skip(),
             )
         finally:
             if view_state.decoding == number:
                 view_state.decoding = ""
 
-    def compare(self, audio: str, language: str = "en", track: str = "", channels: str = "mix") -> dict:
-        """Transcribe a clip with every variant of the model.
-
-        Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
-            language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
-            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
-            channels: "mix", the number of one, or "each": then the cues name theirs.
-
-        Returns:
-            For each variant, by name: tagged and plain text, tags with their probabilities, segments with their times.
-        """
-        written = self.decoder.last(audio, language, part=f"{track}/{channels}")
-        return {variant: asdict(VariantResult.of(transcript)) for variant, transcript in written.items()}
-
-    def transcribe(
-        self, audio: str, variant: str = "", language: str = "en", track: str = "", channels: str = "mix"
-    ) -> dict:
-        """Transcribe a clip with one variant of the model.
-
-        Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
-            variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
-            language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
-            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
-            channels: "mix", the number of one, or "each": then the cues name theirs.
-
-        Returns:
-            Tagged and plain text, tags with their probabilities, and segments with their times.
-        """
-        variant = variant or self.model.engine().variants[-1]
-        return asdict(VariantResult.of(self.decoder.last(audio, language, (variant,), f"{track}/{channels}")[variant]))
-
-    def export(
-        self,
-        audio: str,
-        variant: str = "",
-        language: str = "en",
-        format: str = "srt",
-        track: str = "",
-        channels: str = "mix",
-    ) -> str:
-        """Transcribe a clip with one variant of the model, into a file's content.
-
-        Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
-            variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
-            language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
-            format: srt or vtt for subtitles, txt, json, or prompt for the tagged text in parts for ElevenLabs v3.
-            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
-            channels: "mix", the number of one, or "each": then the cues name theirs.
-
-        Returns:
-            The content of a file of that format.
-        """
-        if format not in FORMATS:
-            raise EvoxtralError(f"{format!r} is no format: choose one of {', '.join(FORMATS)}.")
-        variant = variant or self.model.engine().variants[-1]
-        return content(self.decoder.last(audio, language, (variant,), f"{track}/{channels}")[variant], format)
-
-
-def tracks(audio: str) -> list:
-    """List the audio tracks of a recording and their channels, by what its file states.
-
-    Args:
-        audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
-
-    Returns:
-        For each track: its number, name, language, the names of its channels, and its rate.
-    """
-    return [asdict(track) for track in listing(audio)]
-
-
-def score(prediction: str, reference: str) -> dict:
-    """Score a tagged transcript against its reference with the metrics of Evoxtral-Bench.
-
-    Args:
-        prediction: The tagged text to score.
-        reference: The true tagged text.
-
-    Returns:
-        Seven scores as fractions of 1; wer and cer are null if the reference has no words.
-    """
-    if max(len(prediction), len(reference)) > view.MAX_CHARACTERS:
-        raise EvoxtralError(f"A text has more than {view.MAX_CHARACTERS:,} characters: score it in parts.")
-    return asdict(metrics.score([(prediction, reference)]).scores)
-
-
-def _new_id() -> str:
-    """A unique id for a result; ids sort by time, also within a second."""
-    return f"{time.time_ns():016x}{secrets.token_hex(4)}"
-
-
-def enqueue(*controls: Any) -> str:
-    """The status line when a clip joins the queue. controls: see Controls."""
-    controls = Controls(*controls)
-    if controls.view_state.decoding:  # the line is about that one
-        return gr.skip()
-    if controls.clip is None:
-        return view.error(NO_CLIP)
-    controls.view_state.decoding = QUEUED
-    return view.waiting(WAITING)
-
-
-def reset_status(comparison: Comparison | None, *controls: Any) -> str:
-    """The status line after the recorder was cleared or has another clip: errors on the last clip are removed.
-    controls: see Controls."""
-    if Controls(*controls).view_state.decoding:
-        return gr.skip()
-    return redraw(comparison, *controls)[0] if comparison else view.status(READY)
-
-
-def redraw(comparison: Comparison | None, *controls: Any) -> tuple:
-    """The status line and the columns, drawn again without decoding. controls: see Controls."""
-    controls = Controls(*controls)
-    tag_filter = controls.update_filter()
-    if comparison is None:
-        return gr.skip(), gr.skip()
-    said = controls.reference if controls.clip == comparison.clip else None
-    drawn = draw(comparison, tag_filter, said)
-    if controls.view_state.decoding:  # then the line is about that
-        return gr.skip(), drawn
-    columns = comparison.columns()
-    sentence = " ".join(
-        filter(None, (comparison.note, view.doubt(columns, tag_filter), view.agreement(columns, tag_filter)))
-    )
-    return view.verdict(sentence, any(column.reference for column in comparison.columns(said))), drawn
-
 
 def keep_after(event: gr.events.Dependency, changes: gr.JSON) -> None:
     """After an event, store `changes` in the browser's history."""
     event.success(None, changes, js="changes => resultStore.apply(changes)", **REDRAW_ONLY)
-
-
-def decode_failed(full: bool | None, comparison: Comparison | None, *controls: Any) -> tuple:
-    """The comparison, changes to the history, status line and columns, after decoding has failed.
-
-    full: whether the queue was full.
-    """
-    view_state = Controls(*controls).view_state
-    if view_state.decoding == QUEUED:
-        view_state.decoding = ""
-    if full or comparison is None or comparison.done:
-        return gr.skip(), [], view.error(QUEUE_FULL if full else DECODE_FAILED), gr.skip()
-    comparison = comparison.broken_off()
-    if comparison is None:
-        return None, [], view.error(DECODE_FAILED), view.draw_empty_columns()
-    _, columns = redraw(comparison, *controls)
-    return comparison, history.additions(*comparison.results), view.error(INTERRUPTED), columns
-
-
-def set_reference(comparison: Comparison | None, reference: str, clip: str | None) -> tuple:
-    """The comparison and changes to the history, after a reference was entered for a decoded clip."""
-    if comparison is None or len(comparison.results) != 1 or comparison.clip != clip:
-        return gr.skip(), []
-    if comparison.results[0].reference == reference:
-        return gr.skip(), []
-    after = comparison.with_result(replace(comparison.results[0], reference=reference))
-    return after, history.updates(comparison.results, after.results)
-
-
-def edit(event: gr.EventData, comparison: Comparison | None, *controls: Any) -> tuple:
-    """The comparison, changes to the history, status line and columns, after a button of an editor was pressed."""
-    if comparison is None:
-        return gr.skip(), [], gr.skip(), gr.skip()
-    before = comparison
-    if event.draft:
-        comparison = comparison.with_edit(**event.draft)
-    if event.action == "undo":
-        comparison = comparison.with_edit(event.column, event.result, None)
-    comparison = replace(comparison, editing=event.column if event.action == "open" else "")
-    return comparison, history.updates(before.results, comparison.results), *redraw(comparison, *controls)
-
-
-def save_draft(draft: gr.EventData, comparison: Comparison | None) -> tuple:
-    """The comparison and changes to the history, with the texts of an editor that lost the focus: they are stored even
-    if the page is closed next. The editor is not drawn again."""
-    if comparison is None:
-        return gr.skip(), []
-    after = comparison.with_edit(draft.column, draft.result, draft.texts)
-    return after, history.updates(comparison.results, after.results)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import gradio as gr
 from markupsafe import Markup
 
-from evoxtral.ui import history, view
+from evoxtral.ui import history, status_line, view, wording
 from evoxtral.ui.compare import REDRAW_ONLY, CompareTab
 from evoxtral.ui.comparison import OTHER_CLIP, Comparison
 from evoxtral.ui.history import Result
@@ -39,7 +39,7 @@ def not_stored_notice() -> gr.HTML:
     """A warning that the browser does not store results, hidden while it does. Its change event fires whenever the
     history changes, in any tab of the browser."""
     return gr.HTML(
-        Markup("<div hidden>{}</div>").format(view.error(NOT_STORED)),
+        Markup("<div hidden>{}</div>").format(status_line.error(NOT_STORED)),
         elem_id="not-stored",
         apply_default_css=False,
         js_on_load=ON_CHANGE_JS,
@@ -50,7 +50,7 @@ class HistoryTab:
     """Lays the tab out and connects it, also to the Compare tab that shows its results."""
 
     def __init__(self, compare: CompareTab, tabs: gr.Tabs, tab: gr.Tab, notice: gr.HTML):
-        self.status = gr.HTML(view.status(EMPTY), elem_id="history-status", apply_default_css=False)
+        self.status = gr.HTML(status_line.status(EMPTY), elem_id="history-status", apply_default_css=False)
         with gr.Row(elem_classes="ev-history", visible=False) as self.row:
             with gr.Column(scale=3, min_width=320):
                 self.chosen = gr.CheckboxGroup([], label="Results, newest first", elem_id="results")
@@ -96,7 +96,7 @@ def list_results(stored: object, chosen: list[str], variant: str | None) -> tupl
     variants = list(dict.fromkeys(variant for result in results for variant in result.written))
     titles = [(view.heading(name).title, name) for name in variants]
     return (
-        view.status(LIMITS if results else EMPTY),
+        status_line.status(LIMITS if results else EMPTY),
         gr.Row(visible=bool(results)),
         gr.CheckboxGroup(entries) if len(still) == len(chosen) else gr.CheckboxGroup(entries, value=still),
         gr.Dropdown(titles) if variant in variants else gr.Dropdown(titles, value=variants[-1] if variants else None),
@@ -106,7 +106,7 @@ def list_results(stored: object, chosen: list[str], variant: str | None) -> tupl
 def result_label(result: Result) -> str:
     """A result's label in three lines: its file; duration, time, model and variants; the beginning of its last text."""
     names = [view.heading(name).title + " (edited)" * (name in result.edits) for name in result.written]
-    about = (view.clip_length(result.duration).rstrip("."), result.time, result.model, ", ".join(names))
+    about = (wording.clip_length(result.duration).rstrip("."), result.time, result.model, ", ".join(names))
     *_, text = (transcript.text for transcript in result.transcripts.values())
     begins = text if len(text) <= 90 else f"{text[:90].rstrip()}…"
     return f"{result.file}\n{' · '.join(about)}\n{begins or 'No speech was found in this clip.'}"
@@ -121,7 +121,7 @@ def downloads(stored: object, chosen: list[str]) -> Markup:
     picked = _selected(stored, chosen)
     results = picked or history.parse_stored(stored)
     listing, packed = history.to_json(results), base64.b64encode(history.to_zip(results)).decode()
-    which = f"Download the {view.counted(len(picked), 'chosen result')}" if picked else "Download all results"
+    which = f"Download the {wording.counted(len(picked), 'chosen result')}" if picked else "Download all results"
     json_mime, zip_mime = f"{view.KINDS['json']};charset=utf-8", "application/zip;base64"
     return Markup('<p class="ev-links">{}: {}{}</p>').format(
         which,

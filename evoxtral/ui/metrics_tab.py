@@ -9,7 +9,7 @@ from markupsafe import Markup
 from evoxtral import metrics
 from evoxtral.errors import CheckpointError, EvoxtralError
 from evoxtral.metrics import Pair
-from evoxtral.ui import ladders, report, training_report, view
+from evoxtral.ui import ladders, report, status_line, training_report, wording
 from evoxtral.ui.layout import section
 from evoxtral.ui.results_file import Results
 
@@ -66,12 +66,13 @@ def score_file(path: str) -> dict:
 def score(path: str | None) -> tuple:
     """The status line and the report for an upload; the last report stays until another file is scored."""
     if path is None:
-        return view.status(HINT), gr.skip()
+        return status_line.status(HINT), gr.skip()
     try:
         entry = score_file(path)
     except EvoxtralError as error:
-        return view.error(str(error)), gr.skip()
-    return view.status(f"{view.counted(entry['n'], 'pair')} scored."), report.upload_report(entry, Path(path).name)
+        return status_line.error(str(error)), gr.skip()
+    scored = status_line.status(f"{wording.counted(entry['n'], 'pair')} scored.")
+    return scored, report.upload_report(entry, Path(path).name)
 
 
 class ScoreYourOwn:
@@ -88,7 +89,7 @@ class ScoreYourOwn:
                     height=150,
                     elem_id="pairs",
                 )
-                self.status = gr.HTML(view.status(HINT), elem_id="score-status", apply_default_css=False)
+                self.status = gr.HTML(status_line.status(HINT), elem_id="score-status", apply_default_css=False)
         self.report = gr.HTML(elem_id="own-report", apply_default_css=False)
         self.file.change(score, self.file, [self.status, self.report], show_progress="hidden", api_visibility="private")
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from evoxtral import tags
 from evoxtral.metrics import METRICS, CurvePoint
-from evoxtral.ui import theme, view
+from evoxtral.ui import theme, view, wording
 from evoxtral.ui.charts import Axis, LabelledPoint, bar, difference_bar, legend, line_chart
 from evoxtral.ui.layout import address, note, section, side_by_side, stacked
 from evoxtral.ui.results_file import ROWS, Difference, Results, Row, System, origin, pair_title, percent, points, signed
@@ -169,7 +169,7 @@ def tag_chart(results: Results) -> Markup:
         )
         rows.append(chart_row(_tag(tag), Markup("").join(bars), support[tag]))
     more = len(support) - len(rows)
-    rest = note(f"{view.counted(more, 'rarer tag')} left out here.") if more > 0 else Markup("")
+    rest = note(f"{wording.counted(more, 'rarer tag')} left out here.") if more > 0 else Markup("")
     return _key(results, shown) + chart_table(("Tag", "F1, %", "Support"), rows) + rest
 
 
@@ -202,7 +202,7 @@ def change_chart(results: Results) -> Markup | None:
     significant = sum(found.significant for found in measured.values())
     return table + note(
         f"Whiskers: paired 95 % bootstrap intervals. Filled: the interval leaves zero out, as for {significant} of"
-        f" {view.counted(len(measured), 'tag')}; one in twenty would by chance."
+        f" {wording.counted(len(measured), 'tag')}; one in twenty would by chance."
     )
 
 
@@ -258,7 +258,7 @@ def _better(usual: CurvePoint, best: CurvePoint) -> str:
         return f"Hiding the less sure ones makes F1 ({percent(usual.f1)}) no higher."
     return (
         f"F1 rises from {percent(usual.f1)} to {percent(best.f1)} with only those that are at least"
-        f" {view.percent(best.threshold)} sure: {percent(best.precision)} right, {percent(best.recall)} found."
+        f" {wording.percent(best.threshold)} sure: {percent(best.precision)} right, {percent(best.recall)} found."
     )
 
 
@@ -278,7 +278,7 @@ def caveats(published: Results, measured: Results | None) -> Markup:
     clips, n = published.clips, published.origin["n"]
     sentences = (
         f"{clips['untagged']} of the {n} published clips have no tags, and give a system that never writes one full"
-        f" marks: that alone is a Tag F1 of {view.percent(clips['untagged'] / n)}.",
+        f" marks: that alone is a Tag F1 of {wording.percent(clips['untagged'] / n)}.",
         "Tag F1 ignores where a tag stands: only its name and how often it comes count.",
         f"WER is a mean over clips: short clips weigh as much as long ones.{_over_all_words(measured)}",
         _significance(published),
@@ -318,8 +318,8 @@ def _significance(published: Results) -> str:
     if by_chance < 0.05:
         return f"{worth}; how far other clips would move it is not known."
     return (
-        f"{worth}. It cannot be told from chance: F1 rose for {view.counted(rose, 'tag')} and fell for {fell}, and"
-        f" chance alone is as uneven {view.percent(by_chance)} of the time."
+        f"{worth}. It cannot be told from chance: F1 rose for {wording.counted(rose, 'tag')} and fell for {fell}, and"
+        f" chance alone is as uneven {wording.percent(by_chance)} of the time."
     )
 
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from evoxtral import audio, speech, tags
 from evoxtral.errors import EvoxtralError, SpeechError
 from evoxtral.speech import Speech, Timed, elevenlabs, performer
-from evoxtral.ui import theme, view
+from evoxtral.ui import status_line, theme, wording
 from evoxtral.ui.charts import Axis
 from evoxtral.ui.compare import REDRAW_ONLY, CompareTab
 from evoxtral.ui.endpoints import endpoint, json_output, text_input
@@ -93,7 +93,7 @@ def palette() -> Markup:
 def timeline(spoken: Speech) -> Markup:
     """Number of words and tags, duration, and the times of the tags that sound."""
     length = audio.duration(spoken.waveform)
-    told = f"{view.counted(len(spoken.words), 'word')}, {view.counted(len(spoken.tags), 'tag')}, {length:.1f} s"
+    told = f"{wording.counted(len(spoken.words), 'word')}, {wording.counted(len(spoken.tags), 'tag')}, {length:.1f} s"
     if not spoken.tags:
         return TIMELINE.format(f"{told}.", "")
     return TIMELINE.format(f"{told}: where each tag sounds, in seconds", _lanes(spoken.tags, length))
@@ -151,25 +151,25 @@ def speak_embedded(script: str, voice: str, seed: float) -> tuple:
     try:
         spoken = synthesize(script, voice, seed)
     except EvoxtralError as error:
-        return view.error(str(error)), gr.skip(), gr.skip(), gr.skip()
+        return status_line.error(str(error)), gr.skip(), gr.skip(), gr.skip()
     told = "Spoken." if not spoken.skipped else f"Left out, no sound or no word to act on: {_listed(spoken.skipped)}."
-    return view.status(told), playable(spoken), timeline(spoken), script
+    return status_line.status(told), playable(spoken), timeline(spoken), script
 
 
 def speak_with_elevenlabs(script: str, key: str, voice: str, api: str = elevenlabs.API) -> Iterator[tuple]:
     """For the button of ElevenLabs; outputs as of `speak_embedded`. key: the visitor's own, never stored."""
-    yield view.status(ASKING), gr.skip(), gr.skip(), gr.skip()
+    yield status_line.status(ASKING), gr.skip(), gr.skip(), gr.skip()
     try:
         recording = elevenlabs.speak(checked_length(script), key or "", voice or "", api)
         length = audio.duration(audio.load(recording))
     except EvoxtralError as error:
-        yield view.error(str(error)), gr.skip(), gr.skip(), gr.skip()
+        yield status_line.error(str(error)), gr.skip(), gr.skip(), gr.skip()
         return
     told = TIMELINE.format(f"{length:.1f} s. Where each tag sounds is known for the embedded voice only.", "")
     with tempfile.TemporaryDirectory() as folder:  # Gradio takes its own copy while we wait at the yield
         clip = Path(folder) / "elevenlabs.mp3"
         clip.write_bytes(recording)
-        yield view.status("Spoken by ElevenLabs v3."), str(clip), told, script
+        yield status_line.status("Spoken by ElevenLabs v3."), str(clip), told, script
 
 
 def playable(spoken: Speech) -> tuple[int, np.ndarray]:
@@ -215,7 +215,7 @@ class SpeakTab:
             with gr.Column(min_width=320):
                 self._lay_out_script()
             with gr.Column(min_width=320):
-                self.status = gr.HTML(view.status(HINT), elem_id="speak-status", apply_default_css=False)
+                self.status = gr.HTML(status_line.status(HINT), elem_id="speak-status", apply_default_css=False)
                 self.clip = gr.Audio(
                     label="What is spoken",
                     type="filepath",
@@ -307,14 +307,14 @@ class SpeakTab:
 
 def send_to_compare(clip: str, script: str) -> tuple:
     """Status, the open tab, and the Compare tab's clip and reference."""
-    return view.status(HINT), gr.Tabs(selected="compare"), clip, script
+    return status_line.status(HINT), gr.Tabs(selected="compare"), clip, script
 
 
 def load_script(event: gr.EventData, script: str) -> tuple:
     """The open tab, status, a transcript as the new script, the previous script, and the button that brings it back."""
     text = truncated_script(event.text)
     told = HINT if text == event.text else f"The text is long: these are the first {len(text):,} of its characters."
-    return gr.Tabs(selected="speak"), view.status(told), text, *_keep_previous(script)
+    return gr.Tabs(selected="speak"), status_line.status(told), text, *_keep_previous(script)
 
 
 def truncated_script(text: str) -> str:

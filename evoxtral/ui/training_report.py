@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from evoxtral.ui import view
+from evoxtral.ui import wording
 from evoxtral.ui.charts import Axis, Series, histogram, legend, line_chart
 from evoxtral.ui.layout import note, section, side_by_side
 from evoxtral.ui.results_file import percent, stated_origin
@@ -77,12 +77,12 @@ def rewards_chart(raft: Mapping) -> Markup:
     start = max(i for i in range(0, parts - tenth, tenth) if all(sum(s[:i]) <= LEFT_OUT for s in shares.values()))
     about = (
         f"{raft['samples']} samples of each of {raft['clips']:,} clips: mean reward {raft['mean_reward']:.2f},"
-        f" {view.percent(raft['without_mistake'])} of them without a mistake{stated_origin(raft)}."
+        f" {wording.percent(raft['without_mistake'])} of them without a mistake{stated_origin(raft)}."
         f" Learned from: the best of each clip, where it got {raft['threshold']:.2f} or more:"
         f" {raft['kept']:,} clips, mean {raft['mean_curated_reward']:.2f}{_supervised(raft)}."
     )
     if below := sum(raft["histogram"]["sampled"][:start]):
-        about += f" Not drawn: {view.counted(below, 'sample')} with less than {start / parts:g}."
+        about += f" Not drawn: {wording.counted(below, 'sample')} with less than {start / parts:g}."
     bars = [(series, [100 * share for share in found[start:]]) for series, found in shares.items()]
     picture = histogram(
         f"Distribution of rewards. {about}",

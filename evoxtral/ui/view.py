@@ -8,25 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from evoxtral import confidence, metrics, tags
+from evoxtral import metrics, tags
 from evoxtral.transcript import Cue, Token, Transcript
-from evoxtral.ui.diff import (
-    WORD,
-    Item,
-    Marks,
-    TagChange,
-    mark_against_reference,
-    mark_differences,
-    tag_change,
-    word_agreement,
-)
-from evoxtral.words import Word
+from evoxtral.ui.diff import Marks, mark_against_reference, mark_differences
+from evoxtral.ui.markup import NO_MARKS, missing, tagged_text
+from evoxtral.ui.wording import clock, counted, incomplete
 
-NO_MARKS = Marks()
-NO_WORDS: Mapping[int, Word] = {}
-UNSURE = 0.5  # probability below which a word is underlined, where a visitor asks for it
 MAX_CHARACTERS = 40_000  # limit on a pasted or edited text: half an hour of fast speech has fewer
 
 
@@ -100,118 +89,12 @@ class Column:
     reference: str = ""
 
 
-def percent(share: float) -> str:
-    """0.9345 → "93 %" with a no-break space; only 1 gives "100 %"."""
-    return f"{int(share * 100) if share > 0.99 else round(share * 100)}\u00a0%"
-
-
-def counted(number: int, thing: str) -> str:
-    """2, "tag" → "2 tags"."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _clock(seconds: float) -> str:
-    """75.2 → "1:15"."""
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
-
-
 # ------------------------------------------------------------------------------------------------ text
-
-
-def _when(word: Word | None) -> Markup:
-    """What tells `page.js` when a word or tag sounds, as attributes; nothing where that is not known."""
-    if word is None or word.start is None:
-        return Markup("")
-    return Markup(' data-from="{:.2f}" data-to="{:.2f}"').format(word.start, word.end)
-
-
-def chip(
-    raw: str, name: str, probability: float | None = None, differs: bool = False, word: Word | None = None
-) -> Markup:
-    """A tag as a chip in the style of its category; its brackets are in the text, so that copying keeps them.
-
-    The text of its tooltip is also its label for screen readers. Where its time is known it is a button: it is heard.
-    """
-    kind = tags.category(name)
-    like = [] if tags.group(name) == name else [f"like {tags.group(name)}"]
-    says = [name or "empty", *like, kind] + ([] if probability is None else [f"{percent(probability)} sure"])
-    when = _when(word)
-    if when:
-        says.append(f"{word.start:.1f}–{word.end:.1f} s")
-    return Markup(
-        '<span class="ev-tag ev-{kind}{mark}" tabindex="0" role="{role}" aria-label="{label}" data-tip="{tip}"{when}'
-        ' style="--ev-sure:{width:.3f}">'
-        '<span class="ev-bracket">[</span>{inner}<span class="ev-bracket">]</span></span>'
-    ).format(
-        kind=kind,
-        mark=" ev-differs" if differs else "",
-        role="button" if when else "img",
-        when=when,
-        width=1.0 if probability is None else probability,
-        label=", ".join(says),
-        tip=" · ".join(says),
-        inner=raw[1:-1],
-    )
-
-
-def _word(raw: str, differs: bool, word: Word | None = None) -> Markup:
-    """A word with its punctuation; runs of capitals are emphasised. Where its time is known, it can be heard."""
-    parts: list[Markup] = []
-    end = 0
-    for stressed in tags.EMPHASIS.finditer(raw):
-        parts.append(escape(raw[end : stressed.start()]))
-        parts.append(Markup('<em class="ev-emphasis">{}</em>').format(stressed.group()))
-        end = stressed.end()
-    parts.append(escape(raw[end:]))
-    html = Markup("").join(parts)
-    if differs:
-        html = Markup('<mark class="ev-differs">{}</mark>').format(html)
-    when = _when(word)
-    if not when:
-        return html
-    unsure = word.probability is not None and word.probability < UNSURE
-    return Markup('<span class="ev-word{}"{}>{}</span>').format(" ev-unsure" if unsure else "", when, html)
-
-
-def _missing(lost: Iterable[Item]) -> Markup:
-    return Markup("").join(Markup('<del class="ev-missing">{}</del> ').format(item.text) for item in lost)
-
-
-def tagged_text(
-    text: str,
-    sure: Mapping[int, float | None],
-    marks: Marks = NO_MARKS,
-    start: int = 0,
-    words: Mapping[int, Word] = NO_WORDS,
-) -> Markup:
-    """Tagged text, or the part of a text that starts at offset `start`.
-
-    sure: probability of each tag, by its offset.  words: those that can be heard, by offset. All offsets count from the
-    start of the whole text.
-    """
-    parts: list[Markup] = []
-    position = start
-    for piece in tags.parse(text):
-        if isinstance(piece, tags.Tag):
-            parts.append(_missing(marks.missing.get(position, ())))
-            differs = position in marks.differs
-            parts.append(chip(piece.raw, piece.name, sure.get(position), differs, words.get(position)))
-        else:
-            end = 0
-            for word in WORD.finditer(piece.raw):
-                place = position + word.start()
-                parts.append(escape(piece.raw[end : word.start()]))
-                parts.append(_missing(marks.missing.get(place, ())))
-                parts.append(_word(word.group(), place in marks.differs, words.get(place)))
-                end = word.end()
-            parts.append(escape(piece.raw[end:]))
-        position += len(piece.raw)
-    return Markup("").join(parts)
 
 
 def _time_range(cue: Cue) -> str:
     """The times of a cue: "0:28–0:55"."""
-    return f"{_clock(cue.start)}–{_clock(cue.end)}"
+    return f"{clock(cue.start)}–{clock(cue.end)}"
 
 
 def _about_cue(cue: Cue) -> str:
@@ -231,7 +114,7 @@ def _cues(visible: Transcript, marks: Marks) -> Markup:
             time = Markup('<span class="ev-time">{}</span> ').format(_about_cue(cue)) if timed else Markup("")
             paragraphs.append(time + tagged_text(cue.text, sure, marks, start, words))
             start += len(cue.text) + 1  # one space joins two cues
-    last = Markup(" ") + _missing(marks.missing.get(len(visible.text), ()))
+    last = Markup(" ") + missing(marks.missing.get(len(visible.text), ()))
     if not visible.done:
         last += Markup('<span class="ev-caret" aria-hidden="true"></span>')
     *before, end = paragraphs or [Markup("")]
@@ -321,8 +204,8 @@ def _text(transcript: Transcript, visible: Transcript, marks: Marks) -> Markup:
 
 def _about_recording(transcript: Transcript) -> Markup:
     """After decoding: what the recording lacks, and what of it was left out."""
-    missing = (incomplete(transcript.incomplete),) if transcript.incomplete else ()
-    notes = (*missing, *(f"{note[0].upper()}{note[1:]}." for note in transcript.notes))
+    lacks = (incomplete(transcript.incomplete),) if transcript.incomplete else ()
+    notes = (*lacks, *(f"{note[0].upper()}{note[1:]}." for note in transcript.notes))
     if not transcript.done or not notes:
         return Markup("")
     return Markup('<p class="ev-note">{}</p>').format(" ".join(notes))
@@ -454,90 +337,6 @@ def draw_empty_columns() -> Markup:
 
 def _side_by_side(drawn: Iterable[Markup]) -> Markup:
     return Markup('<div class="ev-columns">{}</div>').format(Markup("").join(drawn))
-
-
-# ------------------------------------------------------------------------------------------------ one line
-
-
-def _change(before: str, after: str, change: TagChange) -> str:
-    if not change.added and not change.dropped:
-        return f"{after} has the same tags as {before}"
-    counts = {"adds": len(change.added), "drops": len(change.dropped)}
-    done = [f"{verb} {counted(count, 'tag')}" for verb, count in counts.items() if count]
-    return f"{after} {' and '.join(done)} against {before}"
-
-
-def doubt(columns: Sequence[Column], tag_filter: Filter) -> str:
-    """A warning where a transcript is doubtful, with how to see its hidden tags; else ""."""
-    doubtful = [column.transcript for column in columns if column.transcript and column.transcript.doubtful]
-    if not doubtful:
-        return ""
-    hidden = not tag_filter.min_probability and any(
-        len(transcript.without(transcript.hide_below).tags) < len(transcript.tags) for transcript in doubtful
-    )
-    more = " Unlikely tags are hidden: move “At least % sure” to 1 to see them." if hidden else ""
-    return confidence.WARNING + more
-
-
-def agreement(columns: Sequence[Column], tag_filter: Filter = EVERYTHING) -> str:
-    """ "All three agree on 93 % of words; RL adds 2 tags against SFT"; different clips are not compared."""
-    texts = {column.key: tag_filter.apply(column.transcript).text for column in columns}
-    if not any(texts.values()):
-        return "No speech was found in this clip."
-    if len(texts) < 2:
-        return ""
-    if len({column.clip for column in columns}) > 1:
-        return "These are different clips: their words are not compared."
-    everyone = {2: "Both", 3: "All three"}.get(len(texts), f"All {len(texts)}")
-    sentence = f"{everyone} agree on {percent(word_agreement(texts))} of words"
-    tagged = [column for column in columns if tags.names(texts[column.key])]
-    if len(tagged) > 1:
-        before, after = tagged[-2:]
-        change = tag_change(before.key, after.key, texts)
-        sentence += f"; {_change(before.heading.title, after.heading.title, change)}"
-    return sentence + "."
-
-
-def status(sentence: str) -> Markup:
-    """The status line."""
-    return Markup('<p class="ev-status" role="status">{}</p>').format(sentence)
-
-
-def working(sentence: str) -> Markup:
-    """The status line while work is in progress."""
-    return Markup('<p class="ev-status ev-working" role="status">{}</p>').format(sentence)
-
-
-def waiting(sentence: str) -> Markup:
-    """The status line while waiting; Gradio shows the position in the queue beside it."""
-    return Markup('<p class="ev-status ev-waiting" role="status">{}</p>').format(sentence)
-
-
-def verdict(sentence: str, scored: bool) -> Markup:
-    """The sentence on a finished clip, with a legend of its highlights. scored: against a reference."""
-    key = [("span", "ev-sure", "how sure"), ("em", "ev-emphasis", "STRESSED")]
-    key += [("mark", "ev-differs", "not said" if scored else "not in all")]
-    key += [("del", "ev-missing", "missed")] if scored else []
-    signs = Markup("").join(Markup('<{} class="{}">{}</{}>').format(tag, name, word, tag) for tag, name, word in key)
-    return Markup('<p class="ev-status" role="status">{} <span class="ev-signs">{}</span></p>').format(sentence, signs)
-
-
-def error(sentence: str) -> Markup:
-    """The status line with an error and what to do."""
-    return Markup('<p class="ev-status ev-error" role="alert">{}</p>').format(sentence)
-
-
-def incomplete(how: str) -> str:
-    """The sentence about a recording that is not whole.  how: such as "ends after 12.4 of 30.0 s"."""
-    return f"The recording is incomplete: it {how}."
-
-
-def clip_length(seconds: float, heard: Sequence[float] = ()) -> str:
-    """The duration of a clip, before decoding.  heard: durations of its segments in s, where they are known."""
-    length = f"{seconds:.1f} s of audio" if seconds < 60 else f"{_clock(seconds)} min of audio"
-    parts = f" in {len(heard)} parts" if len(heard) > 1 else ""
-    silent = seconds - sum(heard) if heard else 0.0
-    return length + parts + (f", {silent:.0f} s of it silent." if silent >= 1 else ".")
 
 
 _UNSAFE_IN_NAMES = re.compile(r"[^\w.-]+")
