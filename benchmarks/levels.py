@@ -1,16 +1,25 @@
-"""Which loudness a model likes: word errors of the same clips at levels from -83 to -8 LUFS, without normalisation.
+"""Which loudness a model likes, and what a level changes in what it reads.
 
     python benchmarks/levels.py
     python benchmarks/levels.py --model mini-3b --clips 50
+    python benchmarks/levels.py --mel
 
-Speaks held-out scripts, brings each clip to every level by gain alone (16-bit rounding and
-the log-mel's floor come after it, as in use), and transcribes it by the model's last variant. Stores the figures in
-benchmarks/levels.json.
+Word errors of the same clips at levels from -83 to -8 LUFS, without normalisation: speaks held-out scripts, brings each
+clip to every level by gain alone (16-bit rounding and the log-mel's floor come after it, as in use), and transcribes it
+by the model's last variant.
+
+--mel: the same clips at 0, -20, -40 and -60 dB through transformers' own WhisperFeatureExtractor, with the settings of
+Voxtral-Mini-3B-2507 (those of tiny are the same), from 16-bit samples as Voxtral's processor takes them. A gain of
+20 dB adds 0.5 to every value; what differs from that is what a level changes: the share of values that differ by more
+than a hundredth, their mean, and the share of values on a floor. Once as it is, once through `audio.levelled`.
+
+Stores the figures in benchmarks/levels.json.
 """
 
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -24,6 +33,7 @@ from training import scripts
 
 RESULTS = Path(__file__).with_suffix(".json")
 LEVELS = (-83, -68, -53, -43, -33, -23, -13, -8)  # LUFS
+GAINS = (0, -20, -40, -60)  # dB, of a clip whose highest sample is at full scale
 
 
 def spoken(count: int, seed: int) -> list[tuple[str, np.ndarray]]:
@@ -33,12 +43,47 @@ def spoken(count: int, seed: int) -> list[tuple[str, np.ndarray]]:
     return [(text, speak(text, rng.choice(sorted(VOICES)), rng.randrange(1000)).waveform) for text in texts]
 
 
+def mel_change(clips: Sequence[np.ndarray]) -> dict[str, dict]:
+    """What GAINS change in the log-mel of waveforms (T,), beside the shift of all values alike."""
+    from transformers import WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor(feature_size=128)
+
+    def log_mel(waveform: np.ndarray) -> np.ndarray:
+        rounded = np.floor(np.clip(waveform, -1, 1 - 1 / 32_768) * 32_768) / 32_768
+        given = {"sampling_rate": audio.SAMPLE_RATE, "padding": "longest", "truncation": False}
+        return extractor(rounded.astype(np.float32), return_tensors="np", **given).input_features[0]
+
+    found = {}
+    full = [clip / np.abs(clip).max() for clip in clips]
+    for name, treated in {"as it is": lambda waveform: waveform, "levelled": audio.levelled}.items():
+        before = [treated(clip) for clip in full]
+        mels = [log_mel(waveform) for waveform in before]
+        for gain in GAINS:
+            after = [treated((clip * 10 ** (gain / 20)).astype(np.float32)) for clip in full]
+            gains = [audio.loudness(new) - audio.loudness(old) for new, old in zip(after, before, strict=True)]
+            quiet = [log_mel(waveform) for waveform in after]
+            changes = [(new - old - db / 40).ravel() for new, old, db in zip(quiet, mels, gains, strict=True)]
+            change = np.abs(np.concatenate(changes))
+            floored = np.concatenate([(mel <= mel.min() + 1e-6).ravel() for mel in quiet])
+            shares = {"changed": (change > 0.01).mean(), "mean_change": change.mean(), "floored": floored.mean()}
+            found.setdefault(name, {})[gain] = {key: round(float(value), 4) for key, value in shares.items()}
+            print(f"{name:9} {gain:4d} dB {found[name][gain]}", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mel", action="store_true", help="what a level changes in the log-mel; runs no model")
     args = parser.parse_args()
+    if args.mel:
+        before = json.loads(RESULTS.read_text(encoding="utf-8"))
+        found = mel_change([waveform for _, waveform in spoken(args.clips, args.seed)])
+        RESULTS.write_text(json.dumps(before | {"log_mel": found}, indent=2) + "\n", encoding="utf-8")
+        return
     engine = Engine(checkpoints.resolve(args.model))
     clips = spoken(args.clips, args.seed)
     loudness = [audio.loudness(waveform) for _, waveform in clips]
@@ -54,7 +99,8 @@ def main() -> None:
             found[level] = {"wer": scores.wer, "tag_f1": scores.tag_f1}
             print(f"{level:4d} LUFS  WER {scores.wer:6.1%}  Tag F1 {scores.tag_f1:6.1%}", flush=True)
     about = {"model": engine.checkpoint.name, "clips": args.clips, "as_spoken": np.round(loudness, 1).tolist()}
-    RESULTS.write_text(json.dumps(about | {"levels": found}, indent=2) + "\n", encoding="utf-8")
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps(before | about | {"levels": found}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
