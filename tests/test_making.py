@@ -11,7 +11,7 @@ from conftest import tone
 from evoxtral import audio, tags
 from evoxtral.errors import RecipeError, SpeechError
 from training import corpus as command
-from training.corpora import making
+from training.corpora import making, writing
 from training.corpora.making import MakeConfig
 
 KEY = "sk_0123456789abcdef"
@@ -150,7 +150,7 @@ def test_a_server_that_stays_busy_is_given_up_with_a_sentence(server, tmp_path):
     waits: list[float] = []
     with pytest.raises(SpeechError, match="wait a moment"):
         making.make(tmp_path, MakeConfig(clips=1, voice="elevenlabs"), KEY, server.url, waits.append)
-    assert waits == [7.0] * (making.ATTEMPTS - 1)
+    assert waits == [7.0] * (writing.ATTEMPTS - 1)
 
 
 def test_an_implausible_clip_is_spoken_again_once_and_then_named(server, tmp_path):

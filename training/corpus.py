@@ -78,6 +78,8 @@ def make(options: argparse.Namespace) -> int:
         options.seed,
         options.concurrency,
         options.form,
+        scripts_from=options.scripts_from,
+        scripts_model=options.scripts_model,
     )
     price = making.cost(options.folder, config)
     print(f"{price}.")
@@ -101,6 +103,12 @@ def _add_make(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--speaker", action="append", default=[], help="a voice, or its id; repeatable; they take turns"
     )
+    parser.add_argument(
+        "--scripts-from", default="", metavar="URL",
+        help="scripts by a language model at an OpenAI-compatible endpoint (http://localhost:8000/v1; its key is "
+        "OPENAI_API_KEY), not of the grammar; --dry-run has them written, too",
+    )  # fmt: skip
+    parser.add_argument("--scripts-model", default="", metavar="NAME", help="its name at that endpoint")
     parser.add_argument("--model", default="eleven_v3", help=f"of ElevenLabs: {', '.join(making.MODELS)} or another")
     parser.add_argument("--form", default="mp3_44100_128", help="mp3_44100_128, or pcm_16000 where the plan has it")
     parser.add_argument("--concurrency", type=int, default=4, help="requests at once (4)")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -56,19 +56,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def parallel(work: Callable[..., None], *args, processes: int | None = None) -> None:
-    """Run `work(*args)` in several processes that share each step: by default one per core, or one for a CUDA device.
+def parallel(work: Callable[..., None], *args, processes: int | None = None, **more) -> None:
+    """Run `work(*args, **more)` in several processes that share each step: by default one per core, or one for a
+    CUDA device.
 
     On a CPU with few cores this beats threads: no operator waits for another thread at its end. The work itself must be
     importable and picklable. One process: it runs right here.
     """
     processes = processes or (1 if torch.cuda.is_available() else cores())
     if processes == 1:
-        work(*args)
+        work(*args, **more)
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            torch.multiprocessing.spawn(_join, (processes, Path(folder), work, args), processes)
+            torch.multiprocessing.spawn(_join, (processes, Path(folder), partial(work, **more), args), processes)
         except torch.multiprocessing.ProcessRaisedException:
             if (mistake := Path(folder, MISTAKE)).exists():
                 raise EvoxtralError(mistake.read_text(encoding="utf-8")) from None
@@ -146,12 +147,13 @@ def fit(
     clip: float = 1.0,
     evaluate: Callable[[int], dict[str, float]] | None = None,
     evaluate_every: int = 0,
+    clips: int = 0,
 ) -> None:
     """Train the parameters that `optimizers` hold.
 
     losses: step -> micro-batches of named, weighted losses; the sum of all is minimised.
     modules: their trainable parameters are saved to and resumed from `folder/NAME.state.pt`.
-    clip: gradient norm. evaluate: called every `evaluate_every` steps.
+    clip: gradient norm. evaluate: called every `evaluate_every` steps. clips: of a step, for the log.
     The log goes to `folder/NAME.log.jsonl`, a line every 20 steps.
     """
     from tqdm import tqdm
@@ -162,7 +164,9 @@ def fit(
     first = _resume(state, modules, optimizers) if state.exists() else 0
     rank, processes = world()
     first_process = rank == 0
-    saved, sums, since, counted = time.monotonic(), {}, time.monotonic(), first
+    if first_process:
+        whole_chunks(history, 1)  # without the half of a line that a kill left
+    saved, sums, norms, since, counted = time.monotonic(), {}, 0.0, time.monotonic(), first
     with tqdm(
         total=schedule.steps, initial=first, desc=name, unit="step", smoothing=0.05, disable=not first_process
     ) as bar:
@@ -178,6 +182,7 @@ def fit(
                     sums[key] = sums.get(key, 0.0) + value.item()
             _average(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, clip)
+            norms += norm.item()
             if torch.isfinite(norm):  # one bad batch must not cost the run
                 for optimizer in optimizers:
                     optimizer.step()
@@ -189,16 +194,19 @@ def fit(
                 row = {
                     "step": step + 1,
                     **means,
+                    "norm": round(norms / steps, 4),
                     "rate": schedule.learning_rate * factor,
                     "seconds": round(pace, 3),
                 }
-                _append(history, row)
+                if clips:
+                    row["clips_per_second"] = round(clips / pace, 3)
+                append(history, row)
                 bar.set_postfix(means, refresh=False)
-                sums, since, counted = {}, time.monotonic(), step + 1
+                sums, norms, since, counted = {}, 0.0, time.monotonic(), step + 1
             if first_process and evaluate and evaluate_every and (step + 1) % evaluate_every == 0:
                 row = {"step": step + 1, **evaluate(step + 1)}
                 log.info("%s %s", name, row)
-                _append(history, row)
+                append(history, row)
             if first_process and time.monotonic() - saved > SAVE_EVERY:
                 _save(state, modules, optimizers, step + 1)
                 saved = time.monotonic()
@@ -212,7 +220,8 @@ def _set_rates(optimizers: Sequence[torch.optim.Optimizer], peaks: list[list[flo
             group["lr"] = rate * factor
 
 
-def _append(history: Path, row: dict) -> None:
+def append(history: Path, row: dict) -> None:
+    """Add a line to a log. What is written here is all that trackers are told: see `tracking`."""
     with history.open("a") as file:
         file.write(json.dumps(row) + "\n")
 

@@ -33,6 +33,7 @@ README = ROOT / "README.md"
 MAX_SHARD = 9_000_000  # bytes; the Hub and this repository want every file under 10 MB
 CURVE_POINTS = 60  # of a training curve, at most
 REWARD_BINS = 50
+UNSHOWN = ("step", "rate", "seconds", "norm", "clips_per_second")  # of a log; what else it has is a curve
 COPIED = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tekken.json",
           confidence.FILE, alignment.FILE, pretrain.HEAD)  # fmt: skip
 
@@ -96,7 +97,7 @@ def stage(rows: list[dict]) -> dict:
     for row in rows:  # a step that was done again after an interruption counts once
         by_step[row["step"]] = by_step.get(row["step"], {}) | row
     ordered = [by_step[step] for step in sorted(by_step)]
-    names = dict.fromkeys(name for row in ordered for name in row if name not in ("step", "rate", "seconds"))
+    names = dict.fromkeys(name for row in ordered for name in row if name not in UNSHOWN)
     paces = [(row["step"], row["seconds"]) for row in ordered if "seconds" in row]  # s per step since the last one
     return {
         "steps": ordered[-1]["step"],

@@ -20,7 +20,20 @@ if __name__ == "__main__":
 
 from evoxtral.errors import RecipeError  # noqa: E402
 from evoxtral.model import checkpoints, hub  # noqa: E402
-from training import bank, bench, confidence, dataset, evaluate_people, loop, policy, pretrain, raft, recipe, sft  # noqa: E402
+from training import (  # noqa: E402
+    bank,
+    bench,
+    confidence,
+    dataset,
+    evaluate_people,
+    loop,
+    policy,
+    pretrain,
+    raft,
+    recipe,
+    sft,
+    tracking,
+)
 from training.command import exit_code  # noqa: E402
 from training.corpora import clips as corpus_clips  # noqa: E402
 from training.corpora import reading  # noqa: E402
@@ -31,6 +44,7 @@ log = logging.getLogger("training")
 
 STAGES = ("pretrain", "data", "sft", "raft", "bench")
 DEFAULT_STAGES = STAGES[1:]
+SHOWN = 10  # predictions of a tracked run at each evaluation
 VOICED_STAGES = ("bank", *STAGES, "people")  # of a recipe with natural voices
 MORE = (
     f"Recipes: {', '.join(recipe.known())}. The base from nothing: --stages {','.join(STAGES)} "
@@ -42,8 +56,8 @@ MORE = (
 class Run:
     """Where everything of a run lies. `base` is made by the pretrain stage, or is a copy of the recipe's."""
 
-    def __init__(self, folder: Path, settings: Recipe) -> None:
-        self.folder, self.recipe = folder, settings
+    def __init__(self, folder: Path, settings: Recipe, tracked: bool = False) -> None:
+        self.folder, self.recipe, self.shown = folder, settings, SHOWN if tracked else 0
         self.data, self.base, self.sft, self.rl = (
             folder / "data",
             folder / "base",
@@ -128,6 +142,7 @@ def run_sft(run: Run) -> None:
         texts,
         validation,
         run.recipe.sft,
+        shown=run.shown,
     )
 
 
@@ -172,6 +187,7 @@ def run_raft(run: Run) -> None:
         validation,
         config.sft,
         make_task,
+        shown=run.shown,
     )
 
 
@@ -243,12 +259,15 @@ def run_stages(options: argparse.Namespace) -> None:
     stages = options.stages.split(",") if options.stages else None
     if unknown := [stage for stage in stages or () if stage not in RUNNERS]:
         raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(VOICED_STAGES)}.")
-    run = Run(options.runs / (options.name or Path(options.recipe).stem), _recipe(options))
+    tracks = list(dict.fromkeys(options.track))
+    tracking.check(tracks)
+    run = Run(options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks))
     stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
     run.claim()
-    for stage in stages:
-        log.info("== %s", stage)
-        RUNNERS[stage](run)
+    with tracking.following(run.folder, tracks):
+        for stage in stages:
+            log.info("== %s", stage)
+            RUNNERS[stage](run)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -265,6 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source", choices=dataset.SOURCES, help="where clips come from, instead of the recipe's")
     parser.add_argument("--text-column", default="", help="of the corpus, where it is not `text`")
     parser.add_argument("--audio-column", default="", help="of the corpus, where it is not `file_name` or `audio`")
+    tracking.add_option(parser)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
+from evoxtral import metrics
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
 from evoxtral.model.lora import LoraRecipe
@@ -18,6 +20,8 @@ from training import dataset, loop, model
 from training.dataset import Clips, Collator
 
 log = logging.getLogger(__name__)
+
+SPARE = 16  # tokens that a shown prediction may be longer than its reference
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,36 @@ class Finetuning:
         self.base.train()
         return float(sum(loss * n for loss, n in parts) / sum(n for _, n in parts))
 
+    @torch.no_grad()
+    def predict(self, count: int) -> list[dict]:
+        """What is written of the first clips, greedily, with all that tells which clips they are."""
+        count = min(count, len(self.texts))
+        longest = max(len(self.collate.prompt.encode(text)) for text in self.texts[:count])
+        mels = self.collate.mels(list(range(count))).to(self.device)
+        rows = torch.tensor([self.prompt] * count, device=self.device)
+        self.base.eval()
+        with loop.autocast(self.device):
+            found = self.base.generate(
+                input_ids=rows,
+                attention_mask=torch.ones_like(rows),
+                input_features=mels,
+                max_new_tokens=longest + SPARE,
+                do_sample=False,
+            )
+        self.base.train()
+        clips = self.collate.clips
+        return [
+            {
+                "id": clip.id,
+                "reference": text,
+                "prediction": self.collate.prompt.decode(ids),
+                "voice": clip.voice,
+                "seed": clip.seed,
+                "audio": str(clips.folder / clip.audio) if clip.audio else None,
+            }
+            for clip, text, ids in zip(clips.clips, self.texts, found[:, rows.shape[1] :].tolist(), strict=False)
+        ]
+
 
 def adapted(base: Path, recipe: LoraRecipe, start: Path | None, device: torch.device) -> PeftModel:
     """The base with a LoRA to train: a new one, or the one saved in `start`."""
@@ -131,10 +165,12 @@ def train(
     validation: Clips,
     config: SftConfig,
     make_task: Callable[..., "Finetuning"] = Finetuning,
+    shown: int = 0,
 ) -> None:
     """Train an adapter on clips with these texts and write it to `folder/NAME`. Resumes; log and state lie in `folder`.
 
-    start: an adapter to go on from; None for a new one.  make_task: the loss, for RL other than RAFT.
+    start: an adapter to go on from; None for a new one.  make_task: the loss, for RL other than RAFT.  shown: how many
+    validation clips are transcribed at each evaluation, into `folder/NAME.predictions.jsonl`.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
@@ -153,13 +189,26 @@ def train(
         name,
         seed=config.seed,
         clip=config.clip,
-        evaluate=lambda step: {"validation_loss": round(held.validate(), 4)},
+        evaluate=partial(_evaluate, held, folder / f"{name}.predictions.jsonl", shown),
         evaluate_every=max(1, task.steps // 6),
+        clips=config.batch,
     )
     if loop.world()[0] == 0:
         with checkpoints.atomic_folder(folder / name) as out:
             tuned.to(torch.bfloat16).save_pretrained(out, save_embedding_layers=False)
             _tidy(out, base)
+
+
+def _evaluate(held: Finetuning, path: Path, shown: int, step: int) -> dict[str, float]:
+    scores = {"validation_loss": round(held.validate(), 4)}
+    if shown:
+        predictions = held.predict(shown)
+        found = metrics.score((row["prediction"], row["reference"]) for row in predictions).scores
+        for score in ("wer", "tag_f1", "emphasis_f1"):
+            if (value := getattr(found, score)) is not None:
+                scores[f"shown_{score}"] = round(value, 4)
+        loop.append(path, {"step": step, "predictions": predictions})
+    return scores
 
 
 def _tidy(adapter: Path, base: Path) -> None:

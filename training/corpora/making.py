@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from evoxtral import audio, speech, tags
-from evoxtral.errors import AudioError, RecipeError, SpeechError
+from evoxtral.errors import AudioError, RecipeError
 from evoxtral.speech import elevenlabs
 from training import scripts
+from training.corpora import writing
 from training.scripts import Slices
 
 log = logging.getLogger(__name__)
@@ -38,14 +39,12 @@ DOLLARS = 0.00022  # for a credit, on the Creator plan: 22 $ a month for 100,000
 MAX_PACE, MIN_PACE = 35.0, 3.0  # characters in a second of a plausible clip, tags aside
 TAG_SECONDS = 4.0
 MIN_LEVEL = -55.0  # LUFS
-ATTEMPTS = 6  # of one request, for what may be gone when it is asked again
-MAX_WAIT = 60.0  # s
 
 
 @dataclass(frozen=True)
 class MakeConfig:
     """What to make. speakers: names or ids of voices, which take turns; () for all of the kind. model: ElevenLabs'.
-    concurrency: requests at once."""
+    concurrency: requests at once. scripts_from, scripts_model: the language model that writes; "" is the grammar."""
 
     clips: int = 1010
     voice: str = "embedded"
@@ -55,6 +54,12 @@ class MakeConfig:
     concurrency: int = 4
     form: str = elevenlabs.FORMAT
     slices: Slices = Slices()  # noqa: RUF009 - frozen
+    scripts_from: str = ""
+    scripts_model: str = ""
+
+    def settings(self) -> dict:
+        """What decides the scripts of a folder and how they sound."""
+        return {name: value for name, value in asdict(self).items() if value != "" or "scripts" not in name}
 
 
 @dataclass(frozen=True)
@@ -89,27 +94,49 @@ class Cost:
         )
 
 
-def lines(folder: Path, config: MakeConfig) -> list[Line]:
+def lines(folder: Path, config: MakeConfig, sleep: Callable[[float], None] = time.sleep) -> list[Line]:
     """The scripts of a folder, written there once: the same command gives the same. Raises RecipeError for a folder
-    that holds other ones."""
-    path, settings = folder / "scripts.jsonl", json.dumps(asdict(config), sort_keys=True)
+    that holds other ones, and what `writing.write` raises."""
+    path, begun = folder / "scripts.jsonl", folder / "settings.json"
+    settings = json.dumps(config.settings(), sort_keys=True)
     if path.exists():
         first, *rows = path.read_text(encoding="utf-8").splitlines()
         if json.loads(first) != json.loads(settings):
             raise RecipeError(f"{folder} was begun with other settings: choose another folder, or the same settings.")
         return [Line(**json.loads(row)) for row in rows]
-    rng, seen, found = random.Random(config.seed), set(), []
-    speakers = _speakers(config)
-    while len(found) < config.clips:
-        text = scripts.write(rng, config.slices.draw(rng), "train", max_characters=300).text
-        if text not in seen:
-            seen.add(text)
-            found.append(Line(text, speakers[len(found) % len(speakers)], rng.getrandbits(31)))
+    rng, speakers = random.Random(config.seed), _speakers(config)
+    if config.scripts_from:
+        if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != json.loads(settings):
+            raise RecipeError(f"{folder} was begun with other settings: choose another folder, or the same settings.")
+        folder.mkdir(parents=True, exist_ok=True)
+        begun.write_text(settings, encoding="utf-8")
+        texts = writing.write(folder, config.clips, _writer(config), sleep)
+        found = [Line(text, speakers[k % len(speakers)], rng.getrandbits(31)) for k, text in enumerate(texts)]
+    else:
+        found = _of_the_grammar(rng, speakers, config)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text("\n".join([settings, *(json.dumps(asdict(line)) for line in found)]) + "\n", encoding="utf-8")
     partial.rename(path)
     return found
+
+
+def _of_the_grammar(rng: random.Random, speakers: Sequence[str], config: MakeConfig) -> list[Line]:
+    seen, found = set(), []
+    while len(found) < config.clips:
+        text = scripts.write(rng, config.slices.draw(rng), "train", max_characters=writing.MAX_CHARACTERS).text
+        if text not in seen:
+            seen.add(text)
+            found.append(Line(text, speakers[len(found) % len(speakers)], rng.getrandbits(31)))
+    return found
+
+
+def _writer(config: MakeConfig) -> writing.Writer:
+    if not config.scripts_model:
+        raise RecipeError("Name the language model that writes the scripts: --scripts-model NAME.")
+    return writing.Writer(
+        config.scripts_from, config.scripts_model, config.seed, config.concurrency, slices=config.slices
+    )
 
 
 def _speakers(config: MakeConfig) -> Sequence[str]:
@@ -212,15 +239,9 @@ def _write(path: Path, waveform: np.ndarray) -> None:
 
 
 def _asked(line: Line, config: MakeConfig, seed: int, key: str, api: str, sleep: Callable[[float], None]) -> bytes:
-    """What ElevenLabs says; a busy or broken answer is asked for again, after the time it names."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return elevenlabs.speak(line.text, key, line.speaker, api, config.model, seed, config.form)
-        except elevenlabs.PassingError as error:
-            if attempt == ATTEMPTS - 1:
-                raise SpeechError(str(error)) from None
-            sleep(min(MAX_WAIT, error.retry_after if error.retry_after is not None else 2.0**attempt))
-    raise AssertionError("the last attempt returns or raises")
+    return writing.patiently(
+        lambda: elevenlabs.speak(line.text, key, line.speaker, api, config.model, seed, config.form), sleep
+    )
 
 
 def key_of(environ: dict[str, str] | os._Environ = os.environ) -> str:
