@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from conftest import tone
 
-from evoxtral import audio, cli, tags
+from evoxtral import audio, cli, tags, words
 from evoxtral.bench import running, sets
 from evoxtral.bench.sets import SETS, TEXTS, BenchError, Clip
 from evoxtral.inference import text_only
@@ -143,6 +143,11 @@ def test_a_folder_is_measured_resumed_and_reported(bench, folder, tmp_path):
     one = written["sets"]["mine"]["rungs"]["all"]
     assert one["variants"].keys() == {"base", "sft", "rl"} and one["differences"].keys() == {"sft - base", "rl - sft"}
     assert {"tagged_placed_tag_f1", "normalised_corpus_wer"} <= one["variants"]["rl"]["intervals"].keys()
+    for row in map(json.loads, after.splitlines()):
+        counts = {name: len(list(words.split(text))) for name, text in row["predictions"].items()}
+        assert {name: len(some) for name, some in row["probabilities"].items()} == counts
+    assert written["calibration"].keys() == {"every set"}
+    assert written["calibration"]["every set"].keys() == counts.keys()
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<audio") == 3 and not re.search(r'src="(?!data:)|<script|<link|https?://', page)
     assert not list(out.glob("clips-*"))
@@ -215,7 +220,8 @@ def test_a_clip_counts_as_plain_and_tagged_only_without_tags_in_its_reference():
     kept = [(Clip("s", "r", k, row["reference"], None), row) for k, row in enumerate(rows)]
     found = running.results(kept, ["rl"])["s"]["rungs"]["r"]["variants"]["rl"]
     assert found["plain_tagged"] == 0.5
-    brief = running.brief({"sets": running.results(kept, ["rl"]), "left_out": {"natural": "/home/me"}})
+    whole = {"sets": running.results(kept, ["rl"]), "left_out": {"natural": "/home/me"}, "calibration": {}}
+    brief = running.brief(whole)
     assert brief["left_out"] == ["natural"]
     assert brief["sets"]["s"]["rungs"]["r"]["variants"]["rl"]["plain_tagged"][0] == 0.5
 
