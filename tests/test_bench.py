@@ -1,6 +1,7 @@
 """`python -m evoxtral bench`: sets built from a seed, a run that resumes, its results and its report."""
 
 import json
+import random
 import re
 
 import numpy as np
@@ -13,7 +14,7 @@ from evoxtral.bench import running, sets
 from evoxtral.bench.sets import SETS, TEXTS, BenchError, Clip
 from evoxtral.inference import text_only
 from evoxtral.speech import acoustics
-from training import ladders
+from training import ladders, scripts
 
 LINES = [json.loads(line) for line in TEXTS.read_text(encoding="utf-8").splitlines()]
 
@@ -32,6 +33,24 @@ def test_every_set_of_texts_has_300_and_they_are_as_their_name_says():
     assert all(not text.startswith("[") and not text.endswith("]") for text in by_set["unusual"])
     voices = {line["voice"].partition("+")[2] for line in LINES}
     assert voices & ladders.dataset.HELD_OUT and voices - ladders.dataset.HELD_OUT
+
+
+def sentences(text: str) -> list[str]:
+    """Those of more than three words; shorter ones, such as "Oh, no!", are in every split."""
+    found = re.findall(r"[^.!?]+[.!?]?", tags.plain(text).replace("...", "…"))
+    return [sentence.strip().replace("…", "...") for sentence in found if len(sentence.split()) > 3]
+
+
+def test_no_sentence_of_the_bench_is_one_that_training_writes():
+    """Splits go by the sentence's text, before "a" becomes "an" where the next word asks for it."""
+    shipped = {sentence for line in LINES for sentence in sentences(line["text"])}
+    assert len(shipped) > 1000
+    for sentence in shipped:
+        before = re.sub(r"\b([Aa])n\b", r"\1", sentence)
+        assert "test" in {scripts.split_of(sentence), scripts.split_of(before)}, sentence
+    rng, slices = random.Random(1), scripts.Slices()
+    trained = {s for _ in range(500) for s in sentences(scripts.write(rng, slices.draw(rng), "train").text)}
+    assert len(trained) > 400 and trained.isdisjoint(shipped)
 
 
 def test_every_few_clips_of_clean_are_tagged_as_all_are():

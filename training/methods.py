@@ -22,7 +22,7 @@ from evoxtral.bench.running import commit, fingerprint
 from evoxtral.errors import RecipeError
 from evoxtral.inference.engine import Engine
 from evoxtral.metrics import Report
-from evoxtral.model import checkpoints
+from evoxtral.model import checkpoints, hub
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.lora import LoraRecipe
 from training import dataset, objectives, policy, raft, sft
@@ -81,7 +81,7 @@ def train(folder: Path, checkpoint: Checkpoint, clips: Clips, asked: Comparison,
     config = asked.seeded(seed)
     own = folder / f"seed{seed}"
     own.mkdir(exist_ok=True)
-    base, start = checkpoints.fetch(checkpoint.base), checkpoints.fetch(checkpoint.adapters["sft"])
+    base, start = hub.fetch(checkpoint.base), hub.fetch(checkpoint.adapters["sft"])
     missing = [method for method in objectives.METHODS if not (own / method).is_dir()]
     if missing:
         samples = raft.sample(Engine(checkpoint, device="cpu"), "sft", clips, config, own / "samples.jsonl")

@@ -43,6 +43,25 @@ def right_tags(prediction: str, reference: str, tolerances: Sequence[int] = (0,)
     return [{name: sum(shares) for name, shares in both.right(tolerance).items()} for tolerance in tolerances]
 
 
+def places(prediction: str, reference: str) -> dict[str, tuple[int, int, int]]:
+    """Of each tag of either text, the places that both give it, the prediction, and the reference.
+
+    As WESR-Bench counts, in its own evaluation (github.com/Cr-Fish/WESR): a sound is at the slot between two words, an
+    extent at each word that it covers, and a place counts once, whatever is written twice there. Words that only one
+    text has are no places; an extent none of whose words is aligned is one, and it is wrong.
+    """
+    both = _Compared(prediction, reference)
+    names = both.predicted.keys() | both.expected.keys()
+    in_truth, in_hypothesis = both.aligned
+    found = {}
+    for name in names:
+        predicted, lost = _covered(both.predicted.get(name, ()), in_hypothesis)
+        expected, missed = _covered(both.expected.get(name, ()), in_truth)
+        common = 0 if both.truth and not both.pairs else len(predicted & expected)
+        found[name] = common, len(predicted) + lost, len(expected) + missed
+    return found
+
+
 def right_one_by_one(prediction: str, reference: str) -> list[tuple[str, float]]:
     """Every word and tag of the prediction in order: its text, a tag as its name in brackets, and how right it is.
 
@@ -66,24 +85,29 @@ class _Compared:
     """Two texts, words aligned.  truth, hypothesis: the words of reference and prediction.  pairs: see `align`."""
 
     def __init__(self, prediction: str, reference: str):
-        self.hypothesis, self._predicted = _read(prediction)
-        self.truth, self._expected = _read(reference)
+        self.hypothesis, self.predicted = _read(prediction)
+        self.truth, self.expected = _read(reference)
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
         return align(self.truth, self.hypothesis)
 
+    @property
+    def aligned(self) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of the words in pairs: of the reference, of the prediction."""
+        return tuple(np.array([pair[side] for pair in self.pairs], int) for side in (0, 1))
+
     def right(self, tolerance: int) -> dict[str, list[float]]:
         """Of each name that both texts have, how right each of the prediction's tags is, in order."""
-        names = self._predicted.keys() & self._expected.keys()
+        names = self.predicted.keys() & self.expected.keys()
         if not names:
             return {}
         if self.truth and not self.pairs:
-            return {name: [0.0] * len(self._predicted[name]) for name in names}
-        in_truth, in_hypothesis = (np.array([pair[side] for pair in self.pairs], int) for side in (0, 1))
+            return {name: [0.0] * len(self.predicted[name]) for name in names}
+        in_truth, in_hypothesis = self.aligned
         return {
             name: _matched(
-                _in_pairs(self._expected[name], in_truth), _in_pairs(self._predicted[name], in_hypothesis), tolerance
+                _in_pairs(self.expected[name], in_truth), _in_pairs(self.predicted[name], in_hypothesis), tolerance
             )
             for name in names
         }
@@ -171,6 +195,20 @@ def _in_pairs(stretches: Sequence[Stretch], aligned: np.ndarray) -> list[Stretch
     """
     placed = ((stretch, tuple(np.searchsorted(aligned, stretch).tolist())) for stretch in sorted(stretches))
     return [pairs if start == end or pairs[0] < pairs[1] else None for (start, end), pairs in placed]
+
+
+def _covered(stretches: Sequence[Stretch], aligned: np.ndarray) -> tuple[set[int], int]:
+    """The places of stretches, even numbers for slots and odd ones for aligned words; and how many have none."""
+    covered: set[int] = set()
+    lost = 0
+    for stretch in stretches:
+        start, end = np.searchsorted(aligned, stretch).tolist()
+        if stretch[0] == stretch[1]:
+            covered.add(2 * start)
+        else:
+            covered.update(range(2 * start + 1, 2 * end, 2))
+            lost += start == end
+    return covered, lost
 
 
 def _matched(expected: list[Stretch | None], predicted: list[Stretch | None], tolerance: int) -> list[float]:

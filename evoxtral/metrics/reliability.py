@@ -4,6 +4,7 @@ A word is right where it is aligned with an equal word of the reference, a tag b
 overlaps in part counts by its share.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -62,10 +63,10 @@ def reliability(clips: Sequence[Iterable[Judged]], resamples: int = 2000, seed: 
 
     clips: what `judge` gives of each. resamples: of the bootstrap over clips.
     """
-    by_group: dict[str, list[list[tuple[float, float]]]] = {}
+    by_group: defaultdict[str, list[list[tuple[float, float]]]] = defaultdict(lambda: [[] for _ in clips])
     for number, clip in enumerate(clips):
         for one in clip:
-            by_group.setdefault(one.group, [[] for _ in clips])[number].append((one.probability, one.right))
+            by_group[one.group][number].append((one.probability, one.right))
     return {group: _reliability(found, resamples, seed) for group, found in sorted(by_group.items())}
 
 
