@@ -1,6 +1,7 @@
 """Times of words and tags: by hand-made looks, and of the shipped model against the embedded voice's true times."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -87,17 +88,34 @@ def test_times_change_no_text_and_a_batch_has_them_too(engine):
 
 
 def test_heads_are_read_from_beside_a_model_and_refused_if_they_are_of_another(tmp_path):
-    assert alignment.load(tmp_path, 4, 4) == Heads()
+    base = tmp_path / "base"
+    base.mkdir()
+    assert alignment.load([base, tmp_path], 4, 4) == Heads()
     heads = Heads(((3, 1, 1.0), (2, 0, 0.5)), clips=4, median_error=0.02, p90_error=0.05)
     heads.save(tmp_path)
-    assert alignment.load(tmp_path, 4, 4) == heads and heads.watched == ((2, 0), (3, 1))
+    assert alignment.load([base, tmp_path], 4, 4) == heads and heads.watched == ((2, 0), (3, 1))
     for broken in ("{}", '{"heads": [[9, 0, 1.0]]}', json.dumps({"heads": [[1, 0, 0.0]]}), '{"heads": 3}', "["):
         (tmp_path / alignment.FILE).write_text(broken, encoding="utf-8")
         with pytest.raises(CheckpointError):
-            alignment.load(tmp_path, 4, 4)
+            alignment.load([tmp_path], 4, 4)
+    Heads().save(base)  # the base's own comes first
+    assert alignment.load([base, tmp_path], 4, 4) == Heads()
 
 
 def test_heads_are_chosen_by_where_they_look(engine):
     chosen = measuring.calibrated(engine, measuring._first(measuring.spoken(5, "validation", 9.0), 2))
     assert chosen.heads[0][:2] == engine.heads.heads[0][:2] and chosen.heads[0][2] == 1.0
     assert chosen.clips == 2 and chosen.median_error < 0.1
+
+
+def test_anyone_can_choose_the_heads_of_a_model(checkpoint, tmp_path, monkeypatch, capsys):
+    """Of random weights: whatever heads they are, the table is of this model, and an adapter's folder brings it."""
+    monkeypatch.setattr(measuring, "LOOKS", 1)  # as of a large model: one clip at a time
+    for folder in ("base", "mine"):
+        shutil.copytree(checkpoint.base if folder == "base" else checkpoint.adapters["sft"], tmp_path / folder)
+    assert measuring.main(["--model", str(tmp_path), "--clips", "2", "--output", str(tmp_path / "mine")]) == 0
+    heads = Engine(checkpoints.resolve(str(tmp_path))).heads
+    assert heads.heads and heads.clips == 2
+    capsys.readouterr()
+    assert measuring.main(["--model", str(tmp_path), "--output", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'none'} is no folder: name one that exists.\n"

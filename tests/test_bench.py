@@ -1,6 +1,7 @@
 """`python -m evoxtral bench`: sets built from a seed, a run that resumes, its results and its report."""
 
 import json
+import random
 import re
 
 import numpy as np
@@ -8,12 +9,12 @@ import pytest
 import soundfile
 from conftest import tone
 
-from evoxtral import audio, cli, tags
+from evoxtral import audio, cli, tags, words
 from evoxtral.bench import running, sets
 from evoxtral.bench.sets import SETS, TEXTS, BenchError, Clip
 from evoxtral.inference import text_only
 from evoxtral.speech import acoustics
-from training import ladders
+from training import ladders, scripts
 
 LINES = [json.loads(line) for line in TEXTS.read_text(encoding="utf-8").splitlines()]
 
@@ -32,6 +33,24 @@ def test_every_set_of_texts_has_300_and_they_are_as_their_name_says():
     assert all(not text.startswith("[") and not text.endswith("]") for text in by_set["unusual"])
     voices = {line["voice"].partition("+")[2] for line in LINES}
     assert voices & ladders.dataset.HELD_OUT and voices - ladders.dataset.HELD_OUT
+
+
+def sentences(text: str) -> list[str]:
+    """Those of more than three words; shorter ones, such as "Oh, no!", are in every split."""
+    found = re.findall(r"[^.!?]+[.!?]?", tags.plain(text).replace("...", "…"))
+    return [sentence.strip().replace("…", "...") for sentence in found if len(sentence.split()) > 3]
+
+
+def test_no_sentence_of_the_bench_is_one_that_training_writes():
+    """Splits go by the sentence's text, before "a" becomes "an" where the next word asks for it."""
+    shipped = {sentence for line in LINES for sentence in sentences(line["text"])}
+    assert len(shipped) > 1000
+    for sentence in shipped:
+        before = re.sub(r"\b([Aa])n\b", r"\1", sentence)
+        assert "test" in {scripts.split_of(sentence), scripts.split_of(before)}, sentence
+    rng, slices = random.Random(1), scripts.Slices()
+    trained = {s for _ in range(500) for s in sentences(scripts.write(rng, slices.draw(rng), "train").text)}
+    assert len(trained) > 400 and trained.isdisjoint(shipped)
 
 
 def test_every_few_clips_of_clean_are_tagged_as_all_are():
@@ -77,7 +96,7 @@ def test_a_control_has_the_audio_of_another_clip_and_two_speakers_have_both_text
     shuffled = [clip for clip in sets.clips("controls", 2) if clip.rung == "another clip's audio"]
     clean = list(sets.clips("clean", 2))
     assert [clip.reference for clip in shuffled] == [clip.reference for clip in clean]
-    assert np.array_equal(shuffled[0].sound(), clean[1].sound())
+    assert np.array_equal(shuffled[1].sound(), sets.texts("clean")[151].spoken())
     turns = next(sets.clips("speakers", 1))
     assert turns.reference.startswith(clean[0].reference) and len(turns.reference) > len(clean[0].reference)
     assert len(turns.sound()) > len(clean[0].sound())
@@ -143,6 +162,11 @@ def test_a_folder_is_measured_resumed_and_reported(bench, folder, tmp_path):
     one = written["sets"]["mine"]["rungs"]["all"]
     assert one["variants"].keys() == {"base", "sft", "rl"} and one["differences"].keys() == {"sft - base", "rl - sft"}
     assert {"tagged_placed_tag_f1", "normalised_corpus_wer"} <= one["variants"]["rl"]["intervals"].keys()
+    for row in map(json.loads, after.splitlines()):
+        counts = {name: len(list(words.split(text))) for name, text in row["predictions"].items()}
+        assert {name: len(some) for name, some in row["probabilities"].items()} == counts
+    assert written["calibration"].keys() == {"every set"}
+    assert written["calibration"]["every set"].keys() == counts.keys()
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<audio") == 3 and not re.search(r'src="(?!data:)|<script|<link|https?://', page)
     assert not list(out.glob("clips-*"))
@@ -215,7 +239,8 @@ def test_a_clip_counts_as_plain_and_tagged_only_without_tags_in_its_reference():
     kept = [(Clip("s", "r", k, row["reference"], None), row) for k, row in enumerate(rows)]
     found = running.results(kept, ["rl"])["s"]["rungs"]["r"]["variants"]["rl"]
     assert found["plain_tagged"] == 0.5
-    brief = running.brief({"sets": running.results(kept, ["rl"]), "left_out": {"natural": "/home/me"}})
+    whole = {"sets": running.results(kept, ["rl"]), "left_out": {"natural": "/home/me"}, "calibration": {}}
+    brief = running.brief(whole)
     assert brief["left_out"] == ["natural"]
     assert brief["sets"]["s"]["rungs"]["r"]["variants"]["rl"]["plain_tagged"][0] == 0.5
 

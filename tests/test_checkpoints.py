@@ -16,6 +16,7 @@ from local_hub import LocalHub
 from transformers import VoxtralForConditionalGeneration
 
 from evoxtral.errors import CheckpointError
+from evoxtral.inference.alignment import Heads
 from evoxtral.inference.engine import Engine
 from evoxtral.model import checkpoints, lora
 from evoxtral.model.checkpoints import MINI_ADAPTERS, MINI_BASE, Checkpoint, load_base, load_config, resolve
@@ -165,10 +166,15 @@ def response(status: int):
     return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co"))
 
 
+HEADS = Heads(((1, 0, 1.0),), clips=4)  # that tell when words sound
+
+
 @pytest.fixture
 def hub(checkpoint, tmp_path, monkeypatch):
     """A Hub on this machine with the tests' own model, for the real client, whose cache is empty."""
-    names = {"me/base": checkpoint.base, "me/sft": checkpoint.adapters["sft"], "me/gated": checkpoint.base}
+    adapter = shutil.copytree(checkpoint.adapters["sft"], tmp_path / "with heads")
+    HEADS.save(adapter)
+    names = {"me/base": checkpoint.base, "me/sft": adapter, "me/gated": checkpoint.base}
     with LocalHub({name: Path(folder) for name, folder in names.items()}, gated=("me/gated",)) as hub:
         hub.use(monkeypatch, tmp_path / "cache")
         yield hub
@@ -179,7 +185,8 @@ def test_a_model_of_hub_ids_is_downloaded_and_runs_and_later_without_the_hub(hub
     chosen = resolve("me/base", {"EVOXTRAL_ADAPTERS": "mine=me/sft"})
     expected = engine.transcribe((16_000, tone(1.5)), "sft").text
     on_progress = []
-    assert Engine(chosen, on_progress=on_progress.append).transcribe((16_000, tone(1.5)), "mine").text == expected
+    downloaded = Engine(chosen, on_progress=on_progress.append)
+    assert downloaded.transcribe((16_000, tone(1.5)), "mine").text == expected and downloaded.heads == HEADS
     assert on_progress[-1] == "Downloaded me/sft"
     hub.shutdown()
     hub.server_close()

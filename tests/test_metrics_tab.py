@@ -12,7 +12,7 @@ from evoxtral import metrics
 from evoxtral.bench import sets
 from evoxtral.errors import EvoxtralError
 from evoxtral.metrics import METRICS
-from evoxtral.ui import charts, ladders, metrics_tab, report, results_file, theme, training_report
+from evoxtral.ui import charts, ladders, metrics_tab, reliability, report, results_file, theme, training_report
 from evoxtral.ui.charts import Axis, Series
 from evoxtral.ui.metrics_tab import RESULTS
 from evoxtral.ui.results_file import Results
@@ -456,3 +456,26 @@ def test_what_rl_changed_names_the_rungs_whose_interval_leaves_zero_out():
 
 def test_few_clips_are_said_to_be_few():
     assert "too narrow" in ladders.page(ladder_results(5)) and "too narrow" not in ladders.page(ladder_results())
+
+
+# ------------------------------------------------------------------------------------- confidence
+
+
+def reliable(error: float, n: int = 400) -> dict:
+    bins = [[5, 0.05, 0.6], [n, 0.85, 0.75], [n, 0.98, 0.97]]
+    return {"n": 2 * n + 5, "probability": 0.9, "right": 0.85, "error": error, "low": 0.01, "high": 0.09, "bins": bins}
+
+
+def test_every_category_has_its_curve_and_its_calibration_error():
+    base = {"words": reliable(0.0432)}
+    pool = {"base": base, "rl": base | {"non-verbal": reliable(0.0321), "emotion": reliable(0.02, n=3)}}
+    content = ladder_results() | {"variants": ["base", "rl"], "calibration": {"clean": pool, "every set": pool}}
+    shown = reliability.page(content)
+    assert "<img" not in shown and shown.count('role="img"') == 2
+    words = shown.partition("<h2>Words</h2>")[2].partition("</section>")[0]
+    assert words.count("4.3<small>1.0–9.0</small>") == 4 and words.count("<polyline") == 2
+    assert "75 % right at 85 %" in words and "60 % right" not in words  # of five words: too few to draw
+    sounds = shown.partition("<h2>Sounds</h2>")[2].partition("</section>")[0]
+    assert sounds.count("3.2<small>") == 2 and sounds.count("<polyline") == 1
+    emotions = shown.partition("<h2>Emotions</h2>")[2].partition("</section>")[0]
+    assert "Too few to draw." in emotions and "2.0<small>" in emotions and "<h2>Pauses" not in shown

@@ -147,6 +147,33 @@ def test_published_properties_of_wesr_hold():
     assert right("do not [whispers] wake him. Fine.", spoken) == {"whispers": 0.5}
 
 
+def test_the_example_of_wesrs_figure_has_its_counts():
+    """Of "[laughter] Please tell … <whisper> if you know it </whisper>" and what is drawn below it: laughter 1 FN and
+    1 FP, whisper 2 TP and 2 FN. A whisper ends here with a sentence."""
+    reference = "[laughs] Please tell me the answer [whispers] if you know it."
+    prediction = "Please [laughs] tell me the answer [whispers] if you. Know it."
+    assert place.places(prediction, reference) == {"laughs": (0, 1, 1), "whispers": (2, 2, 4)}
+    found = metrics.summary(metrics.score([(prediction, reference)]), resamples=20)
+    assert found["wesr_f1"] == pytest.approx(2 * 2 / (3 + 5))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "counts"),
+    [
+        ("[laughs] [laughs] Oh", "[laughs] Oh", {"laughs": (1, 1, 1)}),  # a place counts once
+        ("[sad] One. [sad] Two.", "[sad] One Two.", {"sad": (2, 2, 2)}),  # two extents cover what one does
+        ("[sad] a x c", "[sad] a b c", {"sad": (3, 3, 3)}),  # misheard, but covered
+        ("[laughs] a", "a [sighs]", {"laughs": (0, 1, 0), "sighs": (0, 0, 1)}),
+        ("[sad] Gone", "[sad] Never. Mind", {"sad": (0, 1, 1)}),  # covered by one of them only
+        ("[sad] Gone", "[sad]", {"sad": (0, 1, 1)}),
+        ("[laughs]", "you said [laughs] what?", {"laughs": (0, 1, 1)}),
+        ("a", "a", {}),
+    ],
+)
+def test_places_are_counted_as_wesrs_own_evaluation_does(prediction, reference, counts):
+    assert place.places(prediction, reference) == counts
+
+
 @pytest.mark.parametrize(
     ("prediction", "reference", "expected"),
     [

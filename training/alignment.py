@@ -2,8 +2,9 @@
 
 `python -m training.alignment --model MODEL` speaks held-out scripts in the embedded voice, whose words have known
 times, gives the model their true text, and writes the heads that look where each token sounds into `alignment.json`
-beside the base. `--judge FILE` then transcribes other clips, short ones and long recordings, and writes how far times
-are off.
+beside the base, or into another folder (`--output`): an adapter's may bring the table of a base that has none, such as
+mini-3b's. `--judge FILE` then transcribes other clips, short ones and long recordings, and writes how far times are
+off.
 """
 
 import argparse
@@ -20,19 +21,23 @@ import numpy as np
 
 from evoxtral import speech, tags
 from evoxtral.audio import SAMPLE_RATE
+from evoxtral.bench.running import commit, fingerprint
+from evoxtral.errors import RecipeError
 from evoxtral.inference import alignment
 from evoxtral.inference.alignment import Heads, Unit
 from evoxtral.inference.engine import Engine
 from evoxtral.model import checkpoints, hub, lora
 from evoxtral.words import split
 from training import scripts
+from training.command import exit_code
 from training.dataset import ACCENTS, HELD_OUT, VARIANTS, roomy
 
 log = logging.getLogger(__name__)
 
 CANDIDATES = 8  # heads that are tried together
 SLACK = 0.06  # s around a word in which a look counts as one at it
-TOGETHER = 8  # clips
+TOGETHER = 8  # clips, at most
+LOOKS = 50_000_000  # heads x clips x tokens x audio tokens, about, that are in memory at once: 200 MB
 SHARPNESS = 4  # a head weighs its share of looks at the right place, beside that of the best, to this power
 PAUSES = (0.3, 6.0)  # s of silence between the clips of a long recording
 
@@ -128,9 +133,11 @@ def _forced(
 ) -> Iterator[tuple[Spoken, list[Unit], np.ndarray]]:
     """Each clip with each variant: its units, and where each head looks with the true text, (heads, T, A)."""
     clips = sorted(clips, key=lambda clip: len(clip.waveform))
+    longest = max(len(engine.prompt.encode(clip.text)) for clip in clips)
+    at_once = max(1, min(TOGETHER, LOOKS // (len(watched) * longest * engine.prompt.audio_tokens)))
     for variant in engine.variants:
-        for first in range(0, len(clips), TOGETHER):
-            part = clips[first : first + TOGETHER]
+        for first in range(0, len(clips), at_once):
+            part = clips[first : first + at_once]
             # The base was never taught tags: it reads the words alone.
             texts = [tags.plain(clip.text) if variant == lora.BASE else clip.text for clip in part]
             ids = [engine.prompt.encode(text) for text in texts]
@@ -200,20 +207,34 @@ def _errors(offs: Sequence[tuple[float, float]]) -> dict:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/alignment.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="tiny", help="tiny, mini-3b, a folder or the Hub id of a base")
-    parser.add_argument("--clips", type=int, default=60, help="how many to choose heads on")
+    parser.add_argument("--clips", type=_positive, default=60, help="how many to choose heads on")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="for alignment.json (default: the base's)")
     parser.add_argument("--keep", action="store_true", help="judge the heads that are there")
     parser.add_argument("--judge", type=Path, metavar="FILE", help="where to write how far times are off")
-    parser.add_argument("--held-out", type=int, default=560, help="clips to judge on")
+    parser.add_argument("--held-out", type=_positive, default=560, help="clips to judge on")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return exit_code(lambda: _run(options), options.output or options.judge or "The output")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return number
+
+
+def _run(options: argparse.Namespace) -> None:
     checkpoint = checkpoints.resolve(options.model)
+    folder = options.output or hub.fetch(checkpoint.base)
+    if not folder.is_dir():
+        raise RecipeError(f"{folder} is no folder: name one that exists.")
     engine = Engine(checkpoint)
     most = engine.window_seconds - 0.1
     if not options.keep:
         clips = _first(spoken(1, "validation", most), options.clips)
         engine.heads = calibrated(engine, clips)
-        engine.heads.save(hub.fetch(checkpoint.base))
-        log.info("%s: %s", alignment.FILE, engine.heads)
+        engine.heads.save(folder)
+        log.info("%s: %s", folder / alignment.FILE, engine.heads)
     if options.judge:
         rng = random.Random(0)
         source = spoken(2, "test", most)
@@ -221,10 +242,15 @@ def main(arguments: list[str] | None = None) -> int:
         long = [joined(_first(source, 8), rng) for _ in range(max(1, options.held_out // 28))]
         rooms = _first(spoken(3, "test", most, rooms=True), options.held_out // 4)
         found = {"short": judged(engine, short), "long": judged(engine, long), "rooms": judged(engine, rooms)}
-        engine.heads = Heads()
+        heads, engine.heads = engine.heads, Heads()
         found["no_heads"] = judged(engine, rooms)
-        options.judge.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return 0
+        about = {
+            "model": checkpoint.name,
+            "weights": fingerprint(checkpoint),
+            "heads": [list(head) for head in heads.heads],
+            "commit": commit(),
+        }
+        options.judge.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
 
 
 def _first(clips: Iterator[Spoken], count: int) -> list[Spoken]:

@@ -22,13 +22,16 @@ from evoxtral.bench.sets import SETS, BenchError, Clip
 from evoxtral.errors import EvoxtralError
 from evoxtral.inference import bulk, text_only
 from evoxtral.inference.engine import Engine
-from evoxtral.metrics import english
+from evoxtral.metrics import english, reliability
 from evoxtral.model import hub
 from evoxtral.model.checkpoints import Checkpoint
+from evoxtral.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
 PREDICTIONS, RESULTS, REPORT, RUN = "predictions.jsonl", "results.json", "report.html", "run.json"
+CLEAN, EVERYTHING = "clean", "every set"  # pools of clips whose calibration is computed
+UNCALIBRATED = ("controls", "people")  # not heard, or with references that have no tags
 WORST = 20  # clips in the report, with their audio
 # What the Metrics tab shows of each rung.
 BRIEF = (
@@ -77,6 +80,7 @@ def bench(
         "left_out": left_out,
         "failed": failed,
         "sets": results(kept, chosen),
+        "calibration": calibration(kept, chosen),
         "elapsed": round(time.perf_counter() - started, 1),
     }
     _write(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -136,8 +140,7 @@ def _predict(engine: Engine, clips: Sequence[Clip], variants: Sequence[str], out
                 failed[clip.id] = str(found)
                 bar.write(f"{clip.id}: {found}", file=sys.stderr)
                 continue
-            seconds, texts = found
-            row = {"id": clip.id, "reference": clip.reference, "seconds": round(seconds, 2), "predictions": texts}
+            row = {"id": clip.id, "reference": clip.reference, **found}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
     return failed
@@ -145,8 +148,11 @@ def _predict(engine: Engine, clips: Sequence[Clip], variants: Sequence[str], out
 
 def _transcribed(
     engine: Engine, clips: Sequence[Clip], variants: Sequence[str], out: Path
-) -> Iterator[tuple[Clip, tuple[float, dict[str, str]] | EvoxtralError]]:
-    """Each clip with its length in s and its texts by variant, in any order: as files, as `bulk` reads them."""
+) -> Iterator[tuple[Clip, dict | EvoxtralError]]:
+    """Each clip with what its row says of the transcripts, in any order: as files, as `bulk` reads them.
+
+    seconds: of the clip.  predictions: texts by variant.  probabilities: of their words and tags, in order.
+    """
     silent = [clip for clip in clips if clip.sound is None]
     at_once = max(1, min(text_only.ROWS, engine.rows // len(variants)))
     for start in range(0, len(silent), at_once):
@@ -154,7 +160,7 @@ def _transcribed(
         for clip, texts in zip(
             part, text_only.tagged(engine, [clip.reference for clip in part], variants), strict=True
         ):
-            yield clip, (0.0, texts)
+            yield clip, {"seconds": 0.0, "predictions": texts}
     by_file: dict[str, Clip] = {}
     with tempfile.TemporaryDirectory(dir=out, prefix="clips-") as scratch:
 
@@ -174,7 +180,18 @@ def _transcribed(
             if isinstance(found, EvoxtralError):
                 yield clip, found
             else:
-                yield clip, (next(iter(found.values())).duration, {v: found[v].text for v in variants})
+                yield clip, _row(found, variants)
+
+
+def _row(found: Mapping[str, Transcript], variants: Sequence[str]) -> dict:
+    return {
+        "seconds": round(found[variants[0]].duration, 2),
+        "predictions": {name: found[name].text for name in variants},
+        "probabilities": {
+            name: [None if word.probability is None else round(word.probability, 4) for word in found[name].words]
+            for name in variants
+        },
+    }
 
 
 # ------------------------------------------------------------------------------------------------- figures
@@ -224,9 +241,27 @@ def both_right(pairs: Sequence[tuple[str, str]]) -> list[float]:
     return [share, (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)]
 
 
+def calibration(kept: Iterable[tuple[Clip, Mapping]], variants: Sequence[str]) -> dict:
+    """Pool -> variant -> words and each category of tags: how their probabilities compare with what was right.
+
+    Pools: CLEAN, the clips of that set, and EVERYTHING, those of all sets but UNCALIBRATED. A pool without clips is
+    left out.
+    """
+    rows = [(clip.set, row) for clip, row in kept if clip.set not in UNCALIBRATED and "probabilities" in row]
+    pools = {CLEAN: [row for name, row in rows if name == CLEAN], EVERYTHING: [row for _, row in rows]}
+    return {pool: {name: _calibrated(some, name) for name in variants} for pool, some in pools.items() if some}
+
+
+def _calibrated(rows: Sequence[Mapping], variant: str) -> dict:
+    judged = (
+        reliability.judge(row["predictions"][variant], row["probabilities"][variant], row["reference"]) for row in rows
+    )
+    return {group: asdict(found) for group, found in reliability.reliability(list(judged)).items()}
+
+
 def brief(found: Mapping) -> dict:
     """What the Metrics tab shows of `bench`'s results: a few figures of each rung as [value, low, high]."""
-    return {key: value for key, value in found.items() if key not in ("sets", "elapsed")} | {
+    return {key: value for key, value in found.items() if key not in ("sets", "calibration", "elapsed")} | {
         "left_out": list(found.get("left_out", ())),  # why is about the machine
         "sets": {
             name: {
@@ -249,7 +284,17 @@ def brief(found: Mapping) -> dict:
             }
             for name, entry in found["sets"].items()
         },
+        "calibration": _rounded(found["calibration"]),
     }
+
+
+def _rounded(value):
+    """Numbers of nested results, floats with four digits."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _figures(summary: Mapping, rung: Mapping, variant: str) -> dict[str, list[float]]:

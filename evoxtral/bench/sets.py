@@ -125,7 +125,7 @@ def clips(name: str, limit: int | None = None, seed: int = 0) -> Iterator[Clip]:
     items = texts(name)[:limit]
     for rung in SETS[name].rungs:
         for number, item in enumerate(items):
-            make = partial(_make, name, rung, number, len(items), seed)
+            make = partial(_make, name, rung, number, seed)
             yield Clip(name, rung, number, _reference(name, rung, number, item), None if rung == "text alone" else make)
 
 
@@ -149,12 +149,14 @@ def _other(name: str, number: int, step: int = 0) -> Text:
     return next((one for one in candidates if one.voice.partition("+")[2] != own), every[start % len(every)])
 
 
-def _make(name: str, rung: str, number: int, count: int, seed: int) -> np.ndarray:
+def _make(name: str, rung: str, number: int, seed: int) -> np.ndarray:
     """The waveform (T,) float32 of one clip."""
     rng = np.random.default_rng([seed, int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()), number])
     if name == "controls":
-        waveform = texts(name)[(number + count // 2) % count if rung.startswith("another") else number].spoken()
-        return waveform if rung.startswith("another") else _hiss(rng, len(waveform))
+        every = texts(name)
+        if rung.startswith("another"):
+            return every[(number + len(every) // 2) % len(every)].spoken()
+        return _hiss(rng, len(every[number].spoken()))
     if name == "natural":
         return _natural(texts(name)[number], NATURAL[number % len(NATURAL)])
     waveform = texts(name)[number].spoken()

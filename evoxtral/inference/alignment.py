@@ -60,13 +60,22 @@ class Heads:
         return tuple(sorted((layer, head) for layer, head, _ in self.heads))
 
     def save(self, folder: Path) -> None:
-        (folder / FILE).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        """Write the table into a folder. Raises CheckpointError."""
+        path = folder / FILE
+        try:
+            path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def load(folder: Path, layers: int, heads: int) -> Heads:
-    """Of the model in a folder, which has so many layers and heads; none without a table. Raises CheckpointError."""
-    path = folder / FILE
-    if not path.exists():
+def load(folders: Sequence[Path], layers: int, heads: int) -> Heads:
+    """Of a model which has so many layers and heads; none where none of the folders has a table.
+
+    folders: of the base and of its adapters; the first with a table counts. A base that others published may have
+    none: so an adapter's may bring it.  Raises CheckpointError.
+    """
+    path = next((path for folder in folders if (path := folder / FILE).is_file()), None)
+    if path is None:
         return Heads()
     with reading(path):
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -80,7 +80,9 @@ class Engine:
         self.prompt = Prompt(folder, config)
         self.calibration = confidence.load(folder)
         text = config.text_config
-        self.heads = alignment.load(folder, text.num_hidden_layers, text.num_attention_heads)
+        self.heads = alignment.load((folder, *adapters), text.num_hidden_layers, text.num_attention_heads)
+        if not self.heads.heads:
+            log.info("%s has no %s: times of words are estimates", checkpoint.name, alignment.FILE)
         self.config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
         too_large = CheckpointError(MODEL_TOO_LARGE.format(checkpoint.name, self.device.type))

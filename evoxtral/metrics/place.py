@@ -21,7 +21,7 @@ Each tag counts once: of three `[laughs]` in a slot where the reference has two,
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import cached_property
 
 import jiwer
 import numpy as np
@@ -39,17 +39,78 @@ def right_tags(prediction: str, reference: str, tolerances: Sequence[int] = (0,)
 
     tolerances: aligned words by which a point, or each end of an extent, may be off and still be right.
     """
-    hypothesis, predicted = _read(prediction)
-    truth, expected = _read(reference)
-    names = predicted.keys() & expected.keys()
-    pairs = align(truth, hypothesis) if names else []
-    if truth and not pairs:
-        return [dict.fromkeys(names, 0.0) for _ in tolerances]
-    in_truth, in_hypothesis = (np.array([pair[side] for pair in pairs], int) for side in (0, 1))
-    stretches = {
-        name: (_in_pairs(expected[name], in_truth), _in_pairs(predicted[name], in_hypothesis)) for name in names
-    }
-    return [{name: _matched(*both, tolerance) for name, both in stretches.items()} for tolerance in tolerances]
+    both = _Compared(prediction, reference)
+    return [{name: sum(shares) for name, shares in both.right(tolerance).items()} for tolerance in tolerances]
+
+
+def places(prediction: str, reference: str) -> dict[str, tuple[int, int, int]]:
+    """Of each tag of either text, the places that both give it, the prediction, and the reference.
+
+    As WESR-Bench counts, in its own evaluation (github.com/Cr-Fish/WESR): a sound is at the slot between two words, an
+    extent at each word that it covers, and a place counts once, whatever is written twice there. Words that only one
+    text has are no places; an extent none of whose words is aligned is one, and it is wrong.
+    """
+    both = _Compared(prediction, reference)
+    names = both.predicted.keys() | both.expected.keys()
+    in_truth, in_hypothesis = both.aligned
+    found = {}
+    for name in names:
+        predicted, lost = _covered(both.predicted.get(name, ()), in_hypothesis)
+        expected, missed = _covered(both.expected.get(name, ()), in_truth)
+        common = 0 if both.truth and not both.pairs else len(predicted & expected)
+        found[name] = common, len(predicted) + lost, len(expected) + missed
+    return found
+
+
+def right_one_by_one(prediction: str, reference: str) -> list[tuple[str, float]]:
+    """Every word and tag of the prediction in order: its text, a tag as its name in brackets, and how right it is.
+
+    A word is right (1) where it is aligned with an equal one, else 0; a tag by its place, an overlap as its share.
+    """
+    both = _Compared(prediction, reference)
+    equal = {j for i, j in both.pairs if both.truth[i] == both.hypothesis[j]}
+    shares = {name: iter(found) for name, found in both.right(0).items()}
+    found, number = [], 0
+    for piece in tags.parse(prediction):
+        if isinstance(piece, tags.Tag):
+            found.append((f"[{piece.name}]", next(shares[piece.name]) if piece.name in shares else 0.0))
+            continue
+        for word in filter(None, map(_bare, piece.raw.split())):
+            found.append((word, float(number in equal)))
+            number += 1
+    return found
+
+
+class _Compared:
+    """Two texts, words aligned.  truth, hypothesis: the words of reference and prediction.  pairs: see `align`."""
+
+    def __init__(self, prediction: str, reference: str):
+        self.hypothesis, self.predicted = _read(prediction)
+        self.truth, self.expected = _read(reference)
+
+    @cached_property
+    def pairs(self) -> list[tuple[int, int]]:
+        return align(self.truth, self.hypothesis)
+
+    @property
+    def aligned(self) -> tuple[np.ndarray, np.ndarray]:
+        """The indices of the words in pairs: of the reference, of the prediction."""
+        return tuple(np.array([pair[side] for pair in self.pairs], int) for side in (0, 1))
+
+    def right(self, tolerance: int) -> dict[str, list[float]]:
+        """Of each name that both texts have, how right each of the prediction's tags is, in order."""
+        names = self.predicted.keys() & self.expected.keys()
+        if not names:
+            return {}
+        if self.truth and not self.pairs:
+            return {name: [0.0] * len(self.predicted[name]) for name in names}
+        in_truth, in_hypothesis = self.aligned
+        return {
+            name: _matched(
+                _in_pairs(self.expected[name], in_truth), _in_pairs(self.predicted[name], in_hypothesis), tolerance
+            )
+            for name in names
+        }
 
 
 def align(truth: Sequence[str], hypothesis: Sequence[str]) -> list[tuple[int, int]]:
@@ -127,27 +188,53 @@ def _bare(written: str) -> str:
     return written[kept[0] : kept[-1] + 1].casefold() if kept else ""
 
 
-def _in_pairs(stretches: Sequence[Stretch], aligned: np.ndarray) -> list[Stretch]:
-    """Stretches of one text's words as stretches of aligned pairs, without those none of whose words is aligned.
+def _in_pairs(stretches: Sequence[Stretch], aligned: np.ndarray) -> list[Stretch | None]:
+    """Stretches of one text's words, in order, as stretches of aligned pairs; None if none of its words is aligned.
 
     aligned: the indices of its words that are.
     """
     placed = ((stretch, tuple(np.searchsorted(aligned, stretch).tolist())) for stretch in sorted(stretches))
-    return [pairs for (start, end), pairs in placed if start == end or pairs[0] < pairs[1]]
+    return [pairs if start == end or pairs[0] < pairs[1] else None for (start, end), pairs in placed]
 
 
-def _matched(expected: list[Stretch], predicted: list[Stretch], tolerance: int) -> float:
-    """The most that one-to-one pairs of stretches in the same order are right, in all."""
-    best = np.zeros(len(predicted) + 1)
+def _covered(stretches: Sequence[Stretch], aligned: np.ndarray) -> tuple[set[int], int]:
+    """The places of stretches, even numbers for slots and odd ones for aligned words; and how many have none."""
+    covered: set[int] = set()
+    lost = 0
+    for stretch in stretches:
+        start, end = np.searchsorted(aligned, stretch).tolist()
+        if stretch[0] == stretch[1]:
+            covered.add(2 * start)
+        else:
+            covered.update(range(2 * start + 1, 2 * end, 2))
+            lost += start == end
+    return covered, lost
+
+
+def _matched(expected: list[Stretch | None], predicted: list[Stretch | None], tolerance: int) -> list[float]:
+    """How right each of the predicted is where one-to-one pairs of stretches in the same order are right the most."""
+    best = [[0.0] * (len(predicted) + 1)]
     for one in expected:
-        row = [0.0]
-        for (without, skipped), other in zip(pairwise(best), predicted, strict=True):
-            row.append(max(row[-1], skipped, without + _right(one, other, tolerance)))
-        best = np.array(row)
-    return float(best[-1])
+        before, row = best[-1], [0.0]
+        for j, other in enumerate(predicted):
+            row.append(max(row[-1], before[j + 1], before[j] + _right(one, other, tolerance)))
+        best.append(row)
+    shares = [0.0] * len(predicted)
+    i, j = len(expected), len(predicted)
+    while i and j:
+        if best[i][j] == best[i - 1][j]:
+            i -= 1
+        elif best[i][j] == best[i][j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            shares[j] = _right(expected[i], predicted[j], tolerance)
+    return shares
 
 
-def _right(one: Stretch, other: Stretch, tolerance: int) -> float:
+def _right(one: Stretch | None, other: Stretch | None, tolerance: int) -> float:
+    if one is None or other is None:
+        return 0.0
     if abs(one[0] - other[0]) <= tolerance and abs(one[1] - other[1]) <= tolerance:
         return 1.0
     common = min(one[1], other[1]) - max(one[0], other[0])

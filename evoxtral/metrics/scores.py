@@ -18,7 +18,7 @@ from evoxtral import tags
 from evoxtral.errors import EvoxtralError
 from evoxtral.metrics import english
 from evoxtral.metrics.pairs import Pair
-from evoxtral.metrics.place import right_tags
+from evoxtral.metrics.place import places, right_tags
 
 # A score is a ratio of two sums over clips. Its term, (2, n), holds each clip's share of the numerator and of
 # the denominator: in a mean over clips the denominators are ones (zero for a clip that does not count), in a
@@ -77,6 +77,8 @@ FURTHER = (
     Metric("near_placed_tag_f1", "Tag F1 by place ± 1 word, tagged clips", True, f"{_PLACED}, one word off or not; "
            f"{_TAGGED}"),
     Metric("pooled_placed_tag_f1", "Tag F1 by place, pooled", True, f"{_PLACED}; the tags of all clips together"),
+    Metric("wesr_f1", "Tag F1 as WESR-Bench counts", True, "2PR / (P + R) over the places of all clips together: a "
+           "sound is at a slot between aligned words, a delivery at each word that it covers, each place counts once"),
     Metric("plain_tagged", "Plain clips that got a tag", False, "Share of the clips whose reference has no tag to which"
            " a tag was given"),
 )  # fmt: skip
@@ -140,6 +142,7 @@ class ClipCounts:
     """The counts of one clip, from which all scores are computed. `by_tag` has each tag of either text.
 
     right, nearly: how many tags of each name are in their place, exactly and within one word; see `place`.
+    places: of all tags, as WESR-Bench counts them; see `place.places`.
     """
 
     words: Edits
@@ -148,6 +151,7 @@ class ClipCounts:
     by_tag: Mapping[str, Overlap]
     right: Mapping[str, float]
     nearly: Mapping[str, float]
+    places: Overlap
 
     @property
     def tags(self) -> Overlap:
@@ -211,6 +215,7 @@ def count(prediction: str, reference: str) -> ClipCounts:
         },
         right=right,
         nearly=nearly,
+        places=sum((Overlap(*counts) for counts in places(prediction, reference).values()), Overlap()),
     )
 
 
@@ -297,6 +302,7 @@ class Report:
             "tagged_placed_tag_f1": _mean([clip.placed.f1 for clip in clips], tagged),
             "near_placed_tag_f1": _mean([clip.nearly_placed.f1 for clip in clips], tagged),
             "pooled_placed_tag_f1": _pooled_f1([clip.placed for clip in clips]),
+            "wesr_f1": _pooled_f1([clip.places for clip in clips]),
             "plain_tagged": _mean(
                 [float(clip.tags.predicted > 0) for clip in clips], [not is_tagged for is_tagged in tagged]
             ),

@@ -92,9 +92,11 @@ def line_chart(
     y: Axis,
     lines: Sequence[tuple[Series, Sequence[tuple[float, float]]]],
     marks: Sequence[LabelledPoint] = (),
+    diagonal: bool = False,
 ) -> Markup:
-    """Lines through (x, y) points. summary: what the chart shows, for screen readers."""
-    drawn = [
+    """Lines through (x, y) points. summary: what the chart shows, for screen readers. diagonal: one in the grid."""
+    drawn = [Markup('<line class="ev-grid" x1="0" x2="100" y1="100" y2="0"/>')] if diagonal else []
+    drawn += [
         Markup('<polyline class="{}" style="--ev-colour:var(--ev-series-{})" points="{}"/>').format(
             _line_class(series),
             series.colour,

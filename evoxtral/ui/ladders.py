@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from evoxtral.metrics import FURTHER, METRICS
-from evoxtral.ui import view
-from evoxtral.ui.charts import Series, bar, difference_bar, legend
+from evoxtral.ui.charts import bar, difference_bar, legend
 from evoxtral.ui.layout import note, section, side_by_side
 from evoxtral.ui.report import chart_row, chart_table
-from evoxtral.ui.results_file import Row, pair_title, points, signed
+from evoxtral.ui.results_file import Row, pair_title, points, signed, variant_series
 
 COMMAND = "python training/ladders.py results"
 ENOUGH = 30  # clips of a rung: intervals of fewer are too narrow
@@ -36,7 +35,7 @@ def page(content: Mapping) -> Markup:
     names = [name for name in TITLES if name in content["sets"] and name != "clean"]
     cards = [section(TITLES[name], *_ladder(content, name, variants)) for name in names]
     head = section(
-        "Ladders", note(_origin(content)), *_reading(content), legend(_series(variants, v) for v in variants)
+        "Ladders", note(_origin(content)), *_reading(content), legend(variant_series(variants, v) for v in variants)
     )
     changed = [_changes(content, variants, key) for key in (PLACED, WER)] if len(variants) > 1 else []
     return side_by_side([head]) + side_by_side(cards) + side_by_side(filter(None, changed))
@@ -61,11 +60,6 @@ def _reading(content: Mapping) -> list[Markup]:
         *([f"Not installed where this was measured: {', '.join(content['left_out'])}."] if content["left_out"] else []),
     ]
     return [note(sentence) for sentence in words]
-
-
-def _series(variants: Sequence[str], name: str) -> Series:
-    colour = max(0, 2 - (len(variants) - 1 - list(variants).index(name)))
-    return Series(view.heading(name).title, colour, dashed=colour < 2)
 
 
 def _ladder(content: Mapping, name: str, variants: Sequence[str]) -> list[Markup]:
@@ -98,7 +92,7 @@ def _bar(one: Mapping, variant: str, key: str, variants: Sequence[str]) -> Marku
     if found is None:
         return Markup("")
     value, low, high = found
-    return bar(value, _series(variants, variant), points(value), (low, high))
+    return bar(value, variant_series(variants, variant), points(value), (low, high))
 
 
 def _changes(content: Mapping, variants: Sequence[str], key: str) -> Markup | None:

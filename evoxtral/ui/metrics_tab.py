@@ -9,7 +9,7 @@ from markupsafe import Markup
 from evoxtral import metrics
 from evoxtral.errors import CheckpointError, EvoxtralError
 from evoxtral.metrics import Pair
-from evoxtral.ui import ladders, report, status_line, training_report, wording
+from evoxtral.ui import ladders, reliability, report, status_line, training_report, wording
 from evoxtral.ui.layout import section
 from evoxtral.ui.results_file import Results
 
@@ -107,6 +107,9 @@ def metrics_tab(folder: Path = RESULTS) -> None:
             with gr.Tab("Ladders"):
                 content = json.loads(rungs.read_text(encoding="utf-8"))
                 gr.HTML(ladders.page(content), elem_id="ladders", apply_default_css=False)
+            if content.get("calibration"):
+                with gr.Tab("Confidence"):
+                    gr.HTML(reliability.page(content), elem_id="reliability", apply_default_css=False)
         if curves.is_file():
             with gr.Tab("Training"):
                 content = json.loads(curves.read_text(encoding="utf-8"))

@@ -98,6 +98,12 @@ class Difference:
 Differences = Mapping[str, Mapping[str, Difference]]  # "rl - sft" → row or tag
 
 
+def variant_series(variants: Sequence[str], name: str) -> Series:
+    """How a variant is drawn in all charts: the last one, RL, has the strongest colour."""
+    colour = max(0, 2 - (len(variants) - 1 - list(variants).index(name)))
+    return Series(view.heading(name).title, colour, dashed=colour < 2)
+
+
 @dataclass(frozen=True)
 class Results:
     """A results file.
@@ -136,10 +142,7 @@ class Results:
         )
 
     def series(self, name: str) -> Series:
-        """How a variant is drawn in all charts: the last one, RL, has the strongest colour."""
-        names = list(self.systems)
-        colour = max(0, 2 - (len(names) - 1 - names.index(name)))
-        return Series(view.heading(name).title, colour, dashed=colour < 2)
+        return variant_series(list(self.systems), name)
 
     def differ(self, one: str, other: str, row: str) -> bool:
         """Whether two variants differ significantly: by the interval of their paired difference where it is known, else
