@@ -1,0 +1,164 @@
+"""`bulk` on a cluster, by Ray Data: one engine for each GPU, or for some cores, and one process that writes.
+
+What goes through Ray is small: names of files in, transcripts out. A worker reads its files itself, and an error of one
+file is that file's result. Ray gives the results of a task together, in the order in which tasks end; a task whose
+worker or node dies is done again elsewhere. So a result belongs to its name and not to its place, and what comes twice
+is taken once. Ray drops a whole task after ATTEMPTS at it: its files are tried again one by one, and the one
+that ends every worker fails alone.
+"""
+
+import logging
+import math
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.inference import bulk
+from evoxtral.transcript import Transcript
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+MAX_FILES = 128  # of a task: what is lost when its worker dies
+TASKS_OF_ACTOR = 4  # at least, so that all actors end at about the same time
+ATTEMPTS = 3  # at a task whose worker dies
+CORES = 4  # of an actor, where there is no GPU
+
+Found = dict[str, Transcript] | EvoxtralError
+
+
+class ClusterError(EvoxtralError):
+    """A cluster that cannot be joined, or that has no room for an engine."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a worker needs: the model by its name, which it finds itself, and the arguments of `bulk.transcribe`."""
+
+    model: str
+    weights: str | None
+    variants: tuple[str, ...] | None
+    language: str | None
+    max_seconds: float
+    strict: bool
+
+
+@dataclass(frozen=True)
+class Room:
+    """actors: how many there may be.  cores, gpus: of each."""
+
+    actors: int
+    cores: float
+    gpus: float
+
+
+class Transcriber:
+    """An actor: one engine. Called with the files of a task, it gives their results, pickled."""
+
+    def __init__(self, asked: Asked):
+        from evoxtral.inference.engine import Engine
+        from evoxtral.model import checkpoints
+
+        self.asked = asked
+        self.engine = Engine(checkpoints.resolve(asked.model, weights=asked.weights))
+
+    def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list]:
+        files = [str(file) for file in batch["file"]]
+        found = self._found(files)
+        return {"file": files, "found": [pickle.dumps(found[file]) for file in files]}
+
+    def _found(self, files: Sequence[str]) -> dict[str, Found]:
+        asked = self.asked
+        arguments = asked.variants, asked.language, asked.max_seconds, asked.strict
+        found: dict[str, Found] = {}
+        try:
+            for file, result in bulk.transcribe(self.engine, files, *arguments):
+                found[file] = result
+        except EvoxtralError as error:  # of the whole batch, such as too little memory: the others by themselves
+            if len(files) == 1:
+                return {files[0]: error}
+            for file in files:
+                if file not in found:
+                    found |= self._found([file])
+        return found
+
+
+def transcribe(address: str, actors: int | None, files: Sequence[str], asked: Asked) -> Iterator[tuple[str, Found]]:
+    """Each file once, with its transcripts by variant or the error why there are none; in any order.
+
+    address: that of a cluster, or "auto" for this machine's, which is started where there is none.  actors: None for
+    as many as there is room for. Raises ClusterError.
+    """
+    ray = joined(address)
+    room = room_in(ray.cluster_resources(), actors)
+    log = logging.getLogger(__name__)
+    log.info("%d engines with %g cores and %g GPUs each", room.actors, room.cores, room.gpus)
+    left = dict.fromkeys(files)
+    for most in (MAX_FILES, 1):
+        for file, found in _round(ray, [*left], most, room, asked):
+            if file in left:  # else a task was done twice
+                del left[file]
+                yield file, found
+        if not left:
+            return
+        log.warning("%d files were lost with their workers: they are tried one by one", len(left))
+    for file in left:
+        yield file, AudioError(f"{file} ended every process that read it: leave it out, or convert it.")
+
+
+def joined(address: str) -> "ModuleType":
+    """Ray, with this process in the cluster. Raises ClusterError."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ClusterError("--cluster needs Ray: pip install 'evoxtral[bulk]'.") from error
+    if address.startswith("ray://"):
+        raise ClusterError(f"{address} is Ray's client: run this command on a node of the cluster, or by `ray job`.")
+    settings = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    try:
+        if not ray.is_initialized():
+            ray.init(address, **{key: settings[key] for key in ("log_to_driver", "logging_level")})
+    except ConnectionError as error:
+        if address != "auto":
+            raise ClusterError(f"There is no Ray cluster at {address}: start one by `ray start --head`.") from error
+        ray.init("local", **settings)
+    except (ValueError, RuntimeError) as error:
+        raise ClusterError(f"The Ray cluster at {address} cannot be joined ({error}).") from error
+    return ray
+
+
+def room_in(resources: Mapping[str, float], actors: int | None) -> Room:
+    """How many engines have room in a cluster, and what each has. Raises ClusterError."""
+    cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    if actors is not None and actors < 1:
+        raise ClusterError(f"{actors} actors transcribe nothing: give --actors at least 1.")
+    if gpus >= 1:
+        return Room(actors or int(gpus), 1, 1)
+    if cores < 1:
+        raise ClusterError("The cluster has no free core: add nodes to it.")
+    if actors is None:
+        actors = max(1, int(cores // CORES))
+    return Room(actors, max(1, cores // actors), 0)
+
+
+def _round(ray: "ModuleType", files: Sequence[str], most: int, room: Room, asked: Asked) -> Iterator[tuple[str, Found]]:
+    """Results of some files, in tasks of at most `most`; none of those whose task died ATTEMPTS times."""
+    size = max(1, min(most, math.ceil(len(files) / (room.actors * TASKS_OF_ACTOR))))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # what is dropped is known by its name here
+    rows = [{"file": file} for file in files]
+    data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(files) / size)).map_batches(
+        Transcriber,
+        fn_constructor_args=(asked,),
+        batch_size=None,  # a block is a task
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=room.actors, initial_size=room.actors),
+        num_cpus=room.cores,
+        num_gpus=room.gpus,
+        max_task_retries=ATTEMPTS - 1,
+    )
+    for row in data.iter_rows():
+        yield row["file"], pickle.loads(row["found"])
