@@ -1,4 +1,4 @@
-"""Where `bulk` keeps its results: one file of JSON lines, or a folder of shards. Both can be gone on with.
+"""Where `bulk` keeps its results: one file of JSON lines, a folder of shards, or a file for each recording.
 
 Each result is a `FileResult` under an id. One process writes; whatever kills it, a result is there whole or not at all,
 and running the same command again does what is missing and writes nothing twice.
@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from evoxtral.errors import EvoxtralError
+from evoxtral.exports import Folder
 from evoxtral.inference.inputs import ID, Entry, reached
 from evoxtral.results import FileResult
 from evoxtral.transcript import Transcript, VariantResult
@@ -86,6 +87,17 @@ class ResultsFile:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+class FilePerRecording:
+    """A folder with a file for each recording and variant.  done: the ids whose files all exist."""
+
+    def __init__(self, folder: str, form: str, entries: Iterable[Entry], variants: Sequence[str]):
+        self._folder = Folder(folder, form, {entry.id: entry.place for entry in entries}, variants)
+        self.done = self._folder.done
+
+    def add(self, entry: Entry, model: str, transcripts: Mapping[str, Transcript]) -> None:
+        self._folder.add(entry.file, model, transcripts, entry.id)
 
 
 def _encoded(result: Mapping[str, Any]) -> bytes:

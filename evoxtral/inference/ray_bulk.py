@@ -10,12 +10,18 @@ that ends every worker fails alone.
 import logging
 import math
 import pickle
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.inference import bulk
+from evoxtral.inference.engine import Engine
+from evoxtral.inference.inputs import is_address
+from evoxtral.model import checkpoints
+from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -29,16 +35,18 @@ CORES = 4  # of an actor, where there is no GPU
 Found = dict[str, Transcript] | EvoxtralError
 
 
+log = logging.getLogger(__name__)
+
+
 class ClusterError(EvoxtralError):
     """A cluster that cannot be joined, or that has no room for an engine."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a worker needs: the model by its name, which it finds itself, and the arguments of `bulk.transcribe`."""
+    """What a worker needs: the model, and the arguments of `bulk.transcribe`."""
 
-    model: str
-    weights: str | None
+    checkpoint: Checkpoint
     variants: tuple[str, ...] | None
     language: str | None
     max_seconds: float
@@ -58,16 +66,13 @@ class Transcriber:
     """An actor: one engine. Called with the files of a task, it gives their results, pickled."""
 
     def __init__(self, asked: Asked):
-        from evoxtral.inference.engine import Engine
-        from evoxtral.model import checkpoints
-
         self.asked = asked
-        self.engine = Engine(checkpoints.resolve(asked.model, weights=asked.weights))
+        self.engine = Engine(asked.checkpoint)
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list]:
-        files = [str(file) for file in batch["file"]]
-        found = self._found(files)
-        return {"file": files, "found": [pickle.dumps(found[file]) for file in files]}
+        paths = [str(path) for path in batch["path"]]
+        found = self._found(paths)
+        return {"file": batch["file"], "found": [pickle.dumps(found[path]) for path in paths]}
 
     def _found(self, files: Sequence[str]) -> dict[str, Found]:
         asked = self.asked
@@ -85,27 +90,78 @@ class Transcriber:
         return found
 
 
-def transcribe(address: str, actors: int | None, files: Sequence[str], asked: Asked) -> Iterator[tuple[str, Found]]:
-    """Each file once, with its transcripts by variant or the error why there are none; in any order.
+class Cluster:
+    """A Ray cluster that this process has joined, and how many engines it gets there."""
 
-    address: that of a cluster, or "auto" for this machine's, which is started where there is none.  actors: None for
-    as many as there is room for. Raises ClusterError.
-    """
-    ray = joined(address)
-    room = room_in(ray.cluster_resources(), actors)
-    log = logging.getLogger(__name__)
-    log.info("%d engines with %g cores and %g GPUs each", room.actors, room.cores, room.gpus)
-    left = dict.fromkeys(files)
-    for most in (MAX_FILES, 1):
-        for file, found in _round(ray, [*left], most, room, asked):
-            if file in left:  # else a task was done twice
-                del left[file]
-                yield file, found
-        if not left:
-            return
-        log.warning("%d files were lost with their workers: they are tried one by one", len(left))
-    for file in left:
-        yield file, AudioError(f"{file} ended every process that read it: leave it out, or convert it.")
+    def __init__(self, address: str, actors: int | None = None):
+        """address: that of a cluster, or "auto" for this machine's, which is started where there is none.
+        actors: None for as many as there is room for. Raises ClusterError."""
+        self.ray = joined(address)
+        self.room = room_in(self.ray.cluster_resources(), actors)
+        log.info("%d engines with %g cores and %g GPUs each", self.room.actors, self.room.cores, self.room.gpus)
+
+    def checkpoint(self, model: str, weights: str | None) -> Checkpoint:
+        """The checkpoint of that name. What `auto` means is decided where the engines are."""
+        if model == "auto":
+            find = self.ray.remote(num_cpus=self.room.cores, num_gpus=self.room.gpus)(checkpoints.resolve)
+            try:
+                return self.ray.get(find.remote(model, weights=weights))
+            except self.ray.exceptions.RayTaskError as error:
+                raise ClusterError(f"No worker of the cluster finds a model: {error.cause}") from error
+        found = checkpoints.resolve(model, weights=weights)
+        adapters = {name: _absolute(reference) for name, reference in found.adapters.items()}
+        return replace(found, base=_absolute(found.base), adapters=adapters)
+
+    def transcribe(self, asked: Asked, files: Sequence[str]) -> Iterator[tuple[str, Found]]:
+        """Each file once, with its transcripts by variant or the error why there are none; in any order.
+
+        Raises ClusterError where no engine can be started.
+        """
+        left = dict.fromkeys(files)
+        for most in (MAX_FILES, 1):
+            for file, found in self._round([*left], most, asked):
+                if file in left:  # else a task was done twice
+                    del left[file]
+                    yield file, found
+            if not left:
+                return
+            log.warning("%d files were lost with their workers: they are tried one by one", len(left))
+        for file in left:
+            yield file, AudioError("every process that read it has ended: leave it out, or convert it.")
+
+    def _round(self, files: Sequence[str], most: int, asked: Asked) -> Iterator[tuple[str, Found]]:
+        """Results of some files, in tasks of at most `most`; none of those whose task died ATTEMPTS times."""
+        data, room = self.ray.data, self.room
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.max_errored_blocks = -1  # what is dropped is known by its name here
+        size = max(1, min(most, math.ceil(len(files) / (room.actors * TASKS_OF_ACTOR))))
+        rows = [{"file": file, "path": _absolute(file)} for file in files]
+        results = data.from_items(rows, override_num_blocks=math.ceil(len(files) / size)).map_batches(
+            Transcriber,
+            fn_constructor_args=(asked,),
+            batch_size=None,  # a block is a task
+            compute=data.ActorPoolStrategy(min_size=1, max_size=room.actors, initial_size=room.actors),
+            num_cpus=room.cores,
+            num_gpus=room.gpus,
+            max_task_retries=ATTEMPTS - 1,
+        )
+        try:
+            for row in results.iter_rows():
+                yield row["file"], pickle.loads(row["found"])
+        except self.ray.exceptions.RayError as error:
+            raise ClusterError(f"The cluster cannot run an engine: {_sentence(error)}") from error
+
+
+def _absolute(name: str) -> str:
+    """A path as a worker, who stands in another folder, finds it; an address, or a name on the Hub, as it is."""
+    return name if is_address(name) or not Path(name).exists() else str(Path(name).resolve())
+
+
+def _sentence(error: Exception) -> str:
+    """The last line of what Ray says, which is the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return textwrap.shorten(lines[-1] if lines else type(error).__name__, 300)
 
 
 def joined(address: str) -> "ModuleType":
@@ -142,23 +198,3 @@ def room_in(resources: Mapping[str, float], actors: int | None) -> Room:
     if actors is None:
         actors = max(1, int(cores // CORES))
     return Room(actors, max(1, cores // actors), 0)
-
-
-def _round(ray: "ModuleType", files: Sequence[str], most: int, room: Room, asked: Asked) -> Iterator[tuple[str, Found]]:
-    """Results of some files, in tasks of at most `most`; none of those whose task died ATTEMPTS times."""
-    size = max(1, min(most, math.ceil(len(files) / (room.actors * TASKS_OF_ACTOR))))
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # what is dropped is known by its name here
-    rows = [{"file": file} for file in files]
-    data = ray.data.from_items(rows, override_num_blocks=math.ceil(len(files) / size)).map_batches(
-        Transcriber,
-        fn_constructor_args=(asked,),
-        batch_size=None,  # a block is a task
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=room.actors, initial_size=room.actors),
-        num_cpus=room.cores,
-        num_gpus=room.gpus,
-        max_task_retries=ATTEMPTS - 1,
-    )
-    for row in data.iter_rows():
-        yield row["file"], pickle.loads(row["found"])
