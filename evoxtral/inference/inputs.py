@@ -9,6 +9,7 @@ turn comes, by who transcribes it, so that one that cannot be read fails alone.
 import csv
 import io
 import json
+import posixpath
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -186,12 +187,18 @@ def _rows(manifest: str) -> Iterator[Entry]:
         if not isinstance(name, str) or not name:
             raise InputError(f"{where}: no recording is named; its column is one of {', '.join(COLUMNS)}.")
         own = "://" in name or Path(name).is_absolute() or not folder
-        file = name if own else f"{folder}/{name}"
+        file = name if own else _beside(folder, name)
         if ID in row and (not isinstance(row[ID], str | int) or row[ID] == ""):
             raise InputError(f"{where}: its id is neither text nor a number.")
         inner = PurePosixPath(name)
         place = inner.name if own or ".." in inner.parts else inner
         yield Entry(str(row.get(ID, file)), file, Path(place))
+
+
+def _beside(folder: str, name: str) -> str:
+    """A name relative to a folder. A store of objects knows no `..`."""
+    scheme, mark, rest = folder.rpartition("://")
+    return f"{scheme}{mark}{posixpath.normpath(f'{rest}/{name}')}" if mark else f"{folder}/{name}"
 
 
 def _json_lines(text: str, manifest: str) -> Iterator[tuple[int, Mapping[str, Any]]]:

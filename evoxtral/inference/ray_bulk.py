@@ -9,6 +9,7 @@ that ends every worker fails alone.
 
 import logging
 import math
+import os
 import pickle
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,13 +120,14 @@ class Cluster:
         """
         left = dict.fromkeys(files)
         for most in (MAX_FILES, 1):
+            if most == 1:
+                log.warning("%d files were lost with their workers: they are tried one by one", len(left))
             for file, found in self._round([*left], most, asked):
                 if file in left:  # else a task was done twice
                     del left[file]
                     yield file, found
             if not left:
                 return
-            log.warning("%d files were lost with their workers: they are tried one by one", len(left))
         for file in left:
             yield file, AudioError("every process that read it has ended: leave it out, or convert it.")
 
@@ -144,7 +146,7 @@ class Cluster:
             compute=data.ActorPoolStrategy(min_size=1, max_size=room.actors, initial_size=room.actors),
             num_cpus=room.cores,
             num_gpus=room.gpus,
-            max_task_retries=ATTEMPTS - 1,
+            ray_remote_args_fn=lambda: {"max_task_retries": ATTEMPTS - 1},
         )
         try:
             for row in results.iter_rows():
@@ -166,6 +168,7 @@ def _sentence(error: Exception) -> str:
 
 def joined(address: str) -> "ModuleType":
     """Ray, with this process in the cluster. Raises ClusterError."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of Ray's C++ part, which writes to stderr
     try:
         import ray
         import ray.data
@@ -173,14 +176,17 @@ def joined(address: str) -> "ModuleType":
         raise ClusterError("--cluster needs Ray: pip install 'evoxtral[bulk]'.") from error
     if address.startswith("ray://"):
         raise ClusterError(f"{address} is Ray's client: run this command on a node of the cluster, or by `ray job`.")
-    settings = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # what matters is told here; Ray's own files have the rest
+            handler.setLevel(logging.CRITICAL)
+    settings = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if not ray.is_initialized():
-            ray.init(address, **{key: settings[key] for key in ("log_to_driver", "logging_level")})
+            ray.init(address, **settings)
     except ConnectionError as error:
         if address != "auto":
             raise ClusterError(f"There is no Ray cluster at {address}: start one by `ray start --head`.") from error
-        ray.init("local", **settings)
+        ray.init("local", include_dashboard=False, **settings)
     except (ValueError, RuntimeError) as error:
         raise ClusterError(f"The Ray cluster at {address} cannot be joined ({error}).") from error
     return ray
