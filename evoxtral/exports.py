@@ -80,15 +80,15 @@ class Folder:
         kind = SUFFIXES.get(self.form, self.form)
         return name.with_name(f"{name.name}.{kind}" if len(self.variants) == 1 else f"{name.name}.{variant}.{kind}")
 
-    def add(self, file: str, model: str, transcripts: Mapping[str, Transcript]) -> None:
-        """JSON is that of the command line, of one variant each."""
+    def add(self, file: str, model: str, transcripts: Mapping[str, Transcript], id: str | None = None) -> None:
+        """JSON is that of the command line, of one variant each.  id: the recording's, where it is not `file`."""
         for variant, transcript in transcripts.items():
             if self.form == "json":
                 result = asdict(FileResult.of(file, model, {variant: transcript}))
                 text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
             else:
                 text = content(transcript, self.form, self.dialect).rstrip("\n") + "\n"
-            write(self.path(file, variant), text)
+            write(self.path(id or file, variant), text)
 
 
 class Output:

@@ -10,7 +10,7 @@ import webvtt
 from conftest import spoken, tone
 
 from evoxtral import audio, cli
-from evoxtral.inference import bulk
+from evoxtral.inference import bulk, inputs, outputs
 from evoxtral.results import FileResult
 from evoxtral.transcript import Transcript
 
@@ -141,7 +141,7 @@ def test_a_folder_without_recordings_is_an_error(run, tmp_path):
 
 
 def test_files_are_found_once_and_in_order(clips):
-    found = bulk.find([clips / "long.wav", clips, "none.wav"])
+    found = inputs.listed([clips / "long.wav", clips, "none.wav"])
     assert [Path(file).name for file in found] == [
         "long.wav", "a.wav", "broken.wav", "b.WAV", "silent.wav", "none.wav"
     ]  # fmt: skip
@@ -172,11 +172,11 @@ def test_files_without_speech_are_grouped_in_pools_too(clips):
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
-    with bulk.ResultsFile(tmp_path / "out.jsonl", "tiny", ("rl",)) as results:
+    with outputs.ResultsFile(tmp_path / "out.jsonl", "tiny", ("rl",)) as results:
         full = io.BufferedWriter(Full())
         monkeypatch.setattr(results, "_file", full)
-        with pytest.raises(bulk.BulkError, match="out.jsonl cannot be written: No space left"):
-            results.add("a.wav", "tiny", {"rl": Transcript((), 1.0, 0.0)})
+        with pytest.raises(outputs.BulkError, match="out.jsonl cannot be written: No space left"):
+            results.add(inputs.Entry("a.wav", "a.wav", Path("a.wav")), "tiny", {"rl": Transcript((), 1.0, 0.0)})
         full.raw.free = True
 
 
@@ -201,5 +201,5 @@ def test_segments_of_many_files_share_a_batch(engine, clips, monkeypatch):
         return decode(waveforms, *arguments)
 
     monkeypatch.setattr(engine, "_decode", counted)
-    results = dict(bulk.transcribe(engine, bulk.find([clips]), ("rl",)))
+    results = dict(bulk.transcribe(engine, inputs.listed([clips]), ("rl",)))
     assert len(results) == 5 and sizes == [1 + 1 + 3], "two short clips and the segments of the long one"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from evoxtral import __version__
 from evoxtral.bench import command as bench_command
-from evoxtral.cli import models, score, serve, speak, transcribe
+from evoxtral.cli import bulk, models, score, serve, speak, transcribe
 from evoxtral.cli.arguments import FAILED, INTERRUPTED, OK, Parser, add_model
 from evoxtral.errors import EvoxtralError
 
@@ -45,7 +45,7 @@ def build_parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     transcribe.add_transcribe(commands)
     transcribe.add_tracks(commands)
-    transcribe.add_bulk(commands)
+    bulk.add_bulk(commands)
     speak.add_speak(commands)
     score.add_score(commands)
     bench_command.add(commands, add_model)

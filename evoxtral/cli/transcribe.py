@@ -1,14 +1,11 @@
-"""The commands `transcribe`, `tracks` and `bulk`: recordings to text."""
+"""The commands `transcribe` and `tracks`: recordings to text."""
 
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evoxtral import foreign_formats
@@ -24,7 +21,7 @@ from evoxtral.cli.arguments import (
     show_progress,
 )
 from evoxtral.errors import EvoxtralError
-from evoxtral.exports import STDIN, Folder, Output, in_dialect, is_folder
+from evoxtral.exports import Output, in_dialect
 from evoxtral.transcript import FORMATS
 
 if TYPE_CHECKING:
@@ -52,13 +49,13 @@ def add_transcribe(commands: argparse._SubParsersAction) -> None:
 def _transcribe(args: argparse.Namespace) -> int:
     """A file that cannot be read is named on stderr and in the JSON, and the others are transcribed."""
     from evoxtral import audio
-    from evoxtral.inference import bulk, multitrack
+    from evoxtral.inference import inputs, multitrack
     from evoxtral.inference.engine import Engine
     from evoxtral.model import checkpoints
 
     show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.model, weights=args.weights)
-    variants, language = _variants(args.variant, checkpoint), language_of(args)
+    variants, language = variants_of(args.variant, checkpoint), language_of(args)
     code = OK
     output = Output(args.output, args.format, args.files, variants, partial(print, flush=True), args.dialect)
     engine = Engine(checkpoint)
@@ -67,7 +64,7 @@ def _transcribe(args: argparse.Namespace) -> int:
             log.info("%s (%d/%d)", file, number, len(args.files))
             try:
                 chosen = audio.chosen(args.track, args.channels)
-                source, longest = bulk.source(file), max_seconds(args)
+                source, longest = inputs.source(file), max_seconds(args)
                 found = [*multitrack.transcribe(engine, source, variants, language, longest, *chosen, args.strict)]
             except EvoxtralError as error:
                 print(f"{file}: {error}", file=sys.stderr)
@@ -88,7 +85,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     return code
 
 
-def _variants(asked: str | None, checkpoint: "Checkpoint") -> tuple[str, ...]:
+def variants_of(asked: str | None, checkpoint: "Checkpoint") -> tuple[str, ...]:
     """The variants to run, the last one where none is asked for; known before any weights are loaded."""
     asked = asked or checkpoint.variants[-1]
     if asked not in (*checkpoint.variants, "all"):
@@ -160,64 +157,3 @@ def _tracks(args: argparse.Namespace) -> int:
     if args.json:
         print_json(listed)
     return code
-
-
-def add_bulk(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "bulk", help="thousands of audio files to one file of results, or to a folder; resumable"
-    )
-    parser.add_argument("paths", nargs="+", metavar="FILE|FOLDER", help="recordings, and folders of them")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="FILE.jsonl|FOLDER",
-        help="new, or to go on with; a folder for --format",
-    )
-    parser.add_argument("--format", choices=FORMATS, help="a file of it for each recording, in the folder of -o")
-    add_request(parser)
-    parser.set_defaults(command=_bulk)
-
-
-def _bulk(args: argparse.Namespace) -> int:
-    """Files that are already in the output are skipped; those that cannot be read are named on stderr."""
-    from tqdm import tqdm
-
-    from evoxtral.inference import bulk
-    from evoxtral.inference.engine import Engine
-    from evoxtral.model import checkpoints
-
-    files = bulk.relative_paths(args.paths)
-    show_progress(not args.quiet)
-    checkpoint = checkpoints.resolve(args.model, weights=args.weights)
-    variants = _variants(args.variant, checkpoint)
-    code, seconds = OK, 0.0
-    with _bulk_output(args, files, checkpoint.name, variants) as output:
-        left = [file for file in files if file == STDIN or file not in output.done]
-        log.info("%d files, %d of them done already", len(files), len(files) - len(left))
-        asked = variants, language_of(args), max_seconds(args), args.strict
-        done = bulk.transcribe(Engine(checkpoint), left, *asked) if left else ()
-        started = time.perf_counter()
-        with tqdm(total=len(left), unit="file", file=sys.stderr, disable=args.quiet) as bar:
-            for file, result in done:
-                bar.update()
-                if isinstance(result, EvoxtralError):
-                    bar.write(f"{file}: {result}", file=sys.stderr)
-                    code = FAILED
-                    continue
-                output.add(file, checkpoint.name, result)
-                seconds += next(iter(result.values())).duration
-                bar.set_postfix_str(f"{seconds / (time.perf_counter() - started):.0f} × real time", refresh=False)
-    return code
-
-
-def _bulk_output(
-    args: argparse.Namespace, files: Mapping[str, Path], model: str, variants: tuple[str, ...]
-) -> AbstractContextManager:
-    from evoxtral.inference import bulk
-
-    if args.format and not is_folder(args.output):
-        raise UsageError(f"--format writes a file for each recording: name a folder with -o, not {args.output}.")
-    if args.format:
-        return nullcontext(Folder(args.output, args.format, files, variants))
-    return bulk.ResultsFile(Path(args.output), model, variants)

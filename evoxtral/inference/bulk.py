@@ -1,87 +1,26 @@
-"""Bulk transcription: segments of many files in one batch, results written as soon as a file is done, resumable.
+"""Bulk transcription: segments of many files in one batch, a file's result as soon as it is done.
 
-While the model decodes one pool of files, the next pool is read. The results file is JSON lines, one `FileResult` for
-each transcribed file. Running the same command again skips the files that are already in it.
+While the model decodes one pool of files, the next pool is read. `inputs` says which files there are, `outputs` keeps
+what is done, and `ray_bulk` does the same on a cluster.
 """
 
-import json
 import os
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evoxtral import audio
-from evoxtral.errors import AudioError, EvoxtralError
-from evoxtral.exports import STDIN
+from evoxtral.errors import AudioError
+from evoxtral.inference import inputs
 from evoxtral.inference.engine import Engine
-from evoxtral.results import FileResult
 from evoxtral.transcript import Transcript
 
-SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .aac .webm .mka .aif .aiff .caf .au .amr .wma .mov".split()
-)  # of recordings in a folder; a file that is named itself may have any
 READERS = min(4, os.cpu_count() or 1)  # threads; ffmpeg decodes outside Python's lock
 READ_AHEAD = 2 * READERS  # files
 BATCHES_PER_POOL = 2  # segments of similar length share a batch; a larger pool makes their lengths more similar
-
-
-class BulkError(EvoxtralError):
-    """Nothing to transcribe, or a results file that cannot be continued."""
-
-
-def find(paths: Iterable[str | Path]) -> list[str]:
-    """The recordings in some paths, each once: files as given, folders recursively.
-
-    Raises BulkError for a folder without recordings.
-    """
-    return list(relative_paths(paths))
-
-
-def relative_paths(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """The same, each with its path relative to the folder it was found in; a file given by itself has its name."""
-    found: dict[str, Path] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.setdefault(str(path), Path("stdin.wav" if str(path) == STDIN else path.name))
-            continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not inside:
-            raise BulkError(f"There are no recordings in the folder {path}: no file ends in .wav, .mp3 or the like.")
-        for file in inside:
-            found.setdefault(str(file), file.relative_to(path))
-    return found
-
-
-def source(file: str) -> audio.Source:
-    """What a name on the command line stands for: a path, or the bytes of a pipe (`-` is standard input).
-
-    Raises AudioError for more than MAX_MEGABYTES, and for a terminal.
-    """
-    path = Path(file)
-    if file != STDIN and not path.is_fifo():
-        return path
-    if file == STDIN and sys.stdin.isatty():
-        raise AudioError("Nothing is piped in: give a file, or pipe a recording to standard input.")
-    limit = int(audio.MAX_MEGABYTES * 1e6)
-    try:
-        if file == STDIN:
-            data = sys.stdin.buffer.read(limit + 1)
-        else:
-            with path.open("rb") as pipe:
-                data = pipe.read(limit + 1)
-    except OSError as error:
-        raise AudioError(f"{file} cannot be read: {error.strerror}.") from error
-    if len(data) > limit:
-        raise AudioError(f"More than {audio.MAX_MEGABYTES:g} MB were piped in: give a longer recording as a file.")
-    return data
-
-
-# ------------------------------------------------------------------------------------------------- transcribing
 
 
 def transcribe(
@@ -153,7 +92,7 @@ def _read_ahead(files: Iterable[str], window: float, max_seconds: float, strict:
 
 def _read(file: str, window: float, max_seconds: float, strict: bool = False) -> _Recording:
     try:
-        read = audio.read(source(file), max_seconds, strict)
+        read = audio.read(inputs.source(file), max_seconds, strict)
     except AudioError as error:
         return _Recording(file, error=error)
     waveform = audio.levelled(read.waveform)
@@ -199,66 +138,3 @@ def _result(
         judged = engine.calibration.judged(transcript)
         whole[name] = replace(judged, incomplete=recording.incomplete, notes=recording.notes)
     return whole
-
-
-# ------------------------------------------------------------------------------------------------- results files
-
-
-class ResultsFile:
-    """A results file, written a whole line at a time.  done: the files that are already in it."""
-
-    def __init__(self, path: Path, model: str, variants: Sequence[str]):
-        """Open a new file, or continue one of the same model and variants. Raises BulkError."""
-        self.path = path
-        try:
-            written = path.read_bytes() if path.exists() else b""
-            lines, unfinished = _lines(written)
-            results = [self._result(number, line, model, variants) for number, line in enumerate(lines, 1)]
-            if unfinished and not _begins_a_result(unfinished):
-                raise BulkError(f"{path} holds something else than results of a bulk run: name a new file.")
-            self.done = frozenset(result["file"] for result in results)
-            self._file = path.open("ab")
-            self._file.truncate(len(written) - len(unfinished))
-        except OSError as error:
-            raise BulkError(f"{path} cannot be written: {error.strerror}.") from error
-
-    def _result(self, number: int, line: bytes, model: str, variants: Sequence[str]) -> dict:
-        try:
-            match json.loads(line):
-                case {"file": str(), "model": str(made), "variants": dict(variants_of_line)} as result:
-                    pass
-                case _:
-                    raise ValueError
-        except (ValueError, RecursionError) as error:
-            raise BulkError(f"{self.path}, line {number} is no result of a bulk run: name a new file.") from error
-        if (made, sorted(variants_of_line)) != (model, sorted(variants)):
-            raise BulkError(
-                f"{self.path}, line {number} was written by {', '.join(variants_of_line)} of {made} and not by "
-                f"{', '.join(variants)} of {model}: name a new file."
-            )
-        return result
-
-    def add(self, file: str, model: str, transcripts: Mapping[str, Transcript]) -> None:
-        result = FileResult.of(file, model, transcripts)
-        try:
-            self._file.write(json.dumps(asdict(result), allow_nan=False).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise BulkError(f"{self.path} cannot be written: {error.strerror}.") from error
-
-    def __enter__(self) -> "ResultsFile":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-
-def _lines(written: bytes) -> tuple[list[bytes], bytes]:
-    """The complete lines, and the incomplete last line that an interrupted run may have left."""
-    *lines, unfinished = written.split(b"\n")
-    return lines, unfinished
-
-
-def _begins_a_result(unfinished: bytes) -> bool:
-    head = b'{"file": "'
-    return unfinished[: len(head)] == head[: len(unfinished)]

@@ -1,0 +1,196 @@
+"""`bulk` on a local Ray cluster of several nodes: whether what is killed is lost, and what Ray costs.
+
+    python benchmarks/cluster.py --clips 2000     # two CPU cores, about an hour; needs the extra `bulk`
+
+One process first, then the cluster undisturbed, then once more with a worker, a node and the driver killed in the
+middle. Stored in `benchmarks/cluster.json`: processor seconds of every process of Ray and of the driver, from the first
+result to the last, against those of one process; starting is told apart.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from evoxtral import audio  # noqa: E402
+from evoxtral.speech import VOICES, speak  # noqa: E402
+
+TEXTS = (
+    "Please do not tell my sister that I left my keys in the car again.",
+    "[excited] We have all the time in the world! [laughs] Nobody should hurry.",
+    "[sighs] The train to the old harbour leaves at nine in the morning.",
+    "[whispers] I never said that we would go there. [pause] I am so sorry.",
+)
+NODES = 2
+OBJECT_STORE = 80_000_000  # bytes of a node, about the least that Ray takes
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def write_clips(folder: Path, count: int, seconds: float = 1.0) -> None:
+    """Clips cut from the embedded voice, and one file that is no recording."""
+    folder.mkdir(parents=True)
+    voices = [speak(text, VOICES[i % len(VOICES)], seed=i).waveform for i, text in enumerate(TEXTS)]
+    random, length = np.random.default_rng(0), round(seconds * audio.SAMPLE_RATE)
+    for number in range(count):
+        voice = voices[number % len(voices)]
+        at = random.integers(0, len(voice) - length)
+        audio.save(folder / f"{number:05d}.wav", voice[at : at + length])
+    (folder / "broken.wav").write_text("this is no recording")
+
+
+def nodes(count: int = NODES):
+    """A Ray cluster on this machine: a head without cores, and some nodes of one core. Gives it and the nodes."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(True, head_node_args={"num_cpus": 0, "object_store_memory": OBJECT_STORE})
+    return cluster, [cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE) for _ in range(count)]
+
+
+def started(clips: Path, output: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "evoxtral", "-q", "bulk", str(clips), "-o", str(output), "--model", "tiny"]
+    return subprocess.Popen(
+        [*command, "--weights", "fp32", *more], stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def results(output: Path) -> dict[str, dict]:
+    """file -> result. Raises AssertionError where one is there twice."""
+    lines = output.read_bytes().split(b"\n")[:-1] if output.exists() else []
+    found = {one["file"]: one for one in map(json.loads, lines)}
+    assert len(found) == len(lines), "a result was written twice"
+    return found
+
+
+def workers(node) -> list[int]:
+    """Process ids of the engines of a node."""
+    raylets = [info.process.pid for info in node.all_processes["raylet"]]
+    return [pid for pid, (parent, name, _) in processes().items() if parent in raylets and "MapWorker" in name]
+
+
+def processes() -> dict[int, tuple[int, str, float]]:
+    """Process id -> parent, command, processor seconds, of all that run."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has ended
+            continue
+        found[int(folder.name)] = (int(fields[1]), command, (int(fields[11]) + int(fields[12])) / TICK)
+    return found
+
+
+def spent(roots: Sequence[int]) -> float:
+    """Processor seconds of some processes and of all that they started and that still run."""
+    running = processes()
+
+    def is_ours(pid: int) -> bool:
+        return pid in roots or (pid in running and running[pid][0] > 1 and is_ours(running[pid][0]))
+
+    return sum(seconds for pid, (_, _, seconds) in running.items() if is_ours(pid))
+
+
+def watched(run: subprocess.Popen, output: Path, roots: Sequence[int], at: dict[int, Callable[[], None]]) -> dict:
+    """Wait for a run; call each function of `at` once there are so many results. Gives what the run took."""
+    waiting, first = sorted(at), None
+    while run.poll() is None:
+        there = output.read_bytes().count(b"\n") if output.exists() else 0
+        if there and first is None:
+            first = there, spent(roots), time.perf_counter()
+        if waiting and there >= waiting[0]:
+            at[waiting.pop(0)]()
+        last = there, spent(roots), time.perf_counter()
+        time.sleep(0.1)
+    count = last[0] - first[0] if first else 0
+    return {
+        "results": last[0],
+        "start_cpu_s": round(first[1], 1) if first else None,
+        "cpu_ms_per_clip": round(1e3 * (last[1] - first[1]) / count, 2) if count else None,
+        "s": round(last[2] - first[2], 1) if first else None,
+    }
+
+
+def told(found: dict[str, dict]) -> dict[str, dict[str, str]]:
+    """file -> variant -> text."""
+    return {file: {name: one["text"] for name, one in row["variants"].items()} for file, row in found.items()}
+
+
+def killed(clips: Path, output: Path, count: int) -> dict[str, dict]:
+    """Results of a run on a cluster of which a worker, then the driver, then in the second run a node is killed."""
+    cluster, (first, second) = nodes()
+    try:
+        more = ("--cluster", cluster.address, "--actors", "2")
+        run = started(clips, output, *more)
+        kill_worker = {1: lambda: [os.kill(pid, signal.SIGKILL) for pid in workers(first)[:1]]}
+        watched(run, output, [run.pid], kill_worker | {count // 2: run.kill})
+        assert run.wait() == -signal.SIGKILL, run.stderr.read()
+        kept = results(output)
+        assert 0 < len(kept) < count
+        run = started(clips, output, *more)
+        watched(run, output, [run.pid], {len(kept) + 1: lambda: cluster.remove_node(second, allow_graceful=False)})
+        assert run.wait() == 2 and "broken.wav" in run.stderr.read(), "one file is no recording"
+        found = results(output)
+        assert kept.items() <= found.items(), "what was written stays as it is"
+        return found
+    finally:
+        cluster.shutdown()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "cluster.json")
+    args = parser.parse_args()
+    import ray
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_clips(folder / "clips", args.clips)
+        run = started(folder / "clips", folder / "single.jsonl")
+        single = watched(run, folder / "single.jsonl", [run.pid], {})
+        print("one process", single, flush=True)
+        cluster, _ = nodes()
+        try:
+            run = started(folder / "clips", folder / "cluster.jsonl", "--cluster", cluster.address, "--actors", "2")
+            raylets = [info[0].process.pid for node in cluster.list_all_nodes() for info in node.all_processes.values()]
+            spread = watched(run, folder / "cluster.jsonl", [run.pid, *raylets], {})
+        finally:
+            cluster.shutdown()
+        print("cluster", spread, flush=True)
+        found = killed(folder / "clips", folder / "killed.jsonl", args.clips)
+        expected = told(results(folder / "single.jsonl"))
+        measured = {
+            "clips": args.clips,
+            "seconds": 1.0,
+            "nodes": NODES,
+            "actors": 2,
+            "one_process": single,
+            "cluster": spread,
+            "overhead": round(spread["cpu_ms_per_clip"] / single["cpu_ms_per_clip"] - 1, 3),
+            "identical": told(results(folder / "cluster.jsonl")) == expected,
+            "identical_after_kills": told(found) == expected,
+            "ray": ray.__version__,
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "date": str(datetime.date.today()),
+        }
+    args.output.write_text(json.dumps(measured, indent=1) + "\n")
+    print(args.output.read_text())
+
+
+if __name__ == "__main__":
+    main()
