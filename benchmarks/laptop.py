@@ -2,6 +2,7 @@
 
     python benchmarks/laptop.py parts --baseline ../older-checkout   # 2 layers of each kind, in turns; 8 GB, minutes
     python benchmarks/laptop.py whole --weights int8                 # all layers: load, one clip, peak memory; 7 GB
+    python benchmarks/laptop.py whole --baseline ../older-checkout   # the same in 16 bits by the older one; 14 GB
 
 Weights are random. `parts` measures a step of three rows, a prompt and an encoder's window of three variants in models
 of 2 layers, and counts what one layer takes as often as the published model has layers; the output layer once. `whole`
@@ -181,14 +182,16 @@ def write_whole(shape: Shape, folder: Path, weights: str) -> None:
         save_file(tensors, folder / name / lora.WEIGHTS_FILE, {"format": "pt"})
 
 
-def whole(full: Shape, folder: Path, weights: str, threads: int) -> dict:
+def whole(full: Shape, folder: Path, weights: str, threads: int, checkout: Path = ROOT) -> dict:
     """Load, one clip by three variants and by one, and the most memory."""
-    if not folder.is_dir():
+    if weights == "today":
+        build(full, folder, 2)
+    elif not folder.is_dir():
         write_whole(full, folder, weights)
-    file = folder / "base" / f"model-{weights}.safetensors"
-    found = {"file_bytes": file.stat().st_size, "threads": threads}
+    size = sum(file.stat().st_size for file in (folder / "base").glob("*.safetensors"))
+    found = {"file_bytes": size, "threads": threads}
     for names in (("base", "sft", "rl"), ("rl",)):
-        worker = Worker(ROOT, folder, weights, names, threads)
+        worker = Worker(checkout, folder, weights, names, threads)
         clip = worker.run(str(TOKENS))
         worker.end()
         row = {"load_s": worker.loaded["load"][0], "load_processor_s": worker.loaded["load"][1]}
@@ -201,7 +204,7 @@ def whole(full: Shape, folder: Path, weights: str, threads: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("parts", "whole"))
-    parser.add_argument("--baseline", type=Path, help="an older checkout, for `parts`")
+    parser.add_argument("--baseline", type=Path, help="an older checkout; in `whole` it alone is measured")
     parser.add_argument("--weights", nargs="+", default=["int8", "int4"], choices=stored.WEIGHTS)
     parser.add_argument("--shape", choices=SHAPES, default="3b", help="tiny: seconds, does it run?")
     parser.add_argument("--repeats", type=int, default=3)
@@ -214,6 +217,9 @@ def main() -> None:
         if args.part == "parts":
             ways = parts(shape, Path(folder), args.baseline.resolve(), args.weights, args.repeats, args.threads)
             own["parts"] = {"threads": args.threads, "repeats": args.repeats, **ways}
+        elif args.baseline:
+            folder = Path(folder) / "today"
+            own["whole today"] = whole(shape, folder, "today", args.threads, args.baseline.resolve())
         else:
             for weights in args.weights:
                 own[f"whole {weights}"] = whole(shape, Path(folder) / weights, weights, args.threads)

@@ -1,7 +1,9 @@
-"""What weights in 8 and 4 bits cost in quality, against float32, on clips that training never heard.
+"""What weights in 8 and 4 bits, and windows shorter than the model's own, cost in quality, against float32, on clips that
+training never heard.
 
     python benchmarks/quantized.py                          # the scale model, 40 clips: five minutes on a busy core
     python benchmarks/quantized.py --model mini-3b --weights bf16 int8 int4 --clips 20
+    python benchmarks/quantized.py --weights fp32 int8 --windows 8 6    # and in float32 with windows of 8 and 6 s
     python benchmarks/quantized.py --sensitive --clips 16   # instead: each kind of layer left in 16 bits, by 4 bits
 
 The first precision named is the reference. Tags are paired in order where both texts have them; the difference of their
@@ -124,15 +126,20 @@ def sensitive(checkpoint: Checkpoint, waveforms: Sequence[np.ndarray], reference
 
 
 def compared(
-    checkpoint: Checkpoint, weights: Sequence[str], waveforms: Sequence[np.ndarray], references: Sequence[str]
+    checkpoint: Checkpoint,
+    weights: Sequence[str],
+    windows: Sequence[float],
+    waveforms: Sequence[np.ndarray],
+    references: Sequence[str],
 ) -> dict:
-    """precision -> what `measured` gives; the first is the reference."""
+    """precision or window -> what `measured` gives; the first is the reference, in whose precision windows are tried."""
     reference: Heard = []
     found = {}
-    for name in weights:
+    ways = {name: (name, None) for name in weights} | {f"{s:g} s": (weights[0], s) for s in windows}
+    for name, (precision, window) in ways.items():
         begun = time.perf_counter()
-        ours = engine(checkpoint, name)
-        heard = ours.batch(waveforms)
+        ours = engine(replace(checkpoint, window=window), precision)
+        heard = _heard(ours, waveforms)
         reference = reference or heard
         found[name] = measured(heard, reference, references, ours.variants)
         for variant, row in found[name].items():
@@ -143,10 +150,23 @@ def compared(
     return found
 
 
+def _heard(engine: Engine, waveforms: Sequence[np.ndarray]) -> Heard:
+    """Clips that fit one window in a batch, the others as `transcribe` does, cut at pauses."""
+    fits = [len(waveform) <= engine.prompt.window_samples for waveform in waveforms]
+    batch = iter(engine.batch([waveform for waveform, one in zip(waveforms, fits, strict=True) if one]))
+    return [next(batch) if one else _cut(engine, waveform) for waveform, one in zip(waveforms, fits, strict=True)]
+
+
+def _cut(engine: Engine, waveform: np.ndarray) -> dict[str, list[Transcript]]:
+    *_, found = engine.stream((audio.SAMPLE_RATE, waveform))
+    return {variant: [transcript] for variant, transcript in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--weights", nargs="+", default=["fp32", "bf16", "int8", "int4"])
+    parser.add_argument("--windows", nargs="*", type=float, default=[], metavar="S")
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--sensitive", action="store_true")
     args = parser.parse_args()
@@ -160,7 +180,7 @@ def main() -> None:
         reference = engine(checkpoint, args.weights[0]).batch(waveforms)
         result["in 16 bits"] = {w: sensitive(checkpoint, waveforms, reference, w) for w in ("int4",)}
     else:
-        result["weights"] = compared(checkpoint, args.weights, waveforms, references)
+        result["weights"] = compared(checkpoint, args.weights, args.windows, waveforms, references)
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     content[f"{checkpoint.name}, sensitive" if args.sensitive else checkpoint.name] = result
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

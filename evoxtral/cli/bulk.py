@@ -88,11 +88,11 @@ def _bulk_engine(args: argparse.Namespace) -> tuple[str, tuple[str, ...], Transc
         from evoxtral.inference import ray_bulk
 
         cluster = ray_bulk.Cluster(args.cluster, args.actors)
-        checkpoint = cluster.checkpoint(args.model, args.weights)
+        checkpoint = cluster.checkpoint(args.model, args.weights, args.window)
         variants = variants_of(args.variant, checkpoint)
         wanted = ray_bulk.Asked(checkpoint, variants, *asked)
         return checkpoint.name, variants, partial(cluster.transcribe, wanted)
-    checkpoint = checkpoints.resolve(args.model, weights=args.weights)
+    checkpoint = checkpoints.resolve(args.model, weights=args.weights, window=args.window)
     variants = variants_of(args.variant, checkpoint)
 
     def transcribe(files: Sequence[str]) -> Iterator:

@@ -40,7 +40,7 @@ def _serve(args: argparse.Namespace) -> int:
     wrong = [name for name, value in asked.items() if value <= 0]
     if wrong:
         raise UsageError(f"A limit is above 0: {wrong[0]} is {asked[wrong[0]]}.")
-    checkpoint = checkpoints.resolve(args.model, weights=args.weights)
+    checkpoint = checkpoints.resolve(args.model, weights=args.weights, window=args.window)
     aliases = dict(alias.partition("=")[::2] for alias in args.alias or ())
     options = api.Options(
         access.read_tokens(args.token_file) if args.token_file else {},

@@ -54,7 +54,7 @@ def _transcribe(args: argparse.Namespace) -> int:
     from evoxtral.model import checkpoints
 
     show_progress(not args.quiet)
-    checkpoint = checkpoints.resolve(args.model, weights=args.weights)
+    checkpoint = checkpoints.resolve(args.model, weights=args.weights, window=args.window)
     variants, language = variants_of(args.variant, checkpoint), language_of(args)
     code = OK
     output = Output(args.output, args.format, args.files, variants, partial(print, flush=True), args.dialect)

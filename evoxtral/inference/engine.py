@@ -77,7 +77,7 @@ class Engine:
         self.precision = precision.choose(asked, folder, self.device)
         self.dtype = self.precision.dtype
         self.activations = backends.activations(self.dtype, self.device)
-        self.prompt = Prompt(folder, config)
+        self.prompt = Prompt(folder, config, checkpoint.window)
         self.calibration = confidence.load(folder)
         text = config.text_config
         self.heads = alignment.load((folder, *adapters), text.num_hidden_layers, text.num_attention_heads)
@@ -109,6 +109,8 @@ class Engine:
             model = stored.load(folder, self.precision.weights, self.dtype)
         else:
             model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
+        positions = model.model.audio_tower.embed_positions
+        positions.weight = torch.nn.Parameter(positions.weight[: self.prompt.positions].clone(), requires_grad=False)
         adapters = [lora.read(folder, model, name, self.activations) for name, folder in adapter_folders.items()]
         self._mix = Mix(adapters)
         self.variants = self._mix.variants

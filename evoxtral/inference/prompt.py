@@ -7,6 +7,7 @@ from a user.
 
 import base64
 import codecs
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,20 +35,19 @@ class Prompt:
 
     window_seconds, window_samples, window_frames: length of one model window in s, samples at 16 kHz and mel
     frames. hop: samples per mel frame (160 in the published model, which is 10 ms; more in a coarser one).
-    audio_tokens: how many prompt positions one window takes. eos_id, audio_id: token ids.
+    positions: of the encoder in one window. audio_tokens: how many positions of the prompt it takes. eos_id, audio_id:
+    token ids.
     """
 
-    def __init__(self, folder: str | Path, config: VoxtralConfig):
+    def __init__(self, folder: str | Path, config: VoxtralConfig, window: float | None = None):
         """folder: holds tekken.json, the processor's files and config.json, which was read as `config`.
 
-        Raises CheckpointError when the processor's files are missing or do not fit the configuration.
+        window: seconds to encode instead of the model's own window, rounded up to whole audio tokens. What is padding
+        in a short clip is saved; it is not what the model was trained on.  Raises CheckpointError when it is too long
+        or too short, and when the processor's files are missing or do not fit the configuration.
         """
-        positions = config.audio_config.max_source_positions
-        self.window_frames = positions * FRAMES_PER_POSITION
-        self.processor = load_processor(folder, self.window_frames)
-        self.hop = self.processor.feature_extractor.hop_length
-        self.window_samples = self.window_frames * self.hop
-        self.window_seconds = self.window_samples / SAMPLE_RATE
+        audio = config.audio_config
+        self._set_window(folder, audio.max_source_positions)
         self.audio_id = config.audio_token_id
         self._tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
         self.eos_id = self._tekken.eos_id
@@ -56,13 +56,29 @@ class Prompt:
             # A model of one language was not trained to detect it: None means that language.
             languages = getattr(config, "languages", ())
             self._only_language = languages[0] if len(languages) == 1 else None
-            self.audio_tokens = positions * config.audio_config.hidden_size // config.audio_config.intermediate_size
-            fits = self.transcription_ids(None).count(self.audio_id) == self.audio_tokens
+            per_token = audio.intermediate_size // audio.hidden_size
+            self.audio_tokens = self.positions // per_token
+            fits = self._request_transcription(None).count(self.audio_id) == self.audio_tokens
         if not fits:
             raise CheckpointError(
                 f"The processor in {folder} does not fit its model, whose window, {self.window_seconds:g} s, "
                 f"is {self.audio_tokens} audio tokens; use the processor files that came with the weights."
             )
+        if window is not None:
+            if not 1 <= window <= self.window_seconds:
+                raise CheckpointError(
+                    f"A window of {window:g} s cannot be had: choose one from 1 to {self.window_seconds:g} s."
+                )
+            self.audio_tokens = math.ceil(window / self.window_seconds * self.audio_tokens)
+            self._set_window(folder, self.audio_tokens * per_token)
+
+    def _set_window(self, folder: str | Path, positions: int) -> None:
+        self.positions = positions
+        self.window_frames = positions * FRAMES_PER_POSITION
+        self.processor = load_processor(folder, self.window_frames)
+        self.hop = self.processor.feature_extractor.hop_length
+        self.window_samples = self.window_frames * self.hop
+        self.window_seconds = self.window_samples / SAMPLE_RATE
 
     def transcription_ids(self, language: str | None = "en") -> list[int]:
         """Prompt ids (L,) of a request to transcribe one window.
@@ -70,14 +86,20 @@ class Prompt:
         language: ISO 639-1 code, None to let the model detect it. Raises EvoxtralError for anything else.
         """
         if language not in self._transcription_ids:
-            self._transcription_ids[language] = self._request_transcription(language)
+            self._transcription_ids[language] = self._fitting(self._request_transcription(language))
         return list(self._transcription_ids[language])
 
     def chat_ids(self, question: str) -> list[int]:
         """Prompt ids (L,) of a chat turn: one window of audio, then a question about it."""
         audio = {"type": "audio", "base64": base64.b64encode(wav_bytes(_PLACEHOLDER_AUDIO)).decode()}
         turn = {"role": "user", "content": [audio, {"type": "text", "text": question}]}
-        return self.processor.apply_chat_template([turn])["input_ids"][0].tolist()
+        return self._fitting(self.processor.apply_chat_template([turn])["input_ids"][0].tolist())
+
+    def _fitting(self, ids: list[int]) -> list[int]:
+        """The tokenizer makes room for the model's own window: what is too much for this one is left out."""
+        surplus = ids.count(self.audio_id) - self.audio_tokens
+        first = ids.index(self.audio_id)
+        return ids[:first] + ids[first + max(0, surplus) :]
 
     def _request_transcription(self, language: str | None) -> list[int]:
         language = self._only_language if language is None else language

@@ -101,15 +101,15 @@ class Cluster:
         self.room = room_in(self.ray.cluster_resources(), actors)
         log.info("%d engines with %g cores and %g GPUs each", self.room.actors, self.room.cores, self.room.gpus)
 
-    def checkpoint(self, model: str, weights: str | None) -> Checkpoint:
+    def checkpoint(self, model: str, weights: str | None, window: float | None) -> Checkpoint:
         """The checkpoint of that name. What `auto` means is decided where the engines are."""
         if model == "auto":
             find = self.ray.remote(num_cpus=self.room.cores, num_gpus=self.room.gpus)(checkpoints.resolve)
             try:
-                return self.ray.get(find.remote(model, weights=weights))
+                return self.ray.get(find.remote(model, weights=weights, window=window))
             except self.ray.exceptions.RayTaskError as error:
                 raise ClusterError(f"No worker of the cluster finds a model: {error.cause}") from error
-        found = checkpoints.resolve(model, weights=weights)
+        found = checkpoints.resolve(model, weights=weights, window=window)
         adapters = {name: _absolute(reference) for name, reference in found.adapters.items()}
         return replace(found, base=_absolute(found.base), adapters=adapters)
 

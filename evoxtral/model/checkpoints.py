@@ -41,7 +41,8 @@ class Checkpoint:
     """References to a base and its adapters, as folders or Hub ids; nothing is loaded.
 
     name: as it is shown to people.  adapters: variant -> folder or Hub id.  reason: why this one was chosen, for
-    the log and the page.  weights: their precision, one of WEIGHTS.
+    the log and the page.  weights: their precision, one of WEIGHTS.  window: length in s of the windows that are
+    encoded, None for the model's own.
     """
 
     name: str
@@ -49,24 +50,31 @@ class Checkpoint:
     adapters: Mapping[str, str] = field(default_factory=dict)
     reason: str = "asked for"
     weights: str = "auto"
+    window: float | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
         return (lora.BASE, *self.adapters)
 
 
-def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ, weights: str | None = None) -> Checkpoint:
+def resolve(
+    name: str = "auto",
+    environ: Mapping[str, str] = os.environ,
+    weights: str | None = None,
+    window: float | None = None,
+) -> Checkpoint:
     """Find a checkpoint: "auto", "tiny", "mini-3b", a folder, or the Hub id of a base.
 
     A folder is a base, or holds base/ and adapters. "auto" is EVOXTRAL_MODEL where that is set; else mini-3b where
     there is a CUDA device (or ZeroGPU) and its weights can be had, and tiny elsewhere. EVOXTRAL_SFT and EVOXTRAL_RL
     replace those adapters, and EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. weights: their precision,
-    None for EVOXTRAL_WEIGHTS or "auto". Raises CheckpointError.
+    None for EVOXTRAL_WEIGHTS or "auto". window: see Checkpoint, None for EVOXTRAL_WINDOW. Raises CheckpointError.
     """
     reason = "asked for"
     weights = weights or environ.get("EVOXTRAL_WEIGHTS") or "auto"
     if weights not in WEIGHTS:
         raise CheckpointError(f"EVOXTRAL_WEIGHTS is {weights!r}: use one of {', '.join(WEIGHTS)}.")
+    window = _window_from(environ) if window is None else window
     replaced, added = _adapters_from(environ)
     if name == "auto" and (environ.get("EVOXTRAL_MODEL") or "auto") != "auto":
         name, reason = environ["EVOXTRAL_MODEL"], "EVOXTRAL_MODEL names it"
@@ -79,7 +87,7 @@ def resolve(name: str = "auto", environ: Mapping[str, str] = os.environ, weights
             replaced, added = {}, {variant: folder for variant, folder in added.items() if not hub.is_id(folder)}
     base, adapters = _base_and_adapters(name)
     adapters = {**adapters, **replaced, **added}
-    checkpoint = Checkpoint(name, base, adapters, reason, weights)
+    checkpoint = Checkpoint(name, base, adapters, reason, weights, window)
     log.info("model %s (%s): base %s, adapters %s", name, reason, base, dict(adapters))
     return checkpoint
 
@@ -118,6 +126,14 @@ def _adapters_from(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str
             )
         added[variant] = reference
     return replaced, added
+
+
+def _window_from(environ: Mapping[str, str]) -> float | None:
+    text = environ.get("EVOXTRAL_WINDOW")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise CheckpointError(f"EVOXTRAL_WINDOW is {text!r}: give a number of seconds, such as 10.") from None
 
 
 def _best_available(environ: Mapping[str, str], adapters: Mapping[str, str]) -> tuple[str, str]:
