@@ -1,5 +1,4 @@
-"""What weights in 8 and 4 bits, and windows shorter than the model's own, cost in quality, against float32, on clips that
-training never heard.
+"""What weights in 8 and 4 bits, and windows shorter than the model's own, cost in quality, on clips never trained on.
 
     python benchmarks/quantized.py                          # the scale model, 40 clips: five minutes on a busy core
     python benchmarks/quantized.py --model mini-3b --weights bf16 int8 int4 --clips 20
@@ -132,7 +131,7 @@ def compared(
     waveforms: Sequence[np.ndarray],
     references: Sequence[str],
 ) -> dict:
-    """precision or window -> what `measured` gives; the first is the reference, in whose precision windows are tried."""
+    """precision or window -> what `measured` gives; the first is the reference, also the precision of windows."""
     reference: Heard = []
     found = {}
     ways = {name: (name, None) for name in weights} | {f"{s:g} s": (weights[0], s) for s in windows}

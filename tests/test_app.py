@@ -421,7 +421,7 @@ def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
 def test_the_page_shows_the_progress_of_loading_and_then_stops_polling(monkeypatch):
     def load(checkpoint, on_progress):
         on_progress("Downloading me/base: 40% of 9.4 GB, 01:20 left")
-        waiting, timer = page.head(model)
+        waiting, timer, _ = page.head(model)
         assert "Loading the model… Downloading me/base: 40% of 9.4 GB, 01:20 left." in waiting
         assert "active" not in timer
         return SimpleNamespace(checkpoint=checkpoint, precision=SimpleNamespace(weights="fp32"))
@@ -429,7 +429,8 @@ def test_the_page_shows_the_progress_of_loading_and_then_stops_polling(monkeypat
     monkeypatch.setattr("evoxtral.inference.engine.Engine", load)
     model = Model("tiny")
     model.engine()
-    named, timer = page.head(model)
+    model.wait()
+    named, timer, _ = page.head(model)
     assert "the scale model" in named and not timer.active
 
 

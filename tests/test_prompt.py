@@ -123,6 +123,26 @@ def test_special_tokens_and_a_detected_language_have_no_text(engine):
     assert "".join(pieces) == "Hello" and len(pieces) == len(engine.prompt.encode("lang:enHello"))
 
 
+@pytest.mark.parametrize(("asked", "tokens"), [(5.0, 63), (1.0, 13), (10.0, 125)])
+def test_a_shorter_window_takes_fewer_audio_tokens_and_nothing_else_of_the_prompt(tmp_path, asked, tokens):
+    config = folder_with_window(tmp_path, 10, 320, 2)
+    own, shorter = Prompt(tmp_path, config), Prompt(tmp_path, config, asked)
+    ids, fewer = own.transcription_ids("en"), shorter.transcription_ids("en")
+    assert (ids.count(own.audio_id), fewer.count(own.audio_id)) == (125, tokens)
+    assert [i for i in ids if i != own.audio_id] == [i for i in fewer if i != own.audio_id]
+    assert shorter.window_seconds == pytest.approx(tokens * 0.08)
+    waveform = tone(shorter.window_seconds)
+    frames = shorter.window_frames
+    torch.testing.assert_close(shorter.log_mel([waveform])[..., : frames - 4], own.log_mel([waveform])[..., : frames - 4])
+
+
+@pytest.mark.parametrize("asked", [0.5, 10.1, float("nan")])
+def test_a_window_that_cannot_be_had_is_refused_with_those_that_can(tmp_path, asked):
+    config = folder_with_window(tmp_path, 10, 160, 4)
+    with pytest.raises(CheckpointError, match="choose one from 1 to 10 s"):
+        Prompt(tmp_path, config, asked)
+
+
 def test_a_processor_of_another_window_is_refused(tmp_path):
     folder_with_window(tmp_path, 10, 160, 4)
     with pytest.raises(CheckpointError, match="does not fit its model"):

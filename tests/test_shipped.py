@@ -72,6 +72,15 @@ def test_on_every_example_adapters_write_tags_and_the_base_does_not(engine, exam
         assert len(heard & wanted) >= len(wanted) / 2, found[variant].text
 
 
+def test_with_a_shorter_window_a_clip_is_cut_and_heard_nearly_the_same():
+    checkpoint = checkpoints.resolve("tiny", window=6.0)
+    shorter = Engine(checkpoint, "cpu")
+    assert shorter.window_seconds == pytest.approx(6.0)
+    example = EXAMPLES[0]
+    found = shorter.transcribe(ROOT / "examples" / example["file"], "rl")
+    assert metrics.summary(metrics.score([(found.text, example["text"])]))["wer"] < 0.2, found.text
+
+
 def test_another_delivery_of_the_same_words_gets_another_tag(engine):
     """The tag is heard, not guessed from the words."""
     heard = {}

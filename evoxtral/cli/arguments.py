@@ -57,7 +57,7 @@ def add_weights(parser: Parser) -> None:
     choices = ("auto", "fp32", "bf16", "fp16", "int8", "int4")
     help = "precision of the weights (default: EVOXTRAL_WEIGHTS, or what is fastest here and fits)"
     parser.add_argument("--weights", choices=choices, help=help)
-    help = "encode windows of S seconds: faster for short clips, less exact (default: EVOXTRAL_WINDOW, or the model's own)"
+    help = "encode windows of S seconds: faster for short clips, less exact (default: EVOXTRAL_WINDOW, or its own)"
     parser.add_argument("--window", type=float, metavar="S", help=help)
 
 

@@ -101,7 +101,7 @@ class Cluster:
         self.room = room_in(self.ray.cluster_resources(), actors)
         log.info("%d engines with %g cores and %g GPUs each", self.room.actors, self.room.cores, self.room.gpus)
 
-    def checkpoint(self, model: str, weights: str | None, window: float | None) -> Checkpoint:
+    def checkpoint(self, model: str, weights: str | None, window: float | None = None) -> Checkpoint:
         """The checkpoint of that name. What `auto` means is decided where the engines are."""
         if model == "auto":
             find = self.ray.remote(num_cpus=self.room.cores, num_gpus=self.room.gpus)(checkpoints.resolve)

@@ -24,6 +24,7 @@ from evoxtral.model import hub, lora, mistral_layout
 log = logging.getLogger(__name__)
 
 TINY, MINI = "tiny", "mini-3b"
+ASKED = "asked for"  # the reason of a checkpoint that was named
 TINY_FOLDER = Path(__file__).parents[1] / "assets" / "tiny"
 MINI_BASE = "mistralai/Voxtral-Mini-3B-2507"
 WEIGHTS = ("auto", "fp32", "bf16", "fp16", "int8", "int4")  # precisions; see `precision.choose`
@@ -48,7 +49,7 @@ class Checkpoint:
     name: str
     base: str
     adapters: Mapping[str, str] = field(default_factory=dict)
-    reason: str = "asked for"
+    reason: str = ASKED
     weights: str = "auto"
     window: float | None = None
 
@@ -70,7 +71,7 @@ def resolve(
     replace those adapters, and EVOXTRAL_ADAPTERS="mine=me/my-lora,other=folder" adds more. weights: their precision,
     None for EVOXTRAL_WEIGHTS or "auto". window: see Checkpoint, None for EVOXTRAL_WINDOW. Raises CheckpointError.
     """
-    reason = "asked for"
+    reason = ASKED
     weights = weights or environ.get("EVOXTRAL_WEIGHTS") or "auto"
     if weights not in WEIGHTS:
         raise CheckpointError(f"EVOXTRAL_WEIGHTS is {weights!r}: use one of {', '.join(WEIGHTS)}.")
@@ -156,6 +157,21 @@ def _best_available(environ: Mapping[str, str], adapters: Mapping[str, str]) -> 
         return TINY, hub.GATED.format(MINI_BASE).rstrip(".")
     except (HTTPError, ConnectionError) as error:
         return TINY, f"not all of {MINI} is on this machine, and the Hub does not give it ({type(error).__name__})"
+
+
+def download_size(checkpoint: Checkpoint) -> int | None:
+    """Bytes to download before a checkpoint runs here; None where it cannot be had: the Hub is out of reach or gives it
+    to others only, or the disk is too small."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    absent = [reference for reference in (checkpoint.base, *checkpoint.adapters.values()) if not _is_cached(reference)]
+    if not absent:
+        return 0
+    try:
+        return sum(map(hub.bytes_to_download, absent)) or None
+    except (CheckpointError, OSError, HTTPError, HfHubHTTPError) as error:
+        log.info("%s cannot be had: %s", checkpoint.name, error)
+        return None
 
 
 def _gpu_bytes() -> int:

@@ -53,7 +53,7 @@ def _download(reference: str, files: tuple[str, ...], on_progress: Callable[[str
 
     repo, _, revision = reference.partition("@")
     try:
-        size = _bytes_to_download(repo, revision, files)
+        size = bytes_to_download(reference, files)
         asked = {"revision": revision or None, "allow_patterns": files}
         folder = snapshot_download(repo, **asked, tqdm_class=_progress(repo, size, on_progress))
         if size:
@@ -80,11 +80,15 @@ def _download(reference: str, files: tuple[str, ...], on_progress: Callable[[str
         raise CheckpointError(f"The download of {reference} broke off ({error}): start it again.") from error
 
 
-def _bytes_to_download(repo: str, revision: str, files: tuple[str, ...]) -> int:
-    """Bytes still to be downloaded. Raises CheckpointError if the disk has no room for them."""
+def bytes_to_download(reference: str, files: tuple[str, ...] = FILES) -> int:
+    """Bytes of a Hub id's files that are still to be downloaded, by asking the Hub; 0 where it is offline.
+
+    Raises CheckpointError if the disk has no room for them, and what the Hub's client raises.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
 
+    repo, _, revision = reference.partition("@")
     try:
         plan = snapshot_download(
             repo,

@@ -78,6 +78,11 @@ def _for_a_large_one(name: str, dtype: torch.dtype, size: int, free: float) -> P
     return Precision(name, dtype, "the fastest here")
 
 
+def fits(size: float) -> bool:
+    """Whether a model whose files have `size` bytes in 16 bits runs in this CPU's free memory in 8 bits."""
+    return free_bytes() >= _SHARE["int8"] * size + _BESIDE
+
+
 def beside_quantized() -> torch.dtype:
     """The dtype of adapters and of what else is not quantised: the faster one of 16 bits."""
     return default_dtype(LARGE_MODEL)

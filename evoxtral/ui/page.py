@@ -38,14 +38,23 @@ def script() -> str:
 
 
 def head(model: Model) -> tuple:
-    """The page's head, which names the model once it is loaded, and the timer, which then stops."""
+    """The page's head, which names the model once it is loaded; the timer, which then stops; the button of an offer."""
     if not model.ready:
-        return HEAD.format(model.progress), gr.skip()
+        return HEAD.format(model.progress), gr.skip(), gr.skip()
     engine = model.engine()
     title, understands = description(engine.checkpoint)
     if engine.precision.weights != "fp32":
         understands += f"; weights in {engine.precision.weights} ({engine.precision.reason})"
-    return HEAD.format(Markup("Running <b>{}</b>: {}.").format(title, understands)), gr.Timer(active=False)
+    running = Markup("Running <b>{}</b>: {}. {}").format(title, understands, model.coming)
+    label, _ = model.offered() or ("", "")
+    return HEAD.format(running), gr.Timer(active=not model.settled), gr.Button(label, visible=bool(label))
+
+
+def take_offer(model: Model) -> gr.Timer:
+    """Load the model that is offered; the timer shows how far it is."""
+    if offered := model.offered():
+        model.switch(offered[1])
+    return gr.Timer(active=True)
 
 
 def build(model: Model, examples: Path) -> gr.Blocks:
@@ -54,6 +63,7 @@ def build(model: Model, examples: Path) -> gr.Blocks:
         title="Evoxtral", fill_width=True, analytics_enabled=False, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
     ) as page:
         top = gr.HTML(HEAD.format(model.progress), apply_default_css=False)
+        offer = gr.Button(visible=False, size="sm", variant="secondary", elem_id="offer")
         notice = not_stored_notice()
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
@@ -65,7 +75,8 @@ def build(model: Model, examples: Path) -> gr.Blocks:
             with gr.Tab("Metrics", id="metrics"):
                 metrics_tab()
         timer = gr.Timer(POLL_EVERY)
-        gr.on([page.load, timer.tick], lambda: head(model), outputs=[top, timer], **REDRAW_ONLY)
+        gr.on([page.load, timer.tick], lambda: head(model), outputs=[top, timer, offer], **REDRAW_ONLY)
+        offer.click(lambda: take_offer(model), outputs=timer, **REDRAW_ONLY)
     return page.queue(max_size=QUEUE)
 
 
