@@ -6,7 +6,8 @@ import torch
 
 from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE, activity
-from evoxtral.speech import effects, sounds, speak
+from evoxtral.speech import acoustics, effects, sounds, speak
+from evoxtral.speech.synthesis import VOICES
 from training import nonspeech
 
 SILENCE = np.zeros(2 * SAMPLE_RATE)
@@ -79,6 +80,21 @@ def test_speech_is_found_in_noise_and_the_noise_before_it_is_not_sent():
     first, last = segments[0].sounds[0][0], segments[-1].sounds[-1][1]
     assert first == pytest.approx(10 + spoken.words[0].start, abs=0.5)
     assert last == pytest.approx(10 + spoken.words[-1].end, abs=0.5)
+
+
+def test_babble_of_twenty_is_not_sent_and_one_voice_in_loud_noise_is():
+    """The noise is as loud as the voice, and 5 dB below a whisper, which has no pitch."""
+    rng = np.random.default_rng(0)
+    texts = ["The train to the old harbour leaves at nine in the morning, and nobody should hurry for it."] * 2
+    size = 10 * SAMPLE_RATE
+    voices = [speak(" ".join(texts), VOICES[n % len(VOICES)], seed=n).waveform for n in range(20)]
+    crowd = sum(np.roll(np.resize(voice, size), rng.integers(size)) * rng.uniform(0.3, 1) for voice in voices)
+    assert seconds(effects.peak(crowd, 0.5)) == 0
+    whisper = speak(" ".join(f"[whispers] {text}" for text in texts)).waveform
+    for voice, decibel in ((voices[0], 0), (voices[1], 0), (whisper, 5)):
+        noise = acoustics.coloured(rng.standard_normal(len(voice)), 1.0)
+        noise *= np.sqrt((voice**2).mean() / (noise**2).mean() / 10 ** (decibel / 10))
+        assert seconds(effects.peak(voice + noise, 0.5)) > 0.8 * len(voice) / SAMPLE_RATE
 
 
 @pytest.mark.parametrize("delivery", [None, *effects.DELIVERIES])

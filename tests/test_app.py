@@ -9,7 +9,6 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -411,11 +410,13 @@ def test_gpu_seconds_takes_the_arguments_of_the_decoder():
 # ------------------------------------------------------------------------------------- the page's facts
 
 
-def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence():
-    settings = dict(os.environ) | {"EVOXTRAL_MODEL": "/no/such/model", "GRADIO_SERVER_PORT": str(free_port())}
-    ended = subprocess.run([sys.executable, "app.py"], cwd=ROOT, env=settings, capture_output=True, text=True)
-    assert ended.returncode != 0
-    assert "There is no model '/no/such/model'" in ended.stderr and "Traceback" not in ended.stderr
+def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence(monkeypatch):
+    monkeypatch.setenv("GRADIO_SERVER_PORT", str(free_port()))
+    model = Model("/no/such/model")
+    shown = page.build(model, ROOT / "examples")
+    with pytest.raises(SystemExit, match="^There is no model '/no/such/model'"):
+        page.serve(shown, model)
+    shown.close()
 
 
 def test_the_page_shows_the_progress_of_loading_and_then_stops_polling(monkeypatch):

@@ -1,35 +1,28 @@
 """The speed benchmark: it runs, what it finds is kept part by part, and the documentation shows nothing else."""
 
-import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from benchmarks import decode, train
 from training.sft import SftConfig
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "benchmarks" / "decode.py"
-
-
-@pytest.fixture(scope="module")
-def decode():
-    spec = importlib.util.spec_from_file_location("decode", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["decode"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> list[dict]:
     results = tmp_path_factory.mktemp("results") / "results.json"
     asked = "--shape tiny --tokens 12 --repeats 1 --windows 2 --long-clip 70 --device cpu"
-    command = [sys.executable, str(SCRIPT), *asked.split(), "--results", str(results)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    return measured(decode, asked, results)
+
+
+def measured(program: ModuleType, asked: str, results: Path) -> list[dict]:
+    """What a benchmark writes; what it measures runs in processes of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [program.__file__, *asked.split(), "--results", str(results)])
+        program.main()
     return json.loads(results.read_text())
 
 
@@ -38,7 +31,7 @@ def test_engine_and_baseline_write_the_same_tokens(records):
     assert tokens["same"] == {"base": 1.0, "sft": 1.0, "rl": 1.0}
 
 
-def test_a_record_states_measurement_machine_and_date(records, decode):
+def test_a_record_states_measurement_machine_and_date(records):
     assert [entry["part"] for entry in records] == ["batch", "clip", "long", "memory", "start", "table", "tokens"]
     for entry in records:
         assert entry["shape"] == "tiny" and entry["dtype"] == "float32" and entry["tokens"] == 12
@@ -52,14 +45,14 @@ def test_a_long_clip_streams_its_first_text_before_its_last(records):
     assert entry["clip_s"] == 70 and 0 < entry["first_s"] < entry["ours_s"]
 
 
-def test_peak_memory_is_measured_in_a_fresh_process(records, decode):
+def test_peak_memory_is_measured_in_a_fresh_process(records):
     (entry,) = (entry for entry in records if entry["part"] == "memory")
     assert entry["base_bytes"] == 4 * decode.SHAPES["tiny"].parameters()["base"]
     assert entry["over_base"] == pytest.approx(entry["over_base_bytes"] / entry["base_bytes"])
     assert entry["reference_over_base_bytes"] != entry["over_base_bytes"]
 
 
-def test_a_newer_record_replaces_the_older_one(records, decode, tmp_path):
+def test_a_newer_record_replaces_the_older_one(records, tmp_path):
     file = tmp_path / "results.json"
     batch, clip, *_ = records
     for entry in (batch, clip, {**clip, "ours_s": 1.0}, {**clip, "shape": "250m"}):
@@ -71,31 +64,27 @@ def test_a_newer_record_replaces_the_older_one(records, decode, tmp_path):
     assert kept[2]["ours_s"] == 1.0
 
 
-def test_the_table_has_every_number_of_windows_by_every_number_of_variants(records, decode):
+def test_the_table_has_every_number_of_windows_by_every_number_of_variants(records):
     (table,) = (entry for entry in records if entry["part"] == "table")
     cells = [(row["windows"], row["variants"]) for row in table["rows"]]
     assert sorted(cells) == [(windows, variants) for windows in (1, 2) for variants in decode.COUNTS]
     assert all(row["seconds"] > 0 for row in table["rows"])
 
 
-def test_the_published_sizes_are_the_published_models(decode):
+def test_the_published_sizes_are_the_published_models():
     parameters = decode.SHAPES["3b"].parameters()
     assert parameters["base"] == 4_801_051_648 - 124_780_544
     assert 200e6 < decode.SHAPES["250m"].parameters()["base"] < 300e6
 
 
-def test_the_documentation_equals_the_results_file(decode):
+def test_the_documentation_equals_the_results_file():
     results = json.loads(decode.RESULTS.read_text(encoding="utf-8")) if decode.RESULTS.exists() else []
     assert decode.START + decode.tables(results) + decode.END in decode.DOCS.read_text(encoding="utf-8")
 
 
-def test_a_training_step_is_measured_on_the_published_recipe(decode, tmp_path):
-    results = tmp_path / "results.json"
+def test_a_training_step_is_measured_on_the_published_recipe(tmp_path):
     asked = "--shape tiny --device cpu --tokens 9 --batch 2 --repeats 1"
-    command = [sys.executable, str(SCRIPT.with_name("train.py")), *asked.split(), "--results", str(results)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    (entry,) = json.loads(results.read_text())
+    (entry,) = measured(train, asked, tmp_path / "results.json")
     assert entry["part"] == "train" and (entry["batch"], entry["micro_batch"]) == (2, SftConfig.micro_batch)
     assert entry["step_s"] > 0 and entry["peak_bytes"] > 0
     assert "a step of SFT on 2 clips of 30 s with 9 tokens each" in decode.tables([entry])

@@ -2,14 +2,13 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from local_hub import WRITES, LocalHub
+from shell import execute
 
-from evoxtral import cli
 from training import card, corpus, loop, publish, run
 
 WALK = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8").split("## The walk")[1]
@@ -36,17 +35,6 @@ ordinary = 0
 """
 
 
-def execute(line: str) -> None:
-    """One line of a shell, in this process."""
-    words = shlex.split(line)
-    with pytest.MonkeyPatch.context() as patch:
-        while "=" in words[0]:
-            patch.setenv(*words.pop(0).split("=", 1))
-        assert words.pop(0) == "python"
-        program = cli.main if words[0] == "-m" else PROGRAMS[words[0]]
-        assert program(words[2 if words[0] == "-m" else 1 :]) == 0, line
-
-
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory):
     """The folder in which a reader has done all of it, with fewer clips and steps."""
@@ -61,7 +49,7 @@ def walked(tmp_path_factory):
                 exec(code.replace("range(40)", "range(12)"), {})  # noqa: S102 - the document's own code
                 continue
             for line in code.strip().splitlines():
-                execute(line.replace("--recipe corpus", "--recipe quick.toml"))
+                execute(line.replace("--recipe corpus", "--recipe quick.toml"), PROGRAMS)
     return folder
 
 

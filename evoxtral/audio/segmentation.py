@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evoxtral.audio import activity
+from evoxtral.audio import activity, crowd
 from evoxtral.audio.reading import duration
 from evoxtral.audio.tracks import SAMPLE_RATE
 
@@ -30,6 +30,8 @@ MIN_VOCAL, MAX_VOCAL = round(0.16 * FRAMES_PER_SECOND), 6 * FRAMES_PER_SECOND  #
 MIN_MOVEMENT = 1.0  # dB, deviation of such a sound's level; tones and machines have less
 STANDS_OUT = 12.0  # dB of such a sound's loudest tenth of a second above the second before it, and after it
 SMOOTH = 7  # frames (0.1 s) over which a level is averaged: two tones beat faster
+CROWD_BLOCK = 8 * FRAMES_PER_SECOND  # frames that are judged together to be a crowd or not
+MIN_CROWD = 4 * FRAMES_PER_SECOND  # frames; shorter stretches are never taken for a crowd
 LEAD = round(0.15 * FRAMES_PER_SECOND)  # frames kept between a cut and the next sound: onsets are soft
 
 
@@ -180,7 +182,7 @@ def _sounds(waveform: np.ndarray, power: np.ndarray, any_sound: bool) -> np.ndar
     runs = _joined(active)
     if any_sound or len(runs) == 0:
         return runs
-    speech = _speech(waveform, runs, len(power))
+    speech = _speech(waveform, runs, power)
     if loud > MAX_NOISE_LEVEL:  # in such noise only what rises above it, or is in words
         runs = _joined((level > loud) | active & _near(speech, WORD_EDGE))
     if len(runs) == 0:
@@ -210,8 +212,10 @@ def _joined(active: np.ndarray) -> np.ndarray:
     return sounds[sounds[:, 1] - sounds[:, 0] >= MIN_SOUND]
 
 
-def _speech(waveform: np.ndarray, runs: np.ndarray, frames: int) -> np.ndarray:
-    """Which frames hold speech, (frames,): the detector reads the runs (N, 2) of sound, near ones together."""
+def _speech(waveform: np.ndarray, runs: np.ndarray, power: np.ndarray) -> np.ndarray:
+    """Which frames hold speech, (frames,): the detector reads the runs (N, 2) of sound, near ones together. The babble
+    of a crowd, which it takes for speech, is none."""
+    frames = len(power)
     ends = [
         (max(0, int(group[0, 0]) - DETECTOR_LEAD), min(frames, int(group[-1, 1]) + DETECTOR_LEAD))
         for group in _together(runs)
@@ -221,6 +225,12 @@ def _speech(waveform: np.ndarray, runs: np.ndarray, frames: int) -> np.ndarray:
     for (start, end), probabilities in zip(ends, found, strict=True):
         centres = (np.arange(end - start) * FRAME + FRAME // 2) // activity.HOP
         speech[start:end] = _detected(probabilities)[np.minimum(centres, len(probabilities) - 1)]
+        blocks = max(1, (end - start) // CROWD_BLOCK)
+        edges = np.linspace(start, end, blocks + 1).astype(int).tolist()
+        for first, last in zip(edges[:-1], edges[1:], strict=True):
+            if last - first >= MIN_CROWD and speech[first:last].any():
+                block = waveform[first * FRAME : last * FRAME]
+                speech[first:last] &= not crowd.is_crowd(block, power[first:last])
     return speech
 
 
