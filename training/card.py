@@ -42,8 +42,10 @@ def prepare(run: Path, repo: str, variant: str = "") -> Path:
     return run / "push"
 
 
-def push(folder: Path, repo: str, private: bool, replace: bool, kind: str = "model") -> str:
-    """Send a folder to the Hub; its address there. kind: model or dataset. Raises RecipeError."""
+def push(
+    folder: Path, repo: str, private: bool, replace: bool, kind: str = "model", files: list[str] | None = None
+) -> str:
+    """Send a folder, or some files of it, to the Hub; its address. kind: model or dataset. Raises RecipeError."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
@@ -52,7 +54,13 @@ def push(folder: Path, repo: str, private: bool, replace: bool, kind: str = "mod
     api = HfApi()
     try:
         address = api.create_repo(repo, private=private, exist_ok=replace, repo_type=kind)
-        api.upload_folder(folder_path=folder, repo_id=repo, repo_type=kind, commit_message="Push from Evoxtral")
+        api.upload_folder(
+            folder_path=folder,
+            repo_id=repo,
+            repo_type=kind,
+            commit_message="Push from Evoxtral",
+            allow_patterns=files,
+        )
     except HFValidationError:
         raise RecipeError(f"{repo!r} is no name on the Hub: write owner/name.") from None
     except HfHubHTTPError as error:

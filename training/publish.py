@@ -27,6 +27,7 @@ from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.inference import alignment  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
 from training import bench, card, evaluate_people, pretrain, raft  # noqa: E402
+from training.corpora import dataset_card  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"
 README = ROOT / "README.md"
@@ -203,6 +204,21 @@ def write_readme() -> None:
     README.write_text(text, encoding="utf-8")
 
 
+def _push_corpus(options: argparse.Namespace) -> int:
+    if not options.run:
+        raise RecipeError("Name the folder of the corpus to push: training/publish.py FOLDER --push-corpus owner/name.")
+    files = dataset_card.prepare(options.run, options.push_corpus)
+    told = f"README.md, metadata.jsonl and {len(files) - 2} recordings"
+    if options.dry_run:
+        print(f"{options.run} holds what would be sent to {options.push_corpus}: {told}.")
+    else:
+        address = card.push(
+            options.run, options.push_corpus, options.private, options.replace, kind="dataset", files=files
+        )
+        print(f"{address} has {told}.")
+    return 0
+
+
 def _push(options: argparse.Namespace) -> int:
     if not options.run:
         raise RecipeError("Name the folder of the run to push: training/publish.py RUN --push owner/name.")
@@ -219,12 +235,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/publish.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("run", nargs="?", type=Path, help="the folder of a finished run")
     parser.add_argument("--push", metavar="ID", help="send the run's adapter and its card to the Hub as owner/name")
+    parser.add_argument(
+        "--push-corpus", metavar="ID", help="send a corpus folder and its card to the Hub as owner/name"
+    )
     parser.add_argument("--variant", default="", choices=("", "sft", "rl"), help="which adapter (the last)")
     parser.add_argument("--private", action="store_true", help="where only you see it")
     parser.add_argument("--replace", action="store_true", help="what has that name already")
     parser.add_argument("--dry-run", action="store_true", help="write to RUN/push what would be sent, and send nothing")
     options = parser.parse_args(arguments)
     try:
+        if options.push_corpus:
+            return _push_corpus(options)
         if options.push:
             return _push(options)
         if options.run:

@@ -20,6 +20,7 @@ if __name__ == "__main__":
 
 from evoxtral.errors import RecipeError  # noqa: E402
 from evoxtral.model import checkpoints, hub  # noqa: E402
+from evoxtral.speech import elevenlabs  # noqa: E402
 from training import (  # noqa: E402
     bank,
     bench,
@@ -36,7 +37,7 @@ from training import (  # noqa: E402
 )
 from training.command import exit_code  # noqa: E402
 from training.corpora import clips as corpus_clips  # noqa: E402
-from training.corpora import reading  # noqa: E402
+from training.corpora import making, reading, writing  # noqa: E402
 from training.dataset import Clips  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
 
@@ -56,8 +57,8 @@ MORE = (
 class Run:
     """Where everything of a run lies. `base` is made by the pretrain stage, or is a copy of the recipe's."""
 
-    def __init__(self, folder: Path, settings: Recipe, tracked: bool = False) -> None:
-        self.folder, self.recipe, self.shown = folder, settings, SHOWN if tracked else 0
+    def __init__(self, folder: Path, settings: Recipe, tracked: bool = False, budget: float = 0.0) -> None:
+        self.folder, self.recipe, self.shown, self.budget = folder, settings, SHOWN if tracked else 0, budget
         self.data, self.base, self.sft, self.rl = (
             folder / "data",
             folder / "base",
@@ -109,18 +110,42 @@ def run_data(run: Run) -> None:
     if not run.base.exists():
         with checkpoints.atomic_folder(run.base) as out:
             shutil.copytree(hub.fetch(checkpoints.resolve(run.recipe.base).base), out, dirs_exist_ok=True)
-    if run.recipe.train.source != "embedded":
-        _data_of_corpus(run)
+    if run.recipe.train.source == "elevenlabs":
+        _data_of_corpus(run, str(_spoken_by_elevenlabs(run)))
+        return
+    if run.recipe.train.source == "corpus":
+        _data_of_corpus(run, run.recipe.train.corpus)
         return
     for name, config in _splits(run.recipe).items():
         dataset.build(run.data, name, config)
 
 
-def _data_of_corpus(run: Run) -> None:
+def _spoken_by_elevenlabs(run: Run) -> Path:
+    """The folder of a corpus of as many clips as the splits have, spoken with a key of ElevenLabs; what is there is not
+    paid again. Raises RecipeError where it costs more than the budget."""
+    folder, settings = run.folder / "corpus", run.recipe
+    clips = settings.train.clips + settings.validation.clips + settings.test.clips
+    room = min(
+        writing.MAX_CHARACTERS, 10 * settings.train.window_seconds
+    )  # characters that fit a window, spoken slowly
+    config = making.MakeConfig(clips, "elevenlabs", seed=settings.train.seed, max_characters=room)
+    if corpus_clips.planned(run.data):
+        return folder
+    key = making.key_of()
+    price = making.cost(folder, config)
+    if price.dollars > run.budget:
+        raise RecipeError(f"ElevenLabs has {price}: give --budget {price.dollars + 0.01:.2f} to spend that.")
+    log.info("%s", price)
+    for sentence in making.make(folder, config, key, elevenlabs.API):
+        log.warning("%s", sentence)
+    return folder
+
+
+def _data_of_corpus(run: Run, corpus: str) -> None:
     settings, train = run.recipe, run.recipe.train
     if not corpus_clips.planned(run.data):
         columns = reading.Columns(train.text_column, train.audio_column)
-        corpus_clips.plan(run.data, reading.read(train.corpus, columns, train.subset), settings.sft.language)
+        corpus_clips.plan(run.data, reading.read(corpus, columns, train.subset), settings.sft.language)
     for name, config in _splits(settings).items():
         corpus_clips.build(run.data, name, dataclasses.replace(config, keep_audio=True))  # RAFT and bench hear it
 
@@ -261,7 +286,9 @@ def run_stages(options: argparse.Namespace) -> None:
         raise RecipeError(f"There is no stage {unknown[0]!r}; the stages are {', '.join(VOICED_STAGES)}.")
     tracks = list(dict.fromkeys(options.track))
     tracking.check(tracks)
-    run = Run(options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks))
+    run = Run(
+        options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks), options.budget
+    )
     stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
     run.claim()
     with tracking.following(run.folder, tracks):
@@ -284,6 +311,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--source", choices=dataset.SOURCES, help="where clips come from, instead of the recipe's")
     parser.add_argument("--text-column", default="", help="of the corpus, where it is not `text`")
     parser.add_argument("--audio-column", default="", help="of the corpus, where it is not `file_name` or `audio`")
+    parser.add_argument("--budget", type=float, default=0.0, help="dollars that may be spent at ElevenLabs (0)")
     tracking.add_option(parser)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

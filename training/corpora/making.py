@@ -56,10 +56,16 @@ class MakeConfig:
     slices: Slices = Slices()  # noqa: RUF009 - frozen
     scripts_from: str = ""
     scripts_model: str = ""
+    max_characters: int = writing.MAX_CHARACTERS  # of a script
 
     def settings(self) -> dict:
         """What decides the scripts of a folder and how they sound."""
-        return {name: value for name, value in asdict(self).items() if value != "" or "scripts" not in name}
+        later = {
+            "scripts_from": "",
+            "scripts_model": "",
+            "max_characters": writing.MAX_CHARACTERS,
+        }  # older folders lack it
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def lines(folder: Path, config: MakeConfig, sleep: Callable[[float], None] = tim
 def _of_the_grammar(rng: random.Random, speakers: Sequence[str], config: MakeConfig) -> list[Line]:
     seen, found = set(), []
     while len(found) < config.clips:
-        text = scripts.write(rng, config.slices.draw(rng), "train", max_characters=writing.MAX_CHARACTERS).text
+        text = scripts.write(rng, config.slices.draw(rng), "train", max_characters=config.max_characters).text
         if text not in seen:
             seen.add(text)
             found.append(Line(text, speakers[len(found) % len(speakers)], rng.getrandbits(31)))
