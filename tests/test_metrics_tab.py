@@ -479,3 +479,9 @@ def test_every_category_has_its_curve_and_its_calibration_error():
     assert sounds.count("3.2<small>") == 2 and sounds.count("<polyline") == 1
     emotions = shown.partition("<h2>Emotions</h2>")[2].partition("</section>")[0]
     assert "Too few to draw." in emotions and "2.0<small>" in emotions and "<h2>Pauses" not in shown
+
+
+def test_the_committed_figures_have_the_curves_of_words_and_of_tags():
+    shown = reliability.page(LADDERS)
+    for title in ("Words", "Sounds", "Pauses", "Deliveries", "Emotions"):
+        assert f"<h2>{title}</h2>" in shown
