@@ -136,7 +136,8 @@ def differences(before: Report, after: Sequence[Report], resamples: int = 2000) 
     for name in SCORES:
         top, bottom = before.terms[name].astype(float)
         change = np.mean([one.terms[name][0] - top for one in after], axis=0)
-        low, high = np.percentile((drawn @ change) / (drawn @ bottom), (2.5, 97.5))
+        some = drawn[drawn @ bottom > 0]  # resamples in which the score is defined
+        low, high = np.percentile((some @ change) / (some @ bottom), (2.5, 97.5))
         seeds = [float((one.terms[name][0] - top).sum() / bottom.sum()) for one in after]
         found[name] = {
             "value": float(change.sum() / bottom.sum()),
