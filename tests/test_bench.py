@@ -249,3 +249,18 @@ def test_the_length_of_a_clip_fits_the_scale_models_window():
     for line in LINES[::300]:
         waveform = sets.Text(**line).spoken()
         assert 0 < audio.duration(waveform) <= ladders.WINDOW
+
+
+def test_the_verdict_on_the_last_adapter_names_the_rungs_whose_interval_leaves_zero_out():
+    def rung(change):
+        own = {"tagged_placed_tag_f1": [0.5, 0.4, 0.6]}
+        return {"n": 7, "variants": {"sft": own}, "differences": {"rl - sft": {"tagged_placed_tag_f1": change}}}
+
+    rungs = {"loud": rung([0.1, 0.02, 0.2]), "far": rung([-0.1, -0.2, -0.01]), "near": rung([0.1, -0.1, 0.2])}
+    origin = {"model": "m", "weights": "w", "seed": 0, "date": "d", "variants": ["base", "sft", "rl"]}
+    shown = ladders.verdict(origin | {"sets": {"noise": {"rungs": rungs}}})
+    assert "RL is better than SFT on noise, loud (Tag F1 by place). RL is worse than SFT on noise, far" in shown
+    assert "| noise, loud | 7 | 50.0, **+10.0** (+2.0 to +20.0) | – |" in shown
+    assert "| noise, near | 7 | 50.0, +10.0 (−10.0 to +20.0) | – |" in shown
+    committed = ladders.verdict(json.loads(ladders.RESULTS.read_text(encoding="utf-8")))
+    assert committed in ladders.PAGE.read_text(encoding="utf-8")

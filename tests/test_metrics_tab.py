@@ -468,7 +468,7 @@ def reliable(error: float, n: int = 400) -> dict:
 
 def test_every_category_has_its_curve_and_its_calibration_error():
     base = {"words": reliable(0.0432)}
-    pool = {"base": base, "rl": base | {"non-verbal": reliable(0.0321), "emotion": reliable(0.02, n=3)}}
+    pool = {"base": base, "rl": base | {"non-verbal": reliable(0.0321), "emotion": reliable(0.02, n=3)}}  # 11: too few
     content = ladder_results() | {"variants": ["base", "rl"], "calibration": {"clean": pool, "every set": pool}}
     shown = reliability.page(content)
     assert "<img" not in shown and shown.count('role="img"') == 2
@@ -477,5 +477,10 @@ def test_every_category_has_its_curve_and_its_calibration_error():
     assert "75 % right at 85 %" in words and "60 % right" not in words  # of five words: too few to draw
     sounds = shown.partition("<h2>Sounds</h2>")[2].partition("</section>")[0]
     assert sounds.count("3.2<small>") == 2 and sounds.count("<polyline") == 1
-    emotions = shown.partition("<h2>Emotions</h2>")[2].partition("</section>")[0]
-    assert "Too few to draw." in emotions and "2.0<small>" in emotions and "<h2>Pauses" not in shown
+    assert "<h2>Emotions" not in shown and "<h2>Pauses" not in shown
+
+
+def test_the_committed_figures_have_the_curves_of_words_and_of_tags():
+    shown = reliability.page(LADDERS)
+    for title in ("Words", "Sounds", "Pauses", "Deliveries", "Emotions"):
+        assert f"<h2>{title}</h2>" in shown

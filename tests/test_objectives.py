@@ -1,10 +1,12 @@
-"""RL's losses on toy cases whose answers are known."""
+"""RL's losses on toy cases whose answers are known, and the comparison of its methods."""
 
 import numpy as np
 import pytest
 import torch
 
-from training import objectives
+from evoxtral import metrics
+from evoxtral.errors import RecipeError
+from training import command, methods, objectives
 
 
 def test_raft_takes_the_first_best_of_each_clip():
@@ -77,3 +79,35 @@ def test_the_four_rewards_of_an_attempt_are_the_benchs():
     assert objectives.rewards("[sad] a b", "[sad] a b") == [1, 1, 1, 1]
     assert objectives.rewards("[calm] a x", "[sad] a B") == [0.5, 0, 0, 1]  # one capital is no stress
     assert objectives.rewards("[laughs] so it IS", "so it IS [laughs]")[1] == 0
+
+
+# ------------------------------------------------------------------------------------------------- the comparison
+
+
+def reports(*texts: tuple[str, str]) -> metrics.Report:
+    return metrics.score(list(zip(texts, ("[sad] a b", "c d"), strict=True)))
+
+
+def test_methods_are_compared_by_their_mean_over_seeds_and_all_that_is_worse_is_told():
+    before = reports("[sad] a b", "c x")
+    found = methods.differences(before, [reports("[sad] a b", "c d"), reports("a b", "c d")], resamples=50)
+    assert found["wer"]["value"] == -0.25 and found["wer"]["seeds"] == [-0.25, -0.25]
+    assert found["tagged_placed_tag_f1"]["value"] == -0.5 and found["tagged_placed_tag_f1"]["seeds"] == [0, -1]
+    assert found["wer"]["low"] <= -0.25 <= found["wer"]["high"] <= 0
+    assert not methods.is_no_worse(found)  # the only tagged clip lost its tag
+    assert methods.is_no_worse({"wer": found["wer"]})
+
+
+def test_the_table_of_methods_stands_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{methods.START}old\n{methods.END}\nafter\n", encoding="utf-8")
+    command.write_block(page, methods.START, methods.END, "new\n")
+    assert page.read_text(encoding="utf-8") == f"before\n{methods.START}new\n{methods.END}\nafter\n"
+    page.write_text("nothing", encoding="utf-8")
+    with pytest.raises(RecipeError, match="no place for the table"):
+        command.write_block(page, methods.START, methods.END, "new\n")
+    change = {"value": -0.01, "low": -0.02, "high": 0.001, "seeds": [-0.01, -0.01]}
+    found = {key: 1 for key in ("rollouts", "clips", "seeds", "tests", "model", "weights", "commit", "date")}
+    found |= {"sft": {"wer": {"value": 0.1, "low": 0.05, "high": 0.15}}, "methods": {"raft": {"wer": change}}}
+    shown = methods.table(found | {"texts": {"raft": 7}})
+    assert "| raft | 7 | −1.00 (−2.00 to +0.10); −1.00, −1.00 | yes |" in shown and "| SFT | | 10.00 (5.00" in shown

@@ -27,6 +27,7 @@ from evoxtral.inference import alignment
 from evoxtral.inference.alignment import Heads, Unit
 from evoxtral.inference.engine import Engine
 from evoxtral.model import checkpoints, hub, lora
+from evoxtral.transcript import Transcript
 from evoxtral.words import split
 from training import scripts
 from training.command import exit_code
@@ -162,11 +163,11 @@ def judged(engine: Engine, clips: Sequence[Spoken]) -> dict:
     """How far the times of each variant are off, over the words and tags that it wrote as they were said."""
     offs: dict[str, dict[str, list[tuple[float, float]]]] = {v: {} for v in engine.variants}
     said: dict[str, int] = {"word": 0, "tag": 0}
-    for clip in clips:
+    for clip, found in _transcribed(engine, clips):
         truth = [(_alike(raw), time) for raw, time in clip.truth]
         for raw, _ in truth:
             said["tag" if raw[0] == "[" else "word"] += 1
-        for variant, transcript in engine.compare((SAMPLE_RATE, clip.waveform)).items():
+        for variant, transcript in found.items():
             written = transcript.words
             wrote = [_alike(word.text) for word in written]
             matcher = SequenceMatcher(None, [raw for raw, _ in truth], wrote, autojunk=False)
@@ -177,6 +178,16 @@ def judged(engine: Engine, clips: Sequence[Spoken]) -> dict:
                         off = word.start - time[0], word.end - time[1]
                         offs[variant].setdefault(raw if raw[0] == "[" else "word", []).append(off)
     return {"clips": len(clips), **said, "variants": {v: _figures(found) for v, found in offs.items()}}
+
+
+def _transcribed(engine: Engine, clips: Sequence[Spoken]) -> Iterator[tuple[Spoken, dict[str, Transcript]]]:
+    """Short clips in batches, long ones by themselves, as a user's recording."""
+    short = [clip for clip in clips if len(clip.waveform) <= engine.window_seconds * SAMPLE_RATE]
+    for clip, found in zip(short, engine.batch([clip.waveform for clip in short]), strict=True):
+        yield clip, {variant: transcript for variant, (transcript,) in found.items()}
+    for clip in clips:
+        if len(clip.waveform) > engine.window_seconds * SAMPLE_RATE:
+            yield clip, engine.compare((SAMPLE_RATE, clip.waveform))
 
 
 def _alike(raw: str) -> str:

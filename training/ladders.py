@@ -1,7 +1,8 @@
-"""The bench's texts, and its committed figures: `python training/ladders.py texts` and `… results`.
+"""The bench's texts, and its committed figures: `python training/ladders.py texts`, `… results` and `… page`.
 
 `texts` writes evoxtral/assets/bench/texts.jsonl from a seed: held-out sentences, half of them for held-out voices. Each
-clip fits the scale model's window. `results` runs every set on a model and writes what the Metrics tab shows.
+clip fits the scale model's window. `results` runs every set on a model and writes what the Metrics tab shows; `page`
+writes what RL changed there into docs/experiments.md.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,13 +23,16 @@ from evoxtral.bench import running, sets  # noqa: E402
 from evoxtral.bench.sets import Text  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
 from training import dataset, scripts  # noqa: E402
-from training.command import exit_code  # noqa: E402
+from training.command import exit_code, write_block  # noqa: E402
 from training.scripts import DELIVERIES, SOUNDS, Sentence, Slices, Sources  # noqa: E402
 
 COUNT = 300
 SEED = 28
 WINDOW = 9.8  # s
 RESULTS = ROOT / "evoxtral" / "assets" / "results" / "ladders.json"
+PAGE = ROOT / "docs" / "experiments.md"
+START, END = "<!-- ladders:start -->\n", "<!-- ladders:end -->"
+JUDGED = {"tagged_placed_tag_f1": (True, "Tag F1 by place"), "normalised_corpus_wer": (False, "WER")}
 SOURCES = Sources()
 # What would be expected of a sentence's mood, and what is said against it.
 AGAINST = {
@@ -144,11 +148,48 @@ def write_texts() -> None:
 def write_results(model: str, out: Path, limit: int | None) -> None:
     found = running.bench(checkpoints.resolve(model), ["all"], out, limit=limit)
     RESULTS.write_text(json.dumps(running.brief(found), ensure_ascii=False) + "\n", encoding="utf-8")
+    write_page()
+
+
+def verdict(found: Mapping) -> str:
+    """What the last adapter changed on each rung, with paired intervals, as Markdown."""
+    before, after = found["variants"][-2:]
+    pair = f"{after} - {before}"
+    rows, told = [], {"better": [], "worse": []}
+    for name, entry in found["sets"].items():
+        for rung, one in entry["rungs"].items():
+            cells = []
+            for key, (higher, label) in JUDGED.items():
+                change, own = one["differences"][pair].get(key), one["variants"][before].get(key)
+                cells.append("–" if not change else f"{100 * own[0]:.1f}, {_change(change)}")
+                if change and not change[1] <= 0 <= change[2]:
+                    told["better" if (change[0] > 0) == higher else "worse"].append(f"{name}, {rung} ({label})")
+            rows.append(f"| {name}, {rung} | {one['n']} | {' | '.join(cells)} |")
+    titles = [f"{label}: {before.upper()}, {after.upper()} − {before.upper()}" for _, label in JUDGED.values()]
+    said = [
+        f"{after.upper()} is {how} than {before.upper()} on {'; '.join(some)}." for how, some in told.items() if some
+    ]
+    said.append(
+        f"On the others the interval has zero in it; of {len(rows)} rungs and {len(JUDGED)} scores one in twenty would "
+        "leave it out by chance."
+    )
+    origin = f"Model {found['model']}, weights {found['weights']}, seed {found['seed']}, {found['date']}. In %."
+    head = [f"| rung | clips | {' | '.join(titles)} |", "|---|---|" + "---|" * len(titles)]
+    return "\n".join([" ".join([origin, *said]), "", *head, *rows]) + "\n"
+
+
+def _change(change: list[float]) -> str:
+    value, low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in change)
+    return f"**{value}** ({low} to {high})" if not change[1] <= 0 <= change[2] else f"{value} ({low} to {high})"
+
+
+def write_page() -> None:
+    write_block(PAGE, START, END, verdict(json.loads(RESULTS.read_text(encoding="utf-8"))))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training/ladders.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("what", choices=("texts", "results"))
+    parser.add_argument("what", choices=("texts", "results", "page"))
     parser.add_argument("--model", default="tiny", help="what the command line's --model takes")
     parser.add_argument("--limit", type=int, help=f"clips of each rung (default: all {COUNT})")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ladders", help="where predictions are kept")
@@ -156,6 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.what == "texts":
         return exit_code(write_texts)
+    if options.what == "page":
+        return exit_code(write_page)
     return exit_code(lambda: write_results(options.model, options.out, options.limit), options.out)
 
 

@@ -26,7 +26,7 @@ from evoxtral.model import checkpoints, hub
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.lora import LoraRecipe
 from training import dataset, objectives, policy, raft, sft
-from training.command import exit_code
+from training.command import exit_code, write_block
 from training.dataset import Clips, DataConfig
 from training.policy import RlConfig
 from training.raft import RaftConfig
@@ -136,7 +136,8 @@ def differences(before: Report, after: Sequence[Report], resamples: int = 2000) 
     for name in SCORES:
         top, bottom = before.terms[name].astype(float)
         change = np.mean([one.terms[name][0] - top for one in after], axis=0)
-        low, high = np.percentile((drawn @ change) / (drawn @ bottom), (2.5, 97.5))
+        some = drawn[drawn @ bottom > 0]  # resamples in which the score is defined
+        low, high = np.percentile((some @ change) / (some @ bottom), (2.5, 97.5))
         seeds = [float((one.terms[name][0] - top).sum() / bottom.sum()) for one in after]
         found[name] = {
             "value": float(change.sum() / bottom.sum()),
@@ -198,14 +199,6 @@ def _change(one: Mapping) -> str:
     return f"{value} ({low} to {high}); {seeds}"
 
 
-def write(page: Path, block: str) -> None:
-    """Put the table between its marks."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START)
-    if not rest:
-        raise RecipeError(f"{page} has no line {START.strip()}: the table has no place there.")
-    page.write_text(before + START + block + END + rest.partition(END)[2], encoding="utf-8")
-
-
 def compare(folder: Path, model: str, asked: Comparison) -> dict:
     """Do all that is not done yet, and give the figures. After each seed RESULTS and PAGE are written."""
     checkpoint = checkpoints.resolve(model)
@@ -238,7 +231,7 @@ def compare(folder: Path, model: str, asked: Comparison) -> dict:
             **figures(predictions, tests),
         }
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        write(PAGE, table(found))
+        write_block(PAGE, START, END, table(found))
     return found
 
 

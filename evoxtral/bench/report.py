@@ -39,7 +39,8 @@ def page(found: Mapping, worst: Sequence[tuple[Clip, Mapping]], variant: str) ->
     parts = [
         Markup('<p class="muted">{} · {} clips · {}</p>').format(origin, clips, found["normaliser"]),
         Markup("<p>In percent; small: 95 % bootstrap intervals over clips. {}</p>").format(
-            "Bold: the paired difference of the last two variants leaves zero out."
+            f"Δ: the paired difference {found['variants'][-1]} − {found['variants'][-2]}, in points; bold where its "
+            "interval leaves zero out."
             if len(found["variants"]) > 1
             else ""
         ),
@@ -99,10 +100,21 @@ def _cell(one: Mapping, variant: str, key: str, variants: Sequence[str]) -> Mark
     if summary.get(key) is None:
         return Markup("<td>–</td>")
     low, high = summary["intervals"][key]
-    change = one["differences"].get(f"{variants[-1]} - {variants[-2]}", {}).get(key) if len(variants) > 1 else None
-    clear = change and variant == variants[-1] and not change["low"] <= 0 <= change["high"]
-    figure = Markup("<b>{:.1f}</b>" if clear else "{:.1f}").format(100 * summary[key])
-    return Markup("<td>{}<small>{:.1f}–{:.1f}</small></td>").format(figure, 100 * low, 100 * high)
+    found = Markup("{:.1f}<small>{:.1f}–{:.1f}</small>").format(100 * summary[key], 100 * low, 100 * high)
+    if len(variants) > 1 and variant == variants[-1]:
+        found += _change(one["differences"].get(f"{variants[-1]} - {variants[-2]}", {}).get(key))
+    return Markup("<td>{}</td>").format(found)
+
+
+def _change(change: Mapping | None) -> Markup:
+    """The paired difference of the last two variants; bold where its interval leaves zero out."""
+    if not change:
+        return Markup("")
+    figures = [f"{100 * change[end]:+.1f}".replace("-", "−") for end in ("value", "low", "high")]
+    clear = not change["low"] <= 0 <= change["high"]
+    return Markup("<small>Δ <b>{}</b> ({} to {})</small>" if clear else "<small>Δ {} ({} to {})</small>").format(
+        *figures
+    )
 
 
 def _worst(worst: Sequence[tuple[Clip, Mapping]], variant: str) -> Markup:

@@ -14,7 +14,7 @@ TITLES = {
     "words": "Words", "non-verbal": "Sounds", "pause": "Pauses", "delivery": "Deliveries", "emotion": "Emotions",
     "other": "Other tags",
 }  # fmt: skip
-FEW = 20  # words or tags: a point of fewer is not drawn
+FEW = 20  # words or tags: what is measured on fewer is not shown
 ERROR = (
     "Expected calibration error (ECE): the gap between probability and share of right ones, the mean over ten bins of "
     "equal width, weighed by how many are in each (Naeini et al., 2015). Small: its 95 % bootstrap interval over clips."
@@ -29,15 +29,15 @@ def page(content: Mapping) -> Markup:
     """content: what `evoxtral.bench.running.brief` gives."""
     variants, pools = content["variants"], content["calibration"]
     last = list(pools.values())[-1]
-    groups = [name for name in TITLES if any(name in last[variant] for variant in variants)]
+    groups = [name for name in TITLES if any(last[v][name]["n"] >= FEW for v in variants if name in last[v])]
     head = section(
         "Are probabilities true?",
         note(
             "Of the words and tags that are 80 % sure, are eight in ten right? Below the diagonal a model is surer "
-            f"than it should be. All sets but people and controls; points of fewer than {FEW} are not drawn."
+            f"than it should be. All sets but people and controls; what has fewer than {FEW} is left out."
         ),
         note(RIGHT),
-        note(ERROR),
+        note(f"Mean: of the probabilities. {ERROR}"),
         note(f"{content['model']} · weights {content['weights']} · {content['date']}"),
     )
     return side_by_side([head]) + side_by_side(_card(pools, group, variants) for group in groups)
@@ -60,11 +60,9 @@ def _card(pools: Mapping, group: str, variants: Sequence[str]) -> Markup:
         )
         for name in variants
         for pool, some in pools.items()
-        if (one := some[name].get(group))
+        if (one := some[name].get(group)) and one["n"] >= FEW
     ]
-    table = chart_table(("", "Number", "Probability, %", "Right, %", "ECE, points"), rows)
-    if not lines:
-        return section(TITLES[group], note("Too few to draw."), table)
+    table = chart_table(("", "Number", "Mean, %", "Right, %", "ECE, points"), rows, figures=True)
     return section(TITLES[group], legend([series for series, _ in lines], lines=True), _chart(group, lines), table)
 
 

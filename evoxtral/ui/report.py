@@ -109,10 +109,11 @@ def _with_intervals(results: Results) -> bool:
     return any(system.intervals for system in results.systems.values())
 
 
-def chart_table(heads: Iterable[str], rows: Iterable[Markup]) -> Markup:
+def chart_table(heads: Iterable[str], rows: Iterable[Markup], figures: bool = False) -> Markup:
+    """The second column has a chart in it; figures: or a figure, as all others."""
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in heads)
-    return Markup('<table class="ev-chart"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
-        head, Markup("").join(rows)
+    return Markup('<table class="{}"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>').format(
+        "ev-chart ev-figures" if figures else "ev-chart", head, Markup("").join(rows)
     )
 
 
