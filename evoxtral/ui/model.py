@@ -75,8 +75,7 @@ def understood(measured: dict) -> str:
     minutes = sum(row["minutes"] for row in people)
     rate = sum(row["wer"]["rl"] * row["minutes"] for row in people) / minutes
     return (
-        f"it hears the embedded voice; natural voices: {_wrong(sets['ordinary']['wer']['rl'])}; "
-        f"people: {_wrong(rate)}"
+        f"it hears the embedded voice; natural voices: {_wrong(sets['ordinary']['wer']['rl'])}; people: {_wrong(rate)}"
     )
 
 
