@@ -118,8 +118,8 @@ class Ours:
     def write_ids(self, waveform: np.ndarray, tokens: int) -> dict[str, list[int]]:
         """Token ids. A transcript has only texts, and two tokens may have the same text, or none."""
         decoding = Decoding(max_tokens=tokens, stop_loops=False)
-        *_, rows = self.engine._decode([waveform], VARIANTS, "en", decoding, keys=[0])
-        return {variant: row.ids for variant, row in zip(VARIANTS, rows, strict=True)}
+        *_, windows = self.engine._decode(self.engine._request([waveform], VARIANTS, "en", decoding))
+        return {row.variant: row.ids for row in windows[0].rows}
 
 
 # ---------------------------------------------------------------------------------------------------- measure

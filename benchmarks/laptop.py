@@ -70,8 +70,7 @@ def run(what):
             engine._text.logits(torch.ones(len(names), 1, engine._text.norm.numel(), dtype=engine.activations))
         else:
             decoding = Decoding(max_tokens=int(what), stop_loops=False)
-            for _ in engine._decode([clip], names, "en", decoding, [0]):
-                pass
+            engine.batch([clip], names, decoding=decoding)
     return time.perf_counter() - begun
 
 print(json.dumps({"load": load, "dtype": str(engine.dtype)}), flush=True)

@@ -12,7 +12,6 @@ from conftest import save_adapter, spoken, tone
 from peft import PeftModel
 from transformers import VoxtralForConditionalGeneration
 
-from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import AudioError, CheckpointError, EvoxtralError
 from evoxtral.inference import streaming
@@ -139,14 +138,6 @@ def test_the_rows_of_a_batch_are_bounded_by_memory_not_by_the_clip(engine):
     assert 3 <= on_cpu < 24 and 64 <= on_cuda <= MAX_ROWS
 
 
-def test_a_long_clip_starts_with_few_segments_and_keeps_their_order(engine):
-    segments = [audio.Segment(float(i), i + 1.0) for i in range(100)]
-    parts = list(engine._parts(segments, variants=3))
-    assert [len(part) for part, _ in parts] == [4, 8, 16, 32, 32, 8]
-    assert [segment for part, _ in parts for segment in part] == segments
-    assert [first for _, first in parts] == [0, 4, 12, 28, 60, 92]
-
-
 def test_a_stream_grows_and_ends_with_the_result_of_compare(engine):
     clip = (SAMPLE_RATE, spoken(14.0))
     looks = list(engine.stream(clip))
@@ -161,24 +152,21 @@ def test_a_stream_grows_and_ends_with_the_result_of_compare(engine):
     assert len(compared["sft"].cues) == 2 and compared["sft"].duration == pytest.approx(14.0)
 
 
-def test_time_of_the_caller_is_not_counted_and_makes_updates_rarer(engine, monkeypatch):
+def test_time_of_the_caller_is_not_counted_and_makes_updates_rarer(monkeypatch):
     now = 0.0
-
-    def ticking() -> float:
-        nonlocal now
-        now += 0.02
-        return now
-
-    monkeypatch.setattr(streaming.time, "perf_counter", ticking)
-    updates, spent = 0, 0.0
-    for update in engine.stream((SAMPLE_RATE, spoken(28.0))):
-        last = update
-        updates += 1
+    monkeypatch.setattr(streaming.time, "perf_counter", lambda: now)
+    clock = streaming.Clock()
+    assert clock.until_update == pytest.approx(streaming.UPDATE_EVERY)
+    now = 1.0
+    assert clock.update_due and clock.elapsed == 1.0
+    with clock.paused():
         now += 0.3
-        spent += 0.3
-    assert updates > 2
-    assert 0 < last["rl"].elapsed <= now - spent + 0.31  # the last update is handed over after the end
-    assert spent < 0.31 + 0.4 * now, "the next update comes after four times as long as the caller took for the last"
+    assert clock.elapsed == pytest.approx(1.0)
+    assert clock.until_update == pytest.approx(1.2), "four times as long as the caller took for the last"
+    now += 1.1
+    assert not clock.update_due
+    now += 0.2
+    assert clock.update_due and clock.elapsed == pytest.approx(2.3)
 
 
 def test_a_full_device_gives_one_sentence(engine, monkeypatch):

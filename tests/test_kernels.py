@@ -96,7 +96,7 @@ def test_pytorch_takes_over_if_triton_cannot_build(plain, caplog, mistake):
     before, text.kernels = text.kernels, SimpleNamespace(begin=begin)
     try:
         with torch.inference_mode():
-            Cache(text, 1, PROMPT, static=True)._warm_up()
+            Cache(text, 1, PROMPT, static=True)._warm_up(1, PROMPT)
         assert "Failed to find C compiler" in caplog.text
         assert text.kernels is None
     finally:

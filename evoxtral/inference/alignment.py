@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from evoxtral import audio, tags, words
 from evoxtral.errors import CheckpointError, reading
@@ -25,7 +26,6 @@ from evoxtral.model.cache import Cache
 
 FILE = "alignment.json"
 FRAME = 1 / audio.FRAMES_PER_SECOND  # s
-TOGETHER = 16  # rows whose attention is computed at once: bounds memory
 MIN_FRAMES = 2  # of a word
 # The scores of a frame, measured on validation clips of the embedded voice; twice or half of each changes little.
 FAR = 0.02  # least share that is told apart, of the highest of a word
@@ -88,22 +88,14 @@ def load(folders: Sequence[Path], layers: int, heads: int) -> Heads:
 # ------------------------------------------------------------------------------------------------- attention
 
 
-def looked(cache: Cache, heads: Heads, counts: Sequence[int], positions: slice) -> list[np.ndarray]:
-    """For each row of a decoded batch, where its first `count` tokens looked: (count, A), shares of `positions`."""
+def looked(cache: Cache, heads: Heads, row: int, count: int, positions: slice) -> np.ndarray:
+    """Where the first `count` tokens of a row of the cache looked: (count, A), shares of `positions`."""
     weights = {(layer, head): weight for layer, head, weight in heads.heads}
-    total = sum(weights.values())
-    found: list[np.ndarray] = []
-    for first in range(0, len(counts), TOGETHER):
-        part = counts[first : first + TOGETHER]
-        if not max(part):
-            found += [np.zeros((0, positions.stop - positions.start), np.float32)] * len(part)
-            continue
-        rows = slice(first, first + len(part))
-        shares = 0
-        for head, share in zip(cache.watched, cache.attention(rows, max(part), positions), strict=True):
-            shares = shares + share * (weights[head] / total)
-        found += [row[:count] for row, count in zip(shares.cpu().numpy(), part, strict=True)]
-    return found
+    shares = torch.zeros(count, positions.stop - positions.start, device=cache.keys.device)
+    if count:
+        for head, share in zip(cache.watched, cache.attention(row, count, positions), strict=True):
+            shares += share * (weights[head] / sum(weights.values()))
+    return shares.cpu().numpy()
 
 
 # ----------------------------------------------------------------------------------------------------- units

@@ -1,13 +1,11 @@
 """The engine: audio in, transcripts out. The page, the command line, the API, the benchmark and RAFT all use it.
 
-All requested variants and all segments of a clip are decoded as one batch, rows in the order (variants, segments,
-samples). All variants share the log-mels. Variants whose adapters do not change the encoder also share its
-output.
+All variants of all segments of all requests are decoded together, see `scheduler`. All variants share the log-mels.
+Variants whose adapters do not change the encoder also share its output.
 """
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,16 +19,16 @@ from transformers import VoxtralConfig
 from evoxtral import audio, confidence
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
 from evoxtral.inference import alignment
-from evoxtral.inference.batch import Batch, cache_length
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
+from evoxtral.inference.scheduler import Request, Scheduler, Window
 from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
 from evoxtral.model import backends, checkpoints, hub, lora, precision, stored
 from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
 from evoxtral.model.linear import Mix, wait_for_quantized
-from evoxtral.model.memory import freed_memory_returned, return_freed_memory
+from evoxtral.model.memory import freed_memory_returned
 from evoxtral.model.text import TextModel
 from evoxtral.transcript import Transcript
 
@@ -39,18 +37,16 @@ log = logging.getLogger(__name__)
 OUT_OF_MEMORY = "The device has no memory left for this clip: try a shorter one or fewer variants, or try again later."
 MODEL_TOO_LARGE = "{} does not fit the memory that is free on {}: choose a larger device, or the model tiny."
 BATCH_MEMORY = {"cuda": 12e9, "cpu": 2e9}  # bytes for the rows of one batch
-MAX_FREE_SHARE = 0.4  # at most this share of a CUDA device's free memory: `serve` decodes two requests at once
-FIRST_SEGMENTS = 4  # segments in the first batch of a clip on a CPU; later batches are larger
-MAX_ROWS = 96  # with more rows, a batch waits longer for its slowest row
+MAX_FREE_SHARE = 0.4  # at most this share of a CUDA device's free memory: a growing cache is there twice for a moment
+MAX_ROWS = 96  # that are decoded together
 TURN_GAP = 1.0  # s of silence that end the turn of a speaker with a channel of their own
-MAX_KEPT_CACHE = 1e9  # bytes: a cache up to this size is kept, with its CUDA graph, for the next request
 
 
 class Engine:
-    """One base in memory, and its adapters. Threads may share it: they take turns every few tokens.
+    """One base in memory, and its adapters. Threads may share it: what they ask is decoded together.
 
     checkpoint, config, variants, window_seconds (longest segment), device, precision, dtype (of weights that are not
-    quantised), activations (their dtype), prompt, rows: read-only.  heads: those that tell when words
+    quantised), activations (their dtype), prompt, rows, scheduler: read-only.  heads: those that tell when words
     sound, see `alignment`.
     """
 
@@ -88,8 +84,8 @@ class Engine:
         too_large = CheckpointError(MODEL_TOO_LARGE.format(checkpoint.name, self.device.type))
         with freed_memory_returned(), _memory_or(too_large):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
-        self._lock = threading.Lock()  # held while the model runs and while a cache is taken or given back
-        self._idle: tuple[tuple, Cache] | None = None
+        self._lock = threading.Lock()  # held while the model runs
+        self.scheduler = Scheduler(self)
         how = f"{self.precision.weights} ({self.precision.reason})"
         log.info("%s in %s on %s: %s", checkpoint.name, how, self.device, ", ".join(self.variants))
 
@@ -127,12 +123,14 @@ class Engine:
         language: str | None = "en",
         decoding: Decoding | None = None,
         max_seconds: float = audio.MAX_SECONDS,
+        gone: Callable[[], bool] = lambda: False,
     ) -> Iterator[dict[str, Transcript]]:
         """Transcribe a clip, giving growing transcripts of every variant; the last ones have done=True.
 
         source: path, bytes, (rate in Hz, array), or a recording that was read.  variants: None for all.
-        language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.
-        Raises AudioError, and EvoxtralError for an unknown variant or language.
+        language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.  gone: whether nobody waits any
+        more; asked before every step, from another thread. Raises AudioError, EvoxtralError for an unknown variant or
+        language, and Abandoned for who is gone.
         """
         selected = self.ordered(variants)
         self.prompt.transcription_ids(language)  # raises for an unknown language before any work is done
@@ -141,39 +139,19 @@ class Engine:
         waveform = audio.levelled(recording.waveform)
         pause = TURN_GAP if recording.channel else audio.MAX_PAUSE
         segments = audio.segments(waveform, self.window_seconds, pause)
-        growing = {name: GrowingTranscript(audio.duration(waveform)) for name in selected}
+        waveforms = [segment.of(waveform) for segment in segments]
+        growing = {name: GrowingTranscript(audio.duration(waveform), segments) for name in selected}
         clock = Clock()
-        for part, first in self._parts(segments, len(selected)):
-            waveforms = [segment.of(waveform) for segment in part]
-            for transcript in growing.values():
-                transcript.begin(part, clock.elapsed)
-            for rows in self._decode(waveforms, selected, language, decoding, keys=range(first, first + len(part))):
-                for transcript, block in zip(growing.values(), _blocks(rows, len(selected)), strict=True):
-                    transcript.update(block, clock.elapsed)
-                if clock.update_due:
-                    with clock.paused():
-                        yield {
-                            name: transcript.snapshot(self.prompt, done=False) for name, transcript in growing.items()
-                        }
-            for transcript in growing.values():
-                transcript.finish(self.prompt)
+        request = self._request(waveforms, selected, language, decoding, range(len(segments)), gone=gone)
+        for windows in self._decode(request, lambda: clock.until_update) if segments else ():
+            for k, transcript in enumerate(growing.values()):
+                transcript.update([window.rows[k] for window in windows], clock.elapsed)
+            if not request.done.is_set() and clock.update_due:
+                with clock.paused():
+                    yield {name: transcript.snapshot(self.prompt, done=False) for name, transcript in growing.items()}
         last = {name: transcript.snapshot(self.prompt, done=True) for name, transcript in growing.items()}
         about = {name: getattr(recording, name) for name in ("incomplete", "notes", "track", "channel")}
         yield {name: replace(self.calibration.judged(transcript), **about) for name, transcript in last.items()}
-
-    def _parts(self, segments: Sequence[audio.Segment], variants: int) -> Iterator[tuple[Sequence[audio.Segment], int]]:
-        """Segments to decode in one batch, and the index of the first of them.
-
-        On CUDA as many as fit. On a CPU each segment is encoded by itself before the first token appears: the first
-        batch is small and each next one twice as large, so that text appears early.
-        """
-        most = max(1, self.rows // variants)
-        size = min(most, FIRST_SEGMENTS) if self.device.type == "cpu" else most
-        first = 0
-        while first < len(segments):
-            yield segments[first : first + size], first
-            first += size
-            size = min(most, 2 * size)
 
     def compare(
         self,
@@ -228,27 +206,27 @@ class Engine:
         """Like `batch`, but each result as soon as it is done, with the index of its waveform; in any order."""
         selected = self.ordered(variants)
         decoding = decoding or Decoding()
-        # Sorted by length: a batch runs until its longest row has ended.
+        # The longest first: at the end few rows are left, and these should not have long to go.
         spoken = [i for i, waveform in enumerate(waveforms) if not audio.is_silent(waveform)]
         spoken.sort(key=lambda i: len(waveforms[i]), reverse=True)
         for i in {*range(len(waveforms))} - {*spoken}:
             yield i, {name: [_empty(waveforms[i])] * samples for name in selected}
-        at_once = max(1, self.rows // (len(selected) * samples))
-        for first in range(0, len(spoken), at_once):
-            part = spoken[first : first + at_once]
-            started = time.perf_counter()
-            for rows in self._decode([waveforms[i] for i in part], selected, language, decoding, part, samples):
-                last = rows
-            elapsed = (time.perf_counter() - started) / len(part)
-            by_variant = [_blocks(block, len(part)) for block in _blocks(last, len(selected))]
-            for i, *copies in zip(part, *by_variant, strict=True):
-                written = zip(selected, copies, strict=True)
-                yield i, {name: [self._short(waveforms[i], row, elapsed) for row in rows] for name, rows in written}
+        if not spoken:
+            return
+        request = self._request([waveforms[i] for i in spoken], selected, language, decoding, spoken, samples)
+        request.growing = False
+        told: set[int] = set()
+        for windows in self._decode(request):
+            for i, window in zip(spoken, windows, strict=True):
+                if window.done and i not in told:
+                    told.add(i)
+                    copies = zip(selected, _blocks(window.rows, len(selected)), strict=True)
+                    yield i, {name: [self._short(window, row) for row in rows] for name, rows in copies}
 
-    def _short(self, waveform: np.ndarray, row: Row, elapsed: float) -> Transcript:
-        length = audio.duration(waveform)
+    def _short(self, window: Window, row: Row) -> Transcript:
+        length = audio.duration(window.waveform)
         cue = cue_of(audio.Segment(0.0, length), row, self.prompt)
-        return self.calibration.judged(Transcript((cue,), length, elapsed))
+        return self.calibration.judged(Transcript((cue,), length, window.elapsed))
 
     def ordered(self, variants: Sequence[str] | None) -> tuple[str, ...]:
         """The requested variants (None for all) in the order of the results. Raises EvoxtralError."""
@@ -259,66 +237,49 @@ class Engine:
             )
         return self._mix.ordered(variants or self.variants)
 
-    def _decode(
+    def _request(
         self,
         waveforms: Sequence[np.ndarray],
         selected: tuple[str, ...],
-        language: str | None,
-        decoding: Decoding,
-        keys: Sequence[int],
+        language: str | None = "en",
+        decoding: Decoding | None = None,
+        keys: Sequence[int] = (0,),
         samples: int = 1,
-    ) -> Iterator[list[Row]]:
-        """Decode waveforms as one batch; yields its rows (variants x waveforms x samples) when they have new tokens.
+        gone: Callable[[], bool] = lambda: False,
+    ) -> Request:
+        """What the scheduler is asked for waveforms, each of at most a window.
 
         keys: a number for each waveform, which with the seed decides what is sampled for it.
         """
-        budgets = [decoding.budget(audio.duration(waveform)) for waveform in waveforms for _ in range(samples)]
-        budgets *= len(selected)
-        draws = None
-        if decoding.temperature:
-            row_keys = [(key, sample) for key in keys for sample in range(samples)] * len(selected)
-            draws = uniform_draws(decoding.seed, row_keys, max(budgets))
-        ids = self.prompt.transcription_ids(language)
-        length = cache_length(len(ids), budgets, self.device)
-        with _memory_or(DeviceFullError(OUT_OF_MEMORY)):
-            log_mel = self.prompt.log_mel(waveforms, self.device)
-            with self._lock, torch.inference_mode():
-                return_freed_memory()  # of the log-mel computation, before the encoder allocates
-                prompts = self._prompts(ids, log_mel, selected)
-                del log_mel
-                return_freed_memory()  # of the encoder, before the cache is allocated
-                watched = self.heads.watched if decoding.times else ()
-                cache = self._cache((selected, len(budgets), length, watched))
-                with self._mix.using(selected):
-                    batch = Batch(cache, prompts, budgets, self.prompt.eos_id, decoding, draws)
-                del prompts
-                return_freed_memory()  # of the prompts, before the first step
-        while not batch.done:
-            with _memory_or(DeviceFullError(OUT_OF_MEMORY)), self._lock, self._mix.using(selected):
-                batch.advance()
-            yield batch.rows
-        if decoding.times:
-            self._find_times(batch.rows, cache, ids, waveforms, samples)
-            yield batch.rows
-        with self._lock:
-            if self.device.type == "cuda" and cache.bytes <= MAX_KEPT_CACHE:
-                self._idle = (selected, len(budgets), length, watched), cache
+        decoding = decoding or Decoding()
+        if decoding.temperature and decoding.seed is None:  # one for all windows
+            decoding = replace(decoding, seed=np.random.SeedSequence().entropy)
+        windows = []
+        for waveform, key in zip(waveforms, keys, strict=True):
+            budget, draws = decoding.budget(audio.duration(waveform)), [None] * samples
+            if decoding.temperature:
+                draws = uniform_draws(decoding.seed, [(key, sample) for sample in range(samples)], budget)
+            windows.append(Window(waveform, [Row(budget, name, decoding, own) for name in selected for own in draws]))
+        return Request(windows, selected, self.prompt.transcription_ids(language), gone)
 
-    def _find_times(
-        self, rows: Sequence[Row], cache: Cache, ids: Sequence[int], waveforms: Sequence[np.ndarray], samples: int
-    ) -> None:
-        """Give each row the times of its tokens.  rows: (variants x waveforms x samples)."""
-        looks: list[np.ndarray | None] = [None] * len(rows)
-        if self.heads.heads:
-            first = ids.index(self.prompt.audio_id)
-            with _memory_or(DeviceFullError(OUT_OF_MEMORY)), self._lock, torch.inference_mode():
-                counts = [len(row.ids) for row in rows]
-                looks = alignment.looked(cache, self.heads, counts, slice(first, first + self.prompt.audio_tokens))
-        loud = [alignment.loudness(waveform) for waveform in waveforms]
-        for i, (row, look) in enumerate(zip(rows, looks, strict=True)):
-            pieces = self.prompt.pieces(row.ids)
-            heard = loud[i // samples % len(waveforms)]
-            row.times = alignment.token_times(pieces, look, heard, self.window_seconds)
+    def _decode(self, request: Request, pause: Callable[[], float] = lambda: 0.0) -> Iterator[Sequence[Window]]:
+        """Decode a request; gives its windows when they have new tokens, at most once in pause() seconds."""
+        told: set[Window] = set()
+        with _memory_or(DeviceFullError(OUT_OF_MEMORY)):
+            for _ in self.scheduler.run(request, pause):
+                for window in request.windows:
+                    if window.done and window not in told:
+                        told.add(window)
+                        self._find_times(window)
+                yield request.windows
+
+    def _find_times(self, window: Window) -> None:
+        """Give each row of a window that is done the times of its tokens."""
+        loud = None
+        for row in window.rows:
+            if row.decoding.times:
+                loud = alignment.loudness(window.waveform) if loud is None else loud
+                row.times = alignment.token_times(self.prompt.pieces(row.ids), row.looks, loud, self.window_seconds)
 
     @torch.inference_mode()
     def looks(
@@ -345,16 +306,11 @@ class Engine:
             for column in tokens.T:
                 cache.step(column)
             positions = slice(first, first + self.prompt.audio_tokens)
-            found = dict(zip(cache.watched, cache.attention(slice(None), longest, positions), strict=True))
-        looks = torch.stack([found[head] for head in watched], dim=1).cpu().numpy()
-        return [look[:, : len(text)] for look, text in zip(looks, texts, strict=True)]
-
-    def _cache(self, key: tuple[tuple[str, ...], int, int, tuple]) -> Cache:
-        """The idle cache if its shape is right, else a new one. None is idle afterwards: a cache serves one batch."""
-        idle, self._idle = self._idle, None
-        if idle and idle[0] == key:
-            return idle[1]
-        return Cache(self._text, rows=key[1], length=key[2], watched=key[3])
+            looks = []
+            for row, text in enumerate(texts):
+                found = dict(zip(cache.watched, cache.attention(row, len(text), positions), strict=True))
+                looks.append(torch.stack([found[head] for head in watched]).cpu().numpy())
+        return looks
 
     def _prompts(self, ids: Sequence[int], log_mel: torch.Tensor, selected: tuple[str, ...]) -> torch.Tensor:
         """Prompt embeddings (variants x S, L, D) of ids (L,) and the audio_embeds of log_mel (S, bands, frames)."""

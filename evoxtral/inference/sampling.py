@@ -1,7 +1,6 @@
 """From logits to tokens: greedy or nucleus sampling, stop rules, and the state of each row on the host.
 
-A row ends at its end-of-text token, at its budget, or when it repeats itself. A row that has ended stays in the batch,
-and what it computes is ignored, so that tensor shapes stay the same until all rows have ended.
+A row ends at its end-of-text token, at its budget, or when it repeats itself.
 """
 
 import math
@@ -10,8 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-
-LENGTH_STEP = 256  # cache lengths are multiples of this on CUDA: batches of like length share a session and its graph
 
 
 @dataclass(frozen=True)
@@ -52,20 +49,28 @@ class Decoding:
         return math.ceil(duration * self.tokens_per_second) + self.spare_tokens
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """What one row has decoded: token ids, the model's probability of each, and how it ended.
 
+    variant, decoding: by which adapter and how.  draws: (budget,), see `uniform_draws`; None where it is greedy.
     truncated: the text was ended by its budget or because it repeated itself, not by the model.
+    looks: (T, audio tokens), where each token looked, once it has ended; None where no heads are known.
     times: start and end, in seconds from the start of the audio, of what each token is of; () while not known.
+    slot: its row in the cache.
     """
 
     budget: int
+    variant: str = ""
+    decoding: Decoding = Decoding()
+    draws: np.ndarray | None = None
     ids: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
     done: bool = False
     truncated: bool = False
+    looks: np.ndarray | None = None
     times: Sequence[tuple[float, float] | tuple[None, None]] = ()
+    slot: int | None = None
 
     def add(self, token: int, probability: float, eos_id: int, stop_loops: bool) -> None:
         if token == eos_id:
@@ -77,7 +82,7 @@ class Row:
         if repeated:
             del self.ids[-repeated:], self.probabilities[-repeated:]
         if repeated or len(self.ids) >= self.budget:
-            self.done = self.truncated = True
+            self.truncated = self.done = True  # `done` last: other threads read it
 
 
 LOOP_UNIT = 32  # tokens: the longest phrase that is recognised as repeating

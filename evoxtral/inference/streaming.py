@@ -27,9 +27,14 @@ class Clock:
         return time.perf_counter() - self._begun
 
     @property
-    def update_due(self) -> bool:
+    def until_update(self) -> float:
+        """Seconds until the next partial transcript is due."""
         pause = max(UPDATE_EVERY, self._display_time * (1 / MAX_DISPLAY_SHARE - 1), self.elapsed / MAX_UPDATES)
-        return time.perf_counter() - self._last_update >= pause
+        return max(0.0, self._last_update + pause - time.perf_counter())
+
+    @property
+    def update_due(self) -> bool:
+        return self.until_update == 0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -42,40 +47,42 @@ class Clock:
 
 
 class GrowingTranscript:
-    """One variant's transcript while it is decoded: finished cues, and the rows of the segments in progress."""
+    """One variant's transcript while the rows of its segments are decoded."""
 
-    def __init__(self, duration: float):
+    def __init__(self, duration: float, segments: Sequence[audio.Segment]):
         self.duration, self.elapsed = duration, 0.0
-        self._finished: list[Cue] = []
-        self._segments: Sequence[audio.Segment] = ()
+        self._segments = segments
         self._rows: Sequence[Row] = ()
-
-    def begin(self, segments: Sequence[audio.Segment], now: float) -> None:
-        self._segments, self._rows = segments, ()
-        self._started, self._running = now - self.elapsed, True
+        self._finished: dict[int, Cue] = {}
+        self._running = True
 
     def update(self, rows: Sequence[Row], now: float) -> None:
+        """rows: of all segments, in order.  now: s since the start."""
         self._rows = rows
         if self._running:
-            self.elapsed = now - self._started
+            self.elapsed = now
             self._running = not all(row.done for row in rows)
 
-    def finish(self, prompt: Prompt) -> None:
-        """All segments in progress have ended."""
-        self._finished += self._growing(prompt)
-        self._segments = self._rows = ()
-
     def snapshot(self, prompt: Prompt, done: bool) -> Transcript:
-        return Transcript((*self._finished, *self._growing(prompt)), self.duration, self.elapsed, done)
+        return Transcript(tuple(self._cues(prompt, done)), self.duration, self.elapsed, done)
 
-    def _growing(self, prompt: Prompt) -> list[Cue]:
-        # Until the first update there are segments but no rows.
-        return [cue_of(segment, row, prompt) for segment, row in zip(self._segments, self._rows, strict=False)]
+    def _cues(self, prompt: Prompt, done: bool) -> Iterator[Cue]:
+        for index, (segment, row) in enumerate(zip(self._segments, self._rows, strict=False)):
+            if index in self._finished:
+                yield self._finished[index]
+            elif row.ids or row.done:
+                cue = cue_of(segment, row, prompt)
+                if row.done and (done or row.times):
+                    self._finished[index] = cue
+                yield cue
 
 
 def cue_of(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
-    pieces = prompt.pieces(row.ids, final=row.done)
-    times = row.times or [(None, None)] * len(pieces)
-    tokens = tuple(Token(*token, *time) for *token, time in zip(pieces, row.probabilities, times, strict=True))
-    cue = Cue(0.0, segment.end - segment.start, tokens, row.truncated, done=row.done)
+    """The text of a row, to which another thread may be adding tokens."""
+    done = row.done  # first: what is read afterwards of a row that has ended does not change any more
+    written = list(zip(row.ids, row.probabilities, strict=False))
+    pieces = prompt.pieces([token for token, _ in written], final=done)
+    times = row.times if done and row.times else [(None, None)] * len(pieces)
+    tokens = [Token(text, p, *time) for text, (_, p), time in zip(pieces, written, times, strict=True)]
+    cue = Cue(0.0, segment.end - segment.start, tuple(tokens), row.truncated, done=done)
     return cue.moved(segment.start, segment.end, segment.sounds)

@@ -172,7 +172,7 @@ def _rope_and_cache(
     TILES: tl.constexpr, RANK: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row, there = _rows(rows)
-    head, at = tl.program_id(0), tl.load(position)
+    head, at = tl.program_id(0), tl.load(position + row, mask=there, other=0)[:, None]
     part = (head >= heads).to(tl.int32) + (head >= heads + kv_heads).to(tl.int32)  # queries, keys, values
     c = tl.arange(0, HEAD)
     inside = c < HEAD  # all of them
@@ -183,7 +183,7 @@ def _rope_and_cache(
     if part < 2:
         column = head * HEAD + (c + HEAD // 2) % HEAD
         other = _with_lora(y, b, adapters, row, there, column, inside, part, stride, outs, RANK, PADDED, WIDTH)
-        rotary = at * HEAD + c
+        rotary = at * HEAD + c[None, :]
         tile = tile * tl.load(cosines + rotary).to(tl.float32) + other * tl.load(sines + rotary).to(tl.float32)
     tile *= scale
     if part == 0:

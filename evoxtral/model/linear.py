@@ -1,8 +1,8 @@
 """Linear layers for batches whose rows belong to different variants: one product for the base, plus each row's LoRA.
 
-The base weight W is stored once and read once per batch. The rows of a batch are variant-major, (V, rows of one
-variant, …), so that the adapters of a batch apply as a few batched products (or embedding bags), however many variants
-there are. The same holds in the audio tower and the projector, where the leading dimension is windows.
+The base weight W is stored once and read once per batch. The rows of a batch are variant-major, a block of rows
+for each variant, so that the adapters of a batch apply as a few batched products (or embedding bags). The same holds in
+the audio tower and the projector, where the leading dimension is windows.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,23 +23,28 @@ _BAGS = 1536  # up to this rows x r, a CPU in bfloat16 multiplies by B as embedd
 class Mix:
     """Which variants the rows of the current batch belong to; shared by all layers of one model.
 
-    variants: BASE, then the adapters in the order given. Not thread-safe: the caller holds a lock while `using` is
-    open.
+    variants: BASE, then the adapters in the order given.  active: those of the batch, a block of rows each.
+    sizes: rows of each block, None where all are equal. Not thread-safe: the caller holds a lock while `using` is open.
     """
 
     def __init__(self, adapters: Sequence[Adapter]):
         self._touched = {adapter.name: frozenset(adapter.weights) for adapter in adapters}
         self.variants = (BASE, *self._touched)
         self.active: tuple[str, ...] = (BASE,)
+        self.sizes: tuple[int, ...] | None = None
 
     @contextmanager
-    def using(self, variants: Sequence[str]) -> Iterator[None]:
-        """Within this context, a batch has one block of rows per variant, all of one size, in `self.variants` order."""
-        before, self.active = self.active, tuple(variants)
+    def using(self, variants: Sequence[str], sizes: Sequence[int] | None = None) -> Iterator[None]:
+        """Within this context, a batch has one block of rows per variant, in `self.variants` order.
+
+        sizes: rows of each, of one position; more rows may follow, which have no adapter. None for equal blocks.
+        """
+        before = self.active, self.sizes
+        self.active, self.sizes = tuple(variants), None if sizes is None else tuple(sizes)
         try:
             yield
         finally:
-            self.active = before
+            self.active, self.sizes = before
 
     def ordered(self, variants: Iterable[str]) -> tuple[str, ...]:
         """The given variants without repeats, in the order of `self.variants`."""
@@ -79,7 +84,7 @@ class MixedLinear(nn.Module):
         self.ins, self.outs = linears[0].in_features, sum(self._sizes)
         self.rank = self.width = 0  # outputs of an adapter's A: for one layer, and for all layers
         self._index_of = {adapter.name: n for n, adapter in enumerate(adapters)}
-        self._plans: dict[tuple[str, ...], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
+        self._plans: dict[tuple[tuple[str, ...], bool], list[tuple[int, int, tuple[torch.Tensor, ...]]]] = {}
         self._active_indices: dict[tuple[str, ...], torch.Tensor] = {}
         bags = dtype is torch.bfloat16 and device.type == "cpu" and backends.fbgemm_is_here()
         self._bags_up_to = _BAGS if bags else 0
@@ -132,15 +137,19 @@ class MixedLinear(nn.Module):
         y, lows, column_of_lows = self._products(x)
         if not self.changed_by:
             return y
-        active, wide, wide_lows = self.mix.active, y.shape[-1], lows.shape[-1]
-        if active not in self._plans:
-            self._plans[active] = self._plan(active)
+        active, sizes, wide, wide_lows = self.mix.active, self.mix.sizes, y.shape[-1], lows.shape[-1]
+        together = sizes is None or len(set(sizes)) == 1
+        if (active, together) not in self._plans:
+            self._plans[active, together] = self._plan(active, together)
         rows = y.numel() // (wide * len(active))  # of each block, times positions
         # `as_strided` makes each view in one call (of the outputs, and of x A for the block's own adapter). Slicing
         # would take several, and while a short prompt is processed a GPU waits for the host.
-        for block, index, matrices in self._plans[active]:
-            column = block * rows * wide
-            own = block * rows * wide_lows + column_of_lows + index * self.width
+        for block, index, matrices in self._plans[active, together]:
+            if sizes is not None:
+                rows = sizes[block]
+            first = block * rows if together else sum(sizes[:block])
+            column = first * wide
+            own = first * wide_lows + column_of_lows + index * self.width
             for b in matrices:
                 count, rank, outs = b.shape
                 changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), column)
@@ -172,13 +181,13 @@ class MixedLinear(nn.Module):
             self.weight = None
         return self
 
-    def _plan(self, active: tuple[str, ...]) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
-        """For each run of blocks with consecutive adapters: the first block, the index of its adapter, and for each
-        layer the B of the whole run, (blocks, r, outs)."""
+    def _plan(self, active: tuple[str, ...], together: bool) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
+        """For each run of blocks with consecutive adapters, or for each block if not `together`: the first block, the
+        index of its adapter, and for each layer the B of the whole run, (blocks, r, outs)."""
         matrices = self._matrices or self.lora_b.split(self._sizes, dim=-1)
         pairs = [(block, self._index_of[name]) for block, name in enumerate(active) if name in self.changed_by]
         plan = []
-        for _, run in groupby(pairs, lambda pair: pair[1] - pair[0]):
+        for _, run in groupby(pairs, lambda pair: pair[1] - pair[0] if together else pair):
             run = list(run)
             (block, index), (last, _) = run[0], run[-1]
             plan.append((block, index, tuple(b[index : index + last - block + 1] for b in matrices)))
@@ -223,7 +232,7 @@ def _bags(low: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return bags.view(n, rows, -1)
 
 
-@lru_cache(64)
+@lru_cache(512)
 def _rows_of(n: int, rows: int, rank: int) -> torch.Tensor:
     """For each row, the indices of the rows of the flattened B that it sums: (n x rows, r)."""
     return torch.arange(n * rank, dtype=torch.int32).view(n, 1, rank).expand(n, rows, rank).reshape(-1, rank)

@@ -83,7 +83,7 @@ class Block(nn.Module):
         """The same as `forward`, for one position of every row, with the kernels of the module `kernels`.
 
         following: weight (D,) of the norm after this layer.  rotate: cosines and sines (L, d), the first half of the
-        sines negated.  position (1,).  keys, values (B, K, L, d): the layer's cache.
+        sines negated.  position (B,).  keys, values (B, K, L, d): the layer's cache.
         attend: queries (B, H, d) -> (B, H, d).
         """
         y = self.qkv.product(stream.weighted)
