@@ -103,7 +103,20 @@ def test_any_text_is_escaped(text):
 def test_markup_in_a_transcript_is_escaped_in_every_part_of_its_column(text):
     scores = dict.fromkeys((metric.name for metric in metrics.METRICS), text)
     card = view.draw_column(column(transcript(text), stem=view.file_stem(text)), scores=scores)
-    allowed = {"article", "header", "h2", "div", "footer", "button", "a", "details", "summary", "dl", "dt", "dd"} | ELEMENTS
+    allowed = {
+        "article",
+        "header",
+        "h2",
+        "div",
+        "footer",
+        "button",
+        "a",
+        "details",
+        "summary",
+        "dl",
+        "dt",
+        "dd",
+    } | ELEMENTS
     page = Page(card)
     assert {name for name, _ in page.elements} <= allowed
     assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
