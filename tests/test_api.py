@@ -10,6 +10,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -21,7 +22,7 @@ from test_recordings import container
 from waiting import PATIENCE
 
 from evoxtral import audio, cli
-from evoxtral.exports import content
+from evoxtral.exports import content, in_dialect
 from evoxtral.inference.engine import Engine
 from evoxtral.serve.api import address, create_app
 from evoxtral.serve.limits import Limits
@@ -125,6 +126,15 @@ def test_a_format_is_the_text_of_the_command_line(client, engine, form):
     assert answer.text == content(engine.transcribe(CLIP, "sft"), form) != ""
     kind = {"srt": "application/x-subrip", "vtt": "text/vtt"}.get(form, "text/plain")
     assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
+
+
+def test_a_dialect_is_plain_text_and_names_what_it_leaves_out(client, engine):
+    written = in_dialect(engine.transcribe(CLIP, "sft"), "plain")
+    answer = upload(client, variant="sft", format="txt", dialect="plain")
+    assert answer.text == written.text != ""
+    assert unquote(answer.headers["x-left-out"]) == " ".join(written.lost)
+    for wrong in ({"dialect": "plain"}, {"dialect": "klingon", "format": "txt"}):
+        assert upload(client, variant="sft", **wrong).status_code in (400, 422)
 
 
 def test_a_format_of_one_text_is_refused_for_several(client):

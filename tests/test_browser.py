@@ -500,7 +500,7 @@ def test_a_transcript_can_be_sent_to_the_speak_tab(visit):
     page = visit()
     page.locator("#examples .gallery-item").first.click()
     finish(page)
-    text = column(page, "base").locator("[data-copy]").get_attribute("data-copy")
+    text = column(page, "base").locator(".ev-copy").get_attribute("data-copy")
     column(page, "base").get_by_role("button", name="Speak it").click()
     expect(page.locator("#script textarea")).to_have_value(text.replace("\r", "\n"), timeout=PATIENCE)
 
@@ -682,7 +682,7 @@ def test_a_transcript_is_edited_in_place_exported_as_edited_and_undone(visit):
     page.locator("#examples .gallery-item").first.click()
     finish(page)
     card = column(page, "rl")
-    by_model = card.locator("[data-copy]").get_attribute("data-copy")
+    by_model = card.locator(".ev-copy").get_attribute("data-copy")
     card.get_by_role("button", name="Edit").click()
     box = card.locator("textarea")
     expect(box).to_be_focused(timeout=PATIENCE)
@@ -701,7 +701,7 @@ def test_a_transcript_is_edited_in_place_exported_as_edited_and_undone(visit):
     card.get_by_role("button", name="Undo edit").click()
     expect(card.locator(".ev-badge")).to_have_count(0, timeout=PATIENCE)
     page.locator("#confidence input[type=range]").fill("0")
-    expect(card.locator("[data-copy]")).to_have_attribute("data-copy", by_model, timeout=PATIENCE)
+    expect(card.locator(".ev-copy")).to_have_attribute("data-copy", by_model, timeout=PATIENCE)
     assert page.title() == "Evoxtral"
 
 

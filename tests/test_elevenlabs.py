@@ -180,6 +180,7 @@ def test_a_dialogue_that_cannot_be_spoken_is_not_sent(server):
     assert not server.asked
 
 
-def test_a_break_of_ssml_is_sent_as_a_tag(server):
-    elevenlabs.speak('Wait <break time="1s"/> here.', KEY, api=server.url)
+def test_a_break_of_ssml_is_sent_as_a_tag_and_other_elements_are_named(server, caplog):
+    elevenlabs.speak('Wait <break time="1s"/> <emphasis>here</emphasis>.', KEY, api=server.url)
     assert server.asked[0][2]["text"] == "Wait [pause] here."
+    assert caplog.messages == ["left out, ElevenLabs reads no SSML here: <emphasis> </emphasis>"]

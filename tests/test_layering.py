@@ -27,9 +27,10 @@ BELOW = {
     "model": {"errors"},
     "inference": {"audio", "model", "confidence", "transcript", "words", "results", "exports", "tags", "errors"},
     "bench": {"inference", "audio", "model", "speech", "metrics", "transcript", "tags", "errors"},
-    "serve": {"exports", "inference", "audio", "model", "transcript", "results", "tags", "errors"},
+    "serve": {"exports", "foreign_formats", "inference", "audio", "model", "transcript", "results", "tags", "errors"},
     "ui": {
         "exports",
+        "foreign_formats",
         "confidence",
         "inference",
         "audio",

@@ -142,6 +142,13 @@ def test_a_stream_grows_into_its_text(client, plain):
     assert done.usage.output_tokens > 0
 
 
+def test_the_last_event_of_a_stream_holds_what_verbose_json_adds(client):
+    asked = {"response_format": "verbose_json", "timestamp_granularities": ["word"], "stream": True}
+    *deltas, done = client.audio.transcriptions.create(file=LONG, **FORM, **asked)
+    assert "".join(event.delta for event in deltas) == done.text != ""
+    assert done.words and done.duration == pytest.approx(23.0) and not hasattr(done, "segments")
+
+
 def test_openai_asynchronous_and_raw(url, clip):
     async def ask() -> tuple[str, list, httpx.Headers]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:

@@ -103,7 +103,20 @@ def test_any_text_is_escaped(text):
 def test_markup_in_a_transcript_is_escaped_in_every_part_of_its_column(text):
     scores = dict.fromkeys((metric.name for metric in metrics.METRICS), text)
     card = view.draw_column(column(transcript(text), stem=view.file_stem(text)), scores=scores)
-    allowed = {"article", "header", "h2", "div", "footer", "button", "a", "dl", "dt", "dd"} | ELEMENTS
+    allowed = {
+        "article",
+        "header",
+        "h2",
+        "div",
+        "footer",
+        "button",
+        "a",
+        "details",
+        "summary",
+        "dl",
+        "dt",
+        "dd",
+    } | ELEMENTS
     page = Page(card)
     assert {name for name, _ in page.elements} <= allowed
     assert not [key for _, attributes in page.elements for key in attributes if key.startswith("on")]
@@ -255,6 +268,19 @@ def test_texts_are_exported_as_shown_and_json_with_everything():
     assert whole["text"] == text
     assert [tag["probability"] for tag in whole["tags"]] == [0.9, 0.9]
     assert Page(html).of_class("ev-copy")[0]["data-copy"] == "[sad] I told you."
+
+
+def test_a_text_is_copied_for_other_systems_and_what_they_lack_is_named():
+    text = "[excited] I TOLD you & <him>. [laughs]"
+    html = view.draw_column(column(transcript(text)), Filter(frozenset({"emotion", "non-verbal"})))
+    first, *others = [button for button in Page(html).named("button") if "data-copy" in button]
+    assert first["data-copy"] == text
+    assert [button["data-copy"] for button in others] == [
+        "[emotion=happy][pace=fast] I TOLD you & <him>.",
+        '<speak><prosody rate="fast" pitch="high">I <emphasis>told</emphasis> you &amp; &lt;him&gt;.</prosody></speak>',
+        "I told you & <him>.",
+    ]
+    assert [button["data-copied"] for button in others] == ["Copied without [laughs]"] * 2 + ["Copied"]
 
 
 def test_an_empty_text_has_no_copy_and_no_speak_button():

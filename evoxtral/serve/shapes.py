@@ -59,7 +59,9 @@ class Answer:
             told.append(events.event(delta))
         if transcript.done:
             shown = self.streamed(transcript)
-            done = {"type": "transcript.text.done", "text": shown.text, "usage": self._usage(transcript)}
+            # What verbose_json adds is in the last event: litellm asks for it where nothing is asked for.
+            more = self._verbose(transcript, shown) if self.asked.format == "verbose_json" else {}
+            done = more | {"type": "transcript.text.done", "text": shown.text, "usage": self._usage(transcript)}
             if self.asked.logprobs:
                 done["logprobs"] = events.logprobs([token for cue in shown.spoken_cues() for token in cue.tokens])
             told.append(events.event(done))

@@ -15,6 +15,7 @@ from evoxtral.inference.sampling import Decoding
 from evoxtral.serve.refusals import Refusal
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+STREAMED = ("json", "text", "verbose_json")  # subtitles are no stream of text
 GRANULARITIES = ("segment", "word")
 PLAIN = ":plain"  # after the name of a model: words alone
 PREFIX = "evoxtral"  # the last variant; with a dash and a variant's name, that variant
@@ -72,7 +73,7 @@ def read(form: FormData, models: Mapping[str, str]) -> Asked:
     plain_name, variant = _model(form, models)
     tags = _flag(form, "tags", True)
     stream, shape = _flag(form, "stream", False), _one_of(form, "response_format", FORMATS, "json")
-    if stream and shape not in ("json", "text"):
+    if stream and shape not in STREAMED:
         raise Refusal(400, f"A stream holds text: leave stream out for {shape}.", "response_format", "invalid_value")
     granularities = _several(form, "timestamp_granularities", GRANULARITIES)
     if granularities and not mistral and shape != "verbose_json":

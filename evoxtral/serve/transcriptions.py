@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import Response
 
 from evoxtral.errors import AudioError, EvoxtralError
-from evoxtral.exports import content
+from evoxtral.exports import content, in_dialect
+from evoxtral.foreign_formats import DIALECTS
 from evoxtral.results import FileResult
 from evoxtral.serve import events
 from evoxtral.serve.service import Service, Task
@@ -19,6 +21,8 @@ MEDIA_TYPES = {
     "txt": "text/plain", "prompt": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt",
 }  # fmt: skip
 CLIENT_LEFT = 499  # nobody reads it; the log does
+LEFT_OUT = "x-left-out"  # header: the tags that a dialect has no counterpart for, percent-encoded
+Dialect = StrEnum("Dialect", {dialect: dialect for dialect in DIALECTS})
 Format = StrEnum("Format", {form: form for form in ("json", *MEDIA_TYPES)})
 
 _RESULT = {
@@ -74,12 +78,17 @@ def router(service: Service) -> APIRouter:
         variant: Asked = default,
         language: Language = "en",
         format: Annotated[Format, Form(description="Anything but `json` is the text of one variant.")] = Format.json,
+        dialect: Annotated[
+            Dialect | None, Form(description="Tags as this text-to-speech system wants them; with `format` txt.")
+        ] = None,
         track: Track = None,
         channels: Channels = "mix",
     ) -> FileResult | list[FileResult]:
         """Transcribe one recording, or several, whose results are a list."""
         if format != "json" and (len(file) > 1 or variant == "all" and len(service.variants) > 1):
             raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
+        if dialect and format != "txt":
+            raise EvoxtralError("A dialect is of plain text: ask for format txt, or leave dialect out.")
         results = []
         for upload in file:
             try:
@@ -91,8 +100,11 @@ def router(service: Service) -> APIRouter:
                 return Response(status_code=CLIENT_LEFT)
             if format != "json":
                 (transcript,) = transcripts.values()
-                text = content(transcript, format.value)
-                return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8")
+                text, headers = content(transcript, format.value), {}
+                if dialect:
+                    written = in_dialect(transcript, dialect.value)
+                    text, headers = written.text, {LEFT_OUT: quote(" ".join(written.lost))}
+                return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8", headers=headers)
             results.append(FileResult.of(upload.filename or "", service.model, transcripts))
         return results if len(file) > 1 else results[0]
 

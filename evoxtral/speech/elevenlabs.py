@@ -3,6 +3,7 @@
 The key is sent in the header of one request and is not stored; no message, log or exception contains it.
 """
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ FORMAT = "mp3_44100_128"  # the one every plan has
 VOICES = {"George": "JBFqnCBsd6RMkjVDRZzb", "Sarah": "EXAVITQu4vr4xnSDxMaL", "Roger": "CwhRBWXzGAHq8TQ4Fs17"}
 DEFAULT_VOICE = VOICES["George"]
 TIMEOUT = httpx.Timeout(120.0, connect=10.0)  # s; a long script takes them a minute
+
+log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"[!-~]{1,200}")  # what a header can carry
 _VOICE = re.compile(r"[A-Za-z0-9]{1,64}")
@@ -115,7 +118,9 @@ def turns_of(script: str, voices: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _checked_text(text: str) -> str:
     """The text with SSML's breaks as tags: these models read no SSML."""
-    text, _ = foreign_formats.without_markup(text)
+    text, markup = foreign_formats.without_markup(text)
+    if markup:
+        log.warning("left out, ElevenLabs reads no SSML here: %s", " ".join(markup))
     if not text.strip():
         raise SpeechError("There is nothing to speak: write some words, or a tag such as [laughs].")
     return text

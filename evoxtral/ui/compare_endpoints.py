@@ -8,6 +8,7 @@ from evoxtral import audio, metrics
 from evoxtral.audio import listing
 from evoxtral.errors import EvoxtralError
 from evoxtral.exports import content
+from evoxtral.foreign_formats import DIALECTS
 from evoxtral.transcript import FORMATS, VariantResult
 from evoxtral.ui import view
 from evoxtral.ui.decoder import QUEUEING, Decoder
@@ -78,6 +79,7 @@ class CompareEndpoints:
         format: str = "srt",
         track: str = "",
         channels: str = "mix",
+        dialect: str = "",
     ) -> str:
         """Transcribe a clip with one variant of the model, into a file's content.
 
@@ -88,14 +90,19 @@ class CompareEndpoints:
             format: srt or vtt for subtitles, txt, json, or prompt for the tagged text in parts for ElevenLabs v3.
             track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
             channels: "mix", the number of one, or "each": then the cues name theirs.
+            dialect: elevenlabs, mistral, plain or ssml: tags as that text-to-speech system wants them, for txt alone.
 
         Returns:
             The content of a file of that format.
         """
         if format not in FORMATS:
             raise EvoxtralError(f"{format!r} is no format: choose one of {', '.join(FORMATS)}.")
+        if dialect and (format != "txt" or dialect not in DIALECTS):
+            raise EvoxtralError(f"A dialect is one of {', '.join(DIALECTS)}, and of the format txt.")
         variant = variant or self.model.engine().variants[-1]
-        return content(self.decoder.last(audio, language, (variant,), f"{track}/{channels}")[variant], format)
+        return content(
+            self.decoder.last(audio, language, (variant,), f"{track}/{channels}")[variant], format, dialect or None
+        )
 
 
 def tracks(audio: str) -> list:

@@ -7,7 +7,7 @@ document.addEventListener("click", async event => {
     const label = copy.dataset.label ??= copy.textContent;
     // Browsers give a clipboard only to pages from https or localhost.
     const copied = await navigator.clipboard?.writeText(copy.dataset.copy).then(() => true, () => false);
-    copy.textContent = copied ? "Copied" : "The browser forbids it";
+    copy.textContent = copied ? copy.dataset.copied ?? "Copied" : "The browser forbids it";
     setTimeout(() => { copy.textContent = label; }, 1500);
   } else if (insert) {
     const script = document.querySelector("#script textarea");

@@ -11,7 +11,7 @@ import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
-from evoxtral import audio, speech, tags
+from evoxtral import audio, foreign_formats, speech, tags
 from evoxtral.errors import EvoxtralError, SpeechError
 from evoxtral.speech import Speech, Timed, elevenlabs, performer
 from evoxtral.ui import status_line, theme, wording
@@ -169,7 +169,9 @@ def speak_with_elevenlabs(script: str, key: str, voice: str, api: str = elevenla
     with tempfile.TemporaryDirectory() as folder:  # Gradio takes its own copy while we wait at the yield
         clip = Path(folder) / "elevenlabs.mp3"
         clip.write_bytes(recording)
-        yield status_line.status("Spoken by ElevenLabs v3."), str(clip), told, script
+        _, markup = foreign_formats.without_markup(script)
+        left = f" Left out, it reads no SSML: {_listed(markup)}." if markup else ""
+        yield status_line.status(f"Spoken by ElevenLabs v3.{left}"), str(clip), told, script
 
 
 def playable(spoken: Speech) -> tuple[int, np.ndarray]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from evoxtral import metrics, tags
+from evoxtral import foreign_formats, metrics, tags
 from evoxtral.transcript import Cue, Token, Transcript
 from evoxtral.ui.diff import Marks, mark_against_reference, mark_differences
 from evoxtral.ui.markup import NO_MARKS, missing, tagged_text
@@ -152,6 +152,14 @@ HINTS = {
 }
 
 
+# The name of another dialect than ElevenLabs' own → the dialect, and what it is.
+COPIES = {
+    "Mistral": ("mistral", "As Mistral's speech API has it: [emotion=happy]"),
+    "SSML": ("ssml", "As SSML 1.1 has it: <prosody>, <break/>, <emphasis>"),
+    "plain": ("plain", "The words alone"),
+}
+
+
 def exports(transcript: Transcript, tag_filter: Filter = EVERYTHING) -> dict[str, str]:
     """Kind of file → content: TXT, SRT and VTT hold what is shown; JSON holds every tag with its probability."""
     visible = tag_filter.apply(transcript)
@@ -171,10 +179,28 @@ def _exports(transcript: Transcript, tag_filter: Filter, stem: str) -> Markup:
     copy = Markup('<button type="button" class="ev-copy" data-copy="{}" title="{}">Copy for v3</button>').format(
         files["txt"], "Copy the tagged text as shown: it is ready for an ElevenLabs v3 prompt"
     )
+    for_others = Markup('<details class="ev-more"><summary title="{}">Copy for …</summary>{}</details>').format(
+        "The tags as another text-to-speech system wants them", _copies(files["txt"])
+    )
     again = Markup('<button type="button" data-speak="{}" title="{}">Speak it</button>').format(
         files["txt"], "Take this text to the Speak tab and hear it"
     )
-    return Markup('<p class="ev-exports">{}{}{}</p>').format(copy, links, again)
+    return Markup('<div class="ev-exports">{}{}{}{}</div>').format(copy, for_others, links, again)
+
+
+def _copies(text: str) -> Markup:
+    """A button for each other dialect; what that has no counterpart for is named before and after."""
+    return Markup("").join(
+        Markup('<button type="button" data-copy="{}" data-copied="{}" title="{}">{}</button>').format(
+            written.text,
+            f"Copied without {lost}" if lost else "Copied",
+            f"{about}{f'; without {lost}' if lost else ''}",
+            name,
+        )
+        for name, (dialect, about) in COPIES.items()
+        for written in [foreign_formats.write(text, dialect)]
+        for lost in [" ".join(written.lost) if dialect != "plain" else ""]
+    )
 
 
 def _score(metric: metrics.Metric, value: str) -> Markup:
