@@ -132,8 +132,8 @@ def test_a_shorter_window_takes_fewer_audio_tokens_and_nothing_else_of_the_promp
     assert [i for i in ids if i != own.audio_id] == [i for i in fewer if i != own.audio_id]
     assert shorter.window_seconds == pytest.approx(tokens * 0.08)
     waveform = tone(shorter.window_seconds)
-    frames = shorter.window_frames
-    torch.testing.assert_close(shorter.log_mel([waveform])[..., : frames - 4], own.log_mel([waveform])[..., : frames - 4])
+    frames = shorter.window_frames - 4  # the last ones see what comes after
+    torch.testing.assert_close(shorter.log_mel([waveform])[..., :frames], own.log_mel([waveform])[..., :frames])
 
 
 @pytest.mark.parametrize("asked", [0.5, 10.1, float("nan")])
