@@ -71,6 +71,15 @@ def test_noise_tones_and_music_are_not_sent(kind, level):
     assert not audio.is_silent(waveform.astype(np.float32), any_sound=True)
 
 
+def test_rumble_that_swells_is_not_sent():
+    """Wind and traffic: brown noise. Seconds of it rise and move as a sigh does."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        swell = np.interp(np.arange(20 * SAMPLE_RATE), np.linspace(0, 20 * SAMPLE_RATE, 8), rng.uniform(0.05, 1, 8))
+        noise = swell * acoustics.coloured(rng.standard_normal(20 * SAMPLE_RATE), 2.0)
+        assert seconds(effects.peak(noise, 0.5)) == 0
+
+
 def test_speech_is_found_in_noise_and_the_noise_before_it_is_not_sent():
     rng = np.random.default_rng(0)
     spoken = speak("The train to the old harbour leaves at nine in the morning.")

@@ -29,6 +29,7 @@ AROUND_SPEECH = 2 * FRAMES_PER_SECOND  # frames around speech in which every sou
 MIN_VOCAL, MAX_VOCAL = round(0.16 * FRAMES_PER_SECOND), 6 * FRAMES_PER_SECOND  # frames of sounds without words
 MIN_MOVEMENT = 1.0  # dB, deviation of such a sound's level; tones and machines have less
 STANDS_OUT = 12.0  # dB of such a sound's loudest tenth of a second above the second before it, and after it
+MIN_VOICE = 0.37  # of a sound's power above 60 Hz, what a vocal one has at least above 200 Hz; rumble has up to 0.32
 SMOOTH = 7  # frames (0.1 s) over which a level is averaged: two tones beat faster
 CROWD_BLOCK = 8 * FRAMES_PER_SECOND  # frames that are judged together to be a crowd or not
 MIN_CROWD = 4 * FRAMES_PER_SECOND  # frames; shorter stretches are never taken for a crowd
@@ -194,7 +195,11 @@ def _sounds(waveform: np.ndarray, power: np.ndarray, any_sound: bool) -> np.ndar
         start, end = int(group[0, 0]), int(group[-1, 1])
         vocal = end - start <= MAX_VOCAL and not around[start:end].any() and _stands_out(smooth, start, end)
         for first, last in group.tolist():
-            kept[first:last] = _may_be_vocal(smooth[first:last]) if vocal else around[first:last]
+            if vocal:
+                own = waveform[first * FRAME : last * FRAME]
+                kept[first:last] = _may_be_vocal(smooth[first:last]) and not _is_rumble(own)
+            else:
+                kept[first:last] = around[first:last]
     return _joined(kept)
 
 
@@ -261,3 +266,11 @@ def _may_be_vocal(level: np.ndarray) -> bool:
     loudness moves as a breath's does. Tones of telephones and machines are steady."""
     edge = len(level) // 8
     return len(level) >= MIN_VOCAL and float(np.std(level[edge : len(level) - edge])) >= MIN_MOVEMENT
+
+
+def _is_rumble(waveform: np.ndarray) -> bool:
+    """Whether a sound (T,) lies as low as wind, traffic or a handled microphone do."""
+    power = np.abs(np.fft.rfft(waveform)) ** 2
+    bins = len(waveform) / SAMPLE_RATE  # of one Hz
+    low, high = round(60 * bins), round(200 * bins)
+    return bool(power[high:].sum() < MIN_VOICE * power[low:].sum())
