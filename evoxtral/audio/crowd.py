@@ -7,8 +7,8 @@ the movement away, too, but not the pitch; a whisper has no pitch, but moves. So
 Measured with the embedded voice and three natural ones (median of the seconds' movement, pitch): clean 0.5 to 0.73 and
 0.93 to 0.98; in noise as loud as the speech 0.13 to 0.27 and 0.63 to 0.91; a whisper in noise 5 dB below it 0.22 and
 0.62 to 0.84; ten voices at once 0.28 to 0.31 and 0.65; twenty 0.21 and 0.48 to 0.55.
-Of 48 stretches of 8 s none was taken for a crowd when clean, in a room of 0.7 s, or with white, pink or a fan's noise or
-babble 5 dB below them; 8 with a fan as loud as they.
+Of 48 stretches of 8 s none was taken for a crowd when clean, in a room of 0.7 s, or with white or pink noise, a fan or
+babble 5 dB below them; 8 were with a fan as loud as they.
 """
 
 import numpy as np
