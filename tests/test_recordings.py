@@ -145,6 +145,13 @@ def test_a_channel_without_speech_is_left_out(kind, side, keys):
     assert recording.notes == (f"the {('right', 'left')[side]} channel is left out: it carries no speech",)
 
 
+def test_several_channels_without_speech_are_one_sentence(keys):
+    samples = np.zeros((len(keys), 8), np.float32)
+    samples[:, 2] = keys  # the centre of 7.1
+    recording = audio.read((SAMPLE_RATE, samples))
+    assert recording.notes == ("channels 1, 2, 4, 5, 6, 7 and 8 are left out: they carry no speech",)
+
+
 def test_a_channel_of_inverted_polarity_does_not_cancel_the_other(keys):
     recording = audio.read((SAMPLE_RATE, np.stack([keys, -0.8 * keys], axis=1)))
     assert lag_and_likeness(recording.waveform, keys)[1] > 0.99

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from evoxtral.audio.tracks import SAMPLE_RATE, Track
+from evoxtral.audio.tracks import NAMES, SAMPLE_RATE, Track
 
 FRAME = 250  # samples, 1/64 s
 SYLLABLES = slice(2, 9)  # bins of a second's envelope: 2 to 8 Hz
@@ -52,9 +52,7 @@ def mix(track: Track) -> tuple[np.ndarray, list[str]]:
     scores, correlations, offsets = measured(track)
     counts = scores >= SHARE * scores.max() if scores.max() >= MIN_SPEECH else np.ones(len(scores), bool)
     weights = counts * np.where(correlations < INVERTED, -1.0, 1.0) / counts.sum()
-    notes = []
-    for i in np.flatnonzero(~counts):
-        notes.append(f"the {_named(track, i)} is left out: it carries no speech")
+    notes = _left_out([_named(track, i) for i in np.flatnonzero(~counts)])
     apart = np.flatnonzero(counts & (scores >= MIN_SPEECH) & (np.abs(correlations) < SAME_VOICE))
     if len(apart) and at_once(track.pieces, [int(np.argmax(np.abs(correlations))), *apart]) >= MIN_AT_ONCE:
         notes.append("channels are mixed in which people speak at once; each can be had by itself")
@@ -88,9 +86,19 @@ def _weighed(track: Track, weights: np.ndarray, offsets: np.ndarray, keep: bool 
     return waveform
 
 
+def _left_out(names: Sequence[str]) -> list[str]:
+    """A sentence on the channels of these names; none where there are none."""
+    if not names:
+        return []
+    if len(names) == 1:
+        return [f"{names[0]} is left out: it carries no speech"]
+    listed = ", ".join(name.removeprefix("channel ") for name in names[:-1])
+    return [f"channels {listed} and {names[-1].removeprefix('channel ')} are left out: they carry no speech"]
+
+
 def _named(track: Track, i: int) -> str:
     name = track.channel_names[i] if i < len(track.channel_names) else f"channel {i + 1}"
-    return f"{name} channel" if name in ("left", "right") else name
+    return f"the {name} channel" if name in NAMES else name
 
 
 def widened(piece: np.ndarray, channels: int) -> np.ndarray:
