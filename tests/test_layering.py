@@ -73,6 +73,7 @@ LIGHT_MODULES = {
     "evoxtral.metrics": HEAVY,
     "evoxtral.audio": HEAVY,
     "evoxtral.speech": HEAVY,
+    "evoxtral.ui.page": {"torch", "transformers", "peft"},  # the page is served while they are imported
 }
 
 

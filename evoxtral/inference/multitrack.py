@@ -3,22 +3,25 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from evoxtral import audio
-from evoxtral.inference.engine import Engine
-from evoxtral.inference.sampling import Decoding
 from evoxtral.transcript import Transcript
+
+if TYPE_CHECKING:  # the page joins transcripts before PyTorch is imported
+    from evoxtral.inference.engine import Engine
+    from evoxtral.inference.sampling import Decoding
 
 
 def stream(
-    engine: Engine,
+    engine: "Engine",
     source: audio.Source,
     variants: Sequence[str] | None = None,
     language: str | None = "en",
     max_seconds: float = audio.MAX_SECONDS,
     track: audio.Choice = None,
     channels: audio.Channels = "mix",
-    decoding: Decoding | None = None,
+    decoding: "Decoding | None" = None,
 ) -> Iterator[dict[str, Transcript]]:
     """Partial transcripts of a recording, or of one track or channel of it. Where each is asked for, one final
     transcript, whose cues name theirs."""
@@ -35,7 +38,7 @@ def stream(
 
 
 def transcribe(
-    engine: Engine,
+    engine: "Engine",
     source: audio.Source,
     variants: Sequence[str] | None = None,
     language: str | None = "en",
@@ -43,7 +46,7 @@ def transcribe(
     track: audio.Choice = None,
     channels: audio.Channels = "mix",
     strict: bool = False,
-    decoding: Decoding | None = None,
+    decoding: "Decoding | None" = None,
 ) -> Iterator[dict[str, Transcript]]:
     """The transcripts of a recording; of each track where `track` is "each". See `audio.recordings`.
 
