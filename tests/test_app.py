@@ -118,7 +118,7 @@ def test_every_endpoint_parameter_and_result_is_described_and_typed(client):
     assert parameters == {
         "/compare": ["audio", "language", "track", "channels"],
         "/transcribe": ["audio", "variant", "language", "track", "channels"],
-        "/export": ["audio", "variant", "language", "format", "track", "channels"],
+        "/export": ["audio", "variant", "language", "format", "track", "channels", "dialect"],
         "/tracks": ["audio"],
         "/score": ["prediction", "reference"],
         "/speak": ["script", "voice", "seed"],
