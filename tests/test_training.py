@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from multiprocessing.context import BaseContext
@@ -15,6 +17,7 @@ import torch
 import workers
 from conftest import RECIPE
 from rapidfuzz.distance import Levenshtein
+from safetensors.torch import load_file
 from torch import nn
 from waiting import wait_until
 
@@ -583,3 +586,93 @@ def test_the_pipeline_from_nothing_to_a_table(finished, capsys):
     assert run.main([*arguments(finished), "--stages", ",".join(run.STAGES)]) == 0
     assert (folder / "results.json").stat().st_mtime_ns == written
     assert "| WER |" in capsys.readouterr().out
+
+
+# --- several processes of a launcher
+
+
+@pytest.fixture(scope="module")
+def longer(finished, tmp_path_factory) -> Path:
+    """The base and clips of `finished` under a recipe of twelve steps, and the adapter that one process makes."""
+    folder = tmp_path_factory.mktemp("launched")
+    text = SMALL.format(base="tiny").replace("epochs = 1\nmicro_batch = 8", "epochs = 4\nbatch = 4\nmicro_batch = 2")
+    (folder / "small.toml").write_text(text)
+    for name in ("alone", "together", "killed"):
+        for part in ("base", "data"):
+            shutil.copytree(finished / "runs" / "small" / part, folder / "start" / name / part)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "cores", lambda: 1)
+        patch.setenv(loop.PRECISION, "float32")
+        assert run.main(of_launched(folder, "alone")) == 0
+    return folder
+
+
+def of_launched(folder: Path, name: str) -> list[str]:
+    """The arguments of a run that has only SFT to do."""
+    settings = recipe.load(str(folder / "small.toml"))
+    if not (folder / "runs" / name).exists():
+        run.Run(folder / "runs" / name, settings).claim()
+        for part in ("base", "data"):
+            (folder / "start" / name / part).rename(folder / "runs" / name / part)
+    return [*arguments(folder), "--name", name, "--stages", "sft"]
+
+
+def start_together(preloaded, folder: Path, name: str) -> list:
+    """Two processes that train one adapter."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, started = of_launched(folder, name), []
+    for rank in range(2):
+        output = folder / f"{name}-{rank}.txt"
+        started.append(preloaded.Process(target=workers.launched, args=(command, output, rank, 2, port)))
+        started[-1].start()
+    return started
+
+
+def adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / "runs" / name / "sft" / "adapter_model.safetensors")
+
+
+def test_the_gradient_of_a_step_is_that_of_any_number_of_processes(checkpoint, prompt, clips, monkeypatch):
+    """With dropout, noise and clips varied, to rounding: each micro-batch draws its own random numbers."""
+    config = sft.SftConfig(batch=4, micro_batch=1, vary=True, cropped=0.5)
+    tuned = sft.adapted(Path(checkpoint.base), RECIPE, Path(checkpoint.adapters["sft"]), torch.device("cpu"))
+    tuned.train()
+    task = sft.Finetuning(tuned, prompt, clips, [clip.text for clip in clips.clips], config)
+    found = {}
+    for processes in (1, 2, 3):
+        tuned.zero_grad()
+        for rank in range(processes):
+            monkeypatch.setattr(loop, "world", lambda rank=rank, processes=processes: (rank, processes))
+            assert len(task._parts(0)) == task.micro_batches(0)
+            for parts in task.losses(0):
+                (parts["loss"] / processes).backward()
+        found[processes] = torch.cat([p.grad.flatten() for p in tuned.parameters() if p.requires_grad])
+    assert found[1].norm() > 0
+    for processes in (2, 3):
+        torch.testing.assert_close(found[processes], found[1], rtol=1e-3, atol=1e-5 * float(found[1].abs().max()))
+
+
+def test_two_processes_train_what_one_does_and_go_on_exactly_after_a_kill(longer, preloaded):
+    """With DDP, up to rounding; and a run whose processes were killed ends as one whose were not, to the bit."""
+    killed = longer / "runs" / "killed"
+    processes = start_together(preloaded, longer, "together")
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0], (longer / "together-1.txt").read_text()
+    alone, shared = adapter(longer, "alone"), adapter(longer, "together")
+    squares = [((shared[k].float() - v.float()).square().sum(), v.float().square().sum()) for k, v in alone.items()]
+    difference, whole = (sum(column) for column in zip(*squares, strict=True))
+    assert difference < 1e-4 * whole  # AdamW divides by the gradient: where that is nearly 0, rounding shows
+    processes = start_together(preloaded, longer, "killed")
+    wait_until(lambda: (killed / "sft.state.pt").exists() or not all(p.is_alive() for p in processes))
+    for process in processes:
+        process.kill()
+        process.join()
+    assert (killed / "sft.state.pt").exists(), (longer / "killed-0.txt").read_text()
+    processes = start_together(preloaded, longer, "killed")
+    for process in processes:
+        process.join()
+    resumed = adapter(longer, "killed")
+    assert resumed.keys() == shared.keys() and all(torch.equal(resumed[name], shared[name]) for name in shared)

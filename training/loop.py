@@ -4,6 +4,8 @@ A step depends on nothing but its number: batches and random numbers are drawn f
 was killed and resumed ends like one that was not.
 """
 
+import contextlib
+import datetime
 import json
 import logging
 import math
@@ -12,7 +14,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -27,7 +29,9 @@ from evoxtral.errors import EvoxtralError
 log = logging.getLogger(__name__)
 
 SAVE_EVERY = 180.0  # s between two saves of a state: what an interruption can cost
+PATIENCE = datetime.timedelta(days=7)  # that launched processes wait while the first one makes clips
 MISTAKE = "mistake.txt"  # messages of a worker for the user
+DDP = "EVOXTRAL_TRAINING_DDP"  # in the environment: "1" has CPUs use it, too
 PRECISION = "EVOXTRAL_TRAINING_PRECISION"  # in the environment, which the processes of `parallel` share
 
 
@@ -57,14 +61,14 @@ def cores() -> int:
 
 
 def parallel(work: Callable[..., None], *args, processes: int | None = None, **more) -> None:
-    """Run `work(*args, **more)` in several processes that share each step: by default one per core, or one for a
-    CUDA device.
+    """Run `work(*args, **more)` in the processes that a launcher started, or else in several that share each step: by
+    default one per core, or one for a CUDA device.
 
     On a CPU with few cores this beats threads: no operator waits for another thread at its end. The work itself must be
     importable and picklable. One process: it runs right here.
     """
     processes = processes or (1 if torch.cuda.is_available() else cores())
-    if processes == 1:
+    if processes == 1 or launched():
         work(*args, **more)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -74,6 +78,51 @@ def parallel(work: Callable[..., None], *args, processes: int | None = None, **m
             if (mistake := Path(folder, MISTAKE)).exists():
                 raise EvoxtralError(mistake.read_text(encoding="utf-8")) from None
             raise
+
+
+def launched() -> bool:
+    """Whether `accelerate launch` or `torchrun` started this process as one of several, perhaps on several machines."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join_launched() -> None:
+    """Meet the other processes of a launcher, if there are any."""
+    if launched():
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def leave_launched() -> None:
+    """The end of what `join_launched` began."""
+    if launched() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """Where this process trains: its own CUDA device if there are any."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if launched() else 0)
+
+
+@contextlib.contextmanager
+def first_then_others() -> Iterator[None]:
+    """The first of launched processes runs the block, then the others do: what it wrote is there for them."""
+    waits = dist.is_initialized() and world()[0] > 0
+    if waits:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and not waits:
+        dist.barrier()
+
+
+def first_only(work: Callable[[], None]) -> None:
+    """Run `work` in the first process; the others wait for its end."""
+    if world()[0] == 0:
+        work()
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def end_with_parent() -> None:
@@ -148,12 +197,14 @@ def fit(
     evaluate: Callable[[int], dict[str, float]] | None = None,
     evaluate_every: int = 0,
     clips: int = 0,
+    micro_batches: Callable[[int], int] = lambda step: 1,
 ) -> None:
     """Train the parameters that `optimizers` hold.
 
     losses: step -> micro-batches of named, weighted losses; the sum of all is minimised.
     modules: their trainable parameters are saved to and resumed from `folder/NAME.state.pt`.
     clip: gradient norm. evaluate: called every `evaluate_every` steps. clips: of a step, for the log.
+    micro_batches: step -> how many of them `losses` gives this process.
     The log goes to `folder/NAME.log.jsonl`, a line every 20 steps.
     """
     from tqdm import tqdm
@@ -163,6 +214,7 @@ def fit(
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     first = _resume(state, modules, optimizers) if state.exists() else 0
     rank, processes = world()
+    shared = _Shared.of(modules, clips)
     first_process = rank == 0
     if first_process:
         whole_chunks(history, 1)  # without the half of a line that a kill left
@@ -171,16 +223,17 @@ def fit(
         total=schedule.steps, initial=first, desc=name, unit="step", smoothing=0.05, disable=not first_process
     ) as bar:
         for step in range(first, schedule.steps):
-            torch.manual_seed((seed * 1_000_003 + step) * processes + rank)
+            torch.manual_seed((seed * 1_000_003 + step) * processes + rank)  # a task may seed each micro-batch
             factor = schedule.factor(step)
             _set_rates(optimizers, peaks, factor)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            for parts in losses(step):
+            for parts in shared.each(losses(step), micro_batches(step)):
                 sum(parts.values()).backward()
                 for key, value in parts.items():
                     sums[key] = sums.get(key, 0.0) + value.item()
-            _average(parameters)
+            if not shared.reduces:
+                _average(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, clip)
             norms += norm.item()
             if torch.isfinite(norm):  # one bad batch must not cost the run
@@ -242,6 +295,48 @@ def whole_chunks(path: Path, size: int) -> list[dict]:
 def world() -> tuple[int, int]:
     """(rank, processes) of a data-parallel run; (0, 1) of an ordinary one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+class _Through(nn.Module):
+    """A module whose forward pass is whatever it is given: DDP has to see each pass begin."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        return compute()
+
+
+class _Shared:
+    """Gradients over processes: DDP of `accelerate` on CUDA, where it sends while it computes; `_average` on CPUs."""
+
+    def __init__(self, wrapped: nn.Module | None = None) -> None:
+        self.wrapped, self.reduces = wrapped, wrapped is not None
+
+    @classmethod
+    def of(cls, modules: Sequence[nn.Module], uniform: int) -> "_Shared":
+        """uniform: not 0 if every step uses every parameter."""
+        if world()[1] == 1 or len(modules) > 1 or not uniform or not _ddp_is_wanted():
+            return cls()
+        from accelerate import Accelerator
+
+        return cls(Accelerator(cpu=not torch.cuda.is_available()).prepare_model(_Through(modules[0])))
+
+    def each(self, losses: Iterable[dict[str, Tensor]], count: int) -> Iterator[dict[str, Tensor]]:
+        """The losses of a step, each computed where DDP sees it; gradients are exchanged after the last only."""
+        if self.wrapped is None:
+            yield from losses
+            return
+        found = iter(losses)
+        for k in range(count):
+            with self.wrapped.no_sync() if k < count - 1 else contextlib.nullcontext():
+                yield self.wrapped(lambda: next(found))
+
+
+def _ddp_is_wanted() -> bool:
+    """Always on CUDA; on a CPU, where one message at the end is cheaper (docs/speed.md), if the environment asks."""
+    return torch.cuda.is_available() or os.environ.get(DDP) == "1"
 
 
 def _average(parameters: Sequence[Tensor]) -> None:

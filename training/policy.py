@@ -101,17 +101,14 @@ class PolicyTuning(Finetuning):
         return objectives.log_probability(logits, batch.labels, model.IGNORE)
 
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
-        rank, processes = loop.world()
-        batch = self._batch(step)
-        share = batch[rank::processes]
-        size = self.config.micro_batch
+        processes, batch = loop.world()[1], self._batch(step)
         lengths = [len(old) for old in self._old]
         pairs = self.learned.config.method == "pairs"
         total = len(batch) if pairs else sum(lengths[i] for i in batch)
-        for start in range(0, max(1, len(share)), size):
-            indices = share[start : start + size] or batch[:1]
+        for number, indices, counts in self._parts(step):
+            self._seeded(step, number)
             part = len(indices) if pairs else sum(lengths[i] for i in indices)
-            weight = processes * part / total if share else 0.0
+            weight = processes * part / total if counts else 0.0
             yield {"loss": (self._pair_loss(indices) if pairs else self._policy_loss(indices)) * weight}
 
     def _policy_loss(self, indices: list[int]) -> Tensor:

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +46,7 @@ log = logging.getLogger("training")
 
 STAGES = ("pretrain", "data", "sft", "raft", "bench")
 DEFAULT_STAGES = STAGES[1:]
+SHARED_STAGES = ("pretrain", "sft", "raft")  # of launched processes; the first one alone does the others
 SHOWN = 10  # predictions of a tracked run at each evaluation
 VOICED_STAGES = ("bank", *STAGES, "people")  # of a recipe with natural voices
 MORE = (
@@ -99,9 +101,10 @@ def run_pretrain(run: Run) -> None:
         if not (run.folder / "start").exists():
             raise RecipeError(f"{run.folder} already has a copied base: pretrain under another --name.")
         return
-    parts = [dataset.build(run.data, f"pretrain{k}", config) for k, config in enumerate(run.recipe.pretraining_data)]
-    clips, validation = Clips.joined(parts), dataset.build(run.data, "validation", run.recipe.validation)
-    pretrain.prepare(run.folder, clips, run.recipe.pretrain)
+    with loop.first_then_others():
+        parts = [dataset.build(run.data, f"pretrain{k}", part) for k, part in enumerate(run.recipe.pretraining_data)]
+        clips, validation = Clips.joined(parts), dataset.build(run.data, "validation", run.recipe.validation)
+        pretrain.prepare(run.folder, clips, run.recipe.pretrain)
     loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain, processes=loop.cores())
 
 
@@ -186,7 +189,8 @@ def run_raft(run: Run) -> None:
     if config.supervised >= len(clips):
         raise RecipeError(f"raft.supervised = {config.supervised} must be less than the {len(clips)} clips there are.")
     sampled = clips.first(len(clips) - config.supervised)
-    samples = raft.sample(_engine(run, "sft"), "sft", sampled, config, run.samples)
+    loop.first_only(lambda: raft.sample(_engine(run, "sft"), "sft", sampled, config, run.samples))
+    samples = raft.read(run.samples)
     make_task = sft.Finetuning
     if run.recipe.rl.method == "raft":
         learned, texts = raft.training_set(samples, clips, config.drop)
@@ -290,11 +294,15 @@ def run_stages(options: argparse.Namespace) -> None:
         options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks), options.budget
     )
     stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
-    run.claim()
-    with tracking.following(run.folder, tracks):
+    with loop.first_then_others():
+        run.claim()
+    with tracking.following(run.folder, tracks if loop.world()[0] == 0 else ()):
         for stage in stages:
             log.info("== %s", stage)
-            RUNNERS[stage](run)
+            if stage in SHARED_STAGES:
+                RUNNERS[stage](run)
+            else:
+                loop.first_only(partial(RUNNERS[stage], run))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -314,9 +322,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=0.0, help="dollars that may be spent at ElevenLabs (0)")
     tracking.add_option(parser)
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    loop.join_launched()
+    logging.basicConfig(level=logging.INFO if loop.world()[0] == 0 else logging.WARNING, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    return exit_code(lambda: run_stages(options), options.runs)
+    code = exit_code(lambda: run_stages(options), options.runs)
+    if code == 0:  # or else the others still wait, and the launcher ends them
+        loop.leave_launched()
+    return code
 
 
 if __name__ == "__main__":

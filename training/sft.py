@@ -72,15 +72,30 @@ class Finetuning:
 
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
         """Micro-batches of this process's share; their gradients add up to those of the whole batch."""
-        rank, processes = loop.world()
-        batch = self._batch(step)
+        processes, batch = loop.world()[1], self._batch(step)
         total = sum(len(self.collate.prompt.encode(self.texts[i])) + 1 for i in batch)  # tokens with a loss
-        share = batch[rank::processes] or batch[:1]  # a last batch may be smaller than the processes are many
-        weight = processes / total if batch[rank::processes] else 0.0
-        rng = np.random.default_rng((self.config.seed, step, rank))
-        for start in range(0, len(share), self.config.micro_batch):
-            loss, count = self._loss(share[start : start + self.config.micro_batch], rng)
-            yield {"loss": loss * count * weight}
+        for number, indices, counts in self._parts(step):
+            rng = self._seeded(step, number)
+            loss, count = self._loss(indices, rng)
+            yield {"loss": loss * count * (processes / total if counts else 0.0)}
+
+    def _parts(self, step: int) -> list[tuple[int, list[int], bool]]:
+        """This process's micro-batches: number in the batch, clips, whether they count. The batch is divided alike for
+        any number of processes, which take turns, unless they are more than there are micro-batches."""
+        (rank, processes), batch = loop.world(), self._batch(step)
+        size = min(self.config.micro_batch, max(1, self.config.batch // processes))
+        parts = [(k, batch[start : start + size], True) for k, start in enumerate(range(0, len(batch), size))]
+        # A last batch may have fewer than there are processes: one without takes part in the exchange of gradients.
+        return parts[rank::processes] or [(0, batch[:1], False)]
+
+    def micro_batches(self, step: int) -> int:
+        """How many micro-batches of a step this process has."""
+        return len(self._parts(step))
+
+    def _seeded(self, step: int, number: int) -> np.random.Generator:
+        """Random numbers of one micro-batch, PyTorch's as well: the same in whichever process it is computed."""
+        torch.manual_seed((self.config.seed * 1_000_003 + step) * 1_009 + number)
+        return np.random.default_rng((self.config.seed, step, number))
 
     def _loss(self, indices: list[int], rng: np.random.Generator | None = None) -> tuple[Tensor, int]:
         """Mean cross-entropy over the labelled tokens, and their number. rng: for what makes training harder."""
@@ -172,7 +187,7 @@ def train(
     start: an adapter to go on from; None for a new one.  make_task: the loss, for RL other than RAFT.  shown: how many
     validation clips are transcribed at each evaluation, into `folder/NAME.predictions.jsonl`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = loop.device()
     torch.manual_seed(config.seed)
     tuned = adapted(base, recipe, start, device)
     tuned.train()
@@ -192,6 +207,7 @@ def train(
         evaluate=partial(_evaluate, held, folder / f"{name}.predictions.jsonl", shown),
         evaluate_every=max(1, task.steps // 6),
         clips=config.batch,
+        micro_batches=task.micro_batches,
     )
     if loop.world()[0] == 0:
         with checkpoints.atomic_folder(folder / name) as out:
