@@ -76,17 +76,24 @@ def test_only_changes_are_sent_to_the_browser():
     assert history.updates([after], [after]) == []
 
 
-def test_half_an_hour_in_three_variants_fits_the_storage():
+def test_half_an_hour_in_three_variants_fits_the_storage_with_the_times_of_all_words():
+    def times(cue: int, token: int) -> tuple[float, float]:
+        return 30 * cue + 0.25 * token + 0.1, 30 * cue + 0.25 * token + 0.3  # with all the digits that sums have
+
     speech = transcript(*["[sighs] " + "Every word of it is written down here, and here. " * 9] * 60)
     long = Transcript(
         tuple(
-            replace(cue, tokens=tuple(Token(f"{i % 977:04}", 0.123456789012345) for i in range(120)))
-            for cue in speech.cues
+            replace(cue, tokens=tuple(Token(f"{i % 977:04}", 0.12345678, *times(k, i)) for i in range(120)))
+            for k, cue in enumerate(speech.cues)
         ),
         1800.0,
         60.0,
     )
-    assert len(json.dumps(browser(result(base=long, sft=long, rl=long)))) < history.MAX_CHARACTERS
+    stored = browser(result(base=long, sft=long, rl=long))
+    assert len(json.dumps(stored)) < history.MAX_CHARACTERS
+    (found,) = history.parse_stored(stored)
+    token = found.written["rl"].cues[59].tokens[119]
+    assert token == Token("0119", 0.1235, 1799.85, 1800.05)
 
 
 @pytest.mark.parametrize(

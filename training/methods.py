@@ -53,6 +53,7 @@ class Comparison:
     tests: int = 400
     seeds: int = 3
     samples: int = 4
+    methods: tuple[str, ...] = objectives.METHODS
     raft: RaftConfig = field(
         default_factory=lambda: RaftConfig(
             temperature=0.9,
@@ -82,7 +83,7 @@ def train(folder: Path, checkpoint: Checkpoint, clips: Clips, asked: Comparison,
     own = folder / f"seed{seed}"
     own.mkdir(exist_ok=True)
     base, start = hub.fetch(checkpoint.base), hub.fetch(checkpoint.adapters["sft"])
-    missing = [method for method in objectives.METHODS if not (own / method).is_dir()]
+    missing = [method for method in asked.methods if not (own / method).is_dir()]
     if missing:
         samples = raft.sample(Engine(checkpoint, device="cpu"), "sft", clips, config, own / "samples.jsonl")
     for method in missing:
@@ -97,7 +98,7 @@ def train(folder: Path, checkpoint: Checkpoint, clips: Clips, asked: Comparison,
         (own / f"{method}.texts").write_text(str(len(texts)), encoding="utf-8")
         log.info("seed %d, %s: %d texts", seed, method, len(texts))
         sft.train(own, method, base, LoraRecipe(), start, learned, texts, clips.first(8), config.sft, make_task)
-    return {f"{method}-{seed}": own / method for method in objectives.METHODS}
+    return {f"{method}-{seed}": own / method for method in asked.methods}
 
 
 def predict(folder: Path, checkpoint: Checkpoint, clips: Clips, adapters: Mapping[str, Path]) -> dict[str, list[str]]:
@@ -206,7 +207,7 @@ def compare(folder: Path, model: str, asked: Comparison) -> dict:
         raise RecipeError(f"{checkpoint.name} has no adapter sft, which is sampled.")
     folder.mkdir(parents=True, exist_ok=True)
     about = asdict(asked) | {"model": checkpoint.name, "weights": fingerprint(checkpoint)}
-    about.pop("seeds")
+    del about["seeds"], about["methods"]  # more of both can be added
     note = folder / "comparison.json"
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != about:
         raise RecipeError(f"{folder} holds another comparison: name a new folder.")
@@ -215,9 +216,7 @@ def compare(folder: Path, model: str, asked: Comparison) -> dict:
     predictions: dict[str, list[str]] = {}
     for seed in range(asked.seeds):
         predictions |= predict(folder, checkpoint, tests, train(folder, checkpoint, clips, asked, seed))
-        texts = {
-            method: (folder / "seed0" / f"{method}.texts").read_text(encoding="utf-8") for method in objectives.METHODS
-        }
+        texts = {method: (folder / "seed0" / f"{method}.texts").read_text(encoding="utf-8") for method in asked.methods}
         found = {
             "model": checkpoint.name,
             "weights": about["weights"],
@@ -241,13 +240,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "methods", help="where clips and adapters are kept")
     for name in ("clips", "tests", "seeds", "samples"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Comparison(), name))
+    parser.add_argument("--methods", default=",".join(objectives.METHODS), help="some of %(default)s")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     counts = {name: getattr(options, name) for name in ("clips", "tests", "seeds", "samples")}
     for name, count in counts.items():
         if count < (2 if name == "samples" else 1):
             parser.error(f"--{name} is {count}: it is too few")
-    return exit_code(lambda: print(table(compare(options.out, options.model, Comparison(**counts)))), options.out)
+    methods = tuple(options.methods.split(","))
+    if unknown := [name for name in methods if name not in objectives.METHODS]:
+        parser.error(f"there is no method {unknown[0]!r}: choose of {', '.join(objectives.METHODS)}")
+    asked = Comparison(**counts, methods=methods)
+    return exit_code(lambda: print(table(compare(options.out, options.model, asked))), options.out)
 
 
 if __name__ == "__main__":
