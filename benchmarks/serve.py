@@ -133,7 +133,7 @@ async def ask(client: httpx.AsyncClient, server: Server, wav: bytes, seconds: fl
                 if text and first is None:
                     first = time.perf_counter() - begun
     end = time.perf_counter() - begun
-    return Answer(seconds, end if first is None else first, end, text)
+    return Answer(seconds, end if first is None else first, end, text or "")
 
 
 async def _events(answer: httpx.Response) -> AsyncIterator[dict]:
