@@ -231,9 +231,8 @@ async def _crowd_for(server: Server, texts: dict[bytes, str], clients: int, seco
     async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None)) as client:
         await asyncio.gather(watch(), *(visitor(number, client) for number in range(clients)))
     third = max(1, len(memory) // 3)
-    return counts | {
-        "memory_mb": {"second third": round(max(memory[third : 2 * third] or memory)), "last third": round(max(memory[-third:]))},
-    }  # fmt: skip
+    middle, last = memory[third : 2 * third] or memory, memory[-third:]
+    return counts | {"memory_mb": {"middle third": round(max(middle)), "last third": round(max(last))}}
 
 
 def load(args: argparse.Namespace) -> dict:
