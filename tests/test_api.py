@@ -157,6 +157,7 @@ class Slow:
 
     def __init__(self, engine: Engine):
         self.variants, self.checkpoint, self.stream = engine.variants, engine.checkpoint, self._stream
+        self.scheduler = engine.scheduler
         self.last = engine.compare(CLIP)
         self.begun, self.ended, self.go = threading.Semaphore(0), threading.Semaphore(0), threading.Event()
         self.finished = 0

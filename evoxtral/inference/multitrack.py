@@ -1,6 +1,6 @@
 """Transcripts of a recording with several tracks or channels: mixed, one of them, or each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -22,11 +22,14 @@ def stream(
     track: audio.Choice = None,
     channels: audio.Channels = "mix",
     decoding: "Decoding | None" = None,
+    gone: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Transcript]]:
     """Partial transcripts of a recording, or of one track or channel of it. Where each is asked for, one final
     transcript, whose cues name theirs."""
     if "each" in (track, channels):
-        found = [*transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding)]
+        found = [
+            *transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding, gone=gone)
+        ]
         if track == "each":
             by_track = {next(iter(transcripts.values())).track or "": transcripts for transcripts in found}
             yield {name: interleaved({track: own[name] for track, own in by_track.items()}) for name in found[0]}
@@ -34,7 +37,7 @@ def stream(
             yield found[0]
         return
     (recording,) = audio.recordings(source, max_seconds, track, channels)
-    yield from engine.stream(recording, variants, language, decoding)
+    yield from engine.stream(recording, variants, language, decoding, gone=gone)
 
 
 def transcribe(
@@ -47,6 +50,7 @@ def transcribe(
     channels: audio.Channels = "mix",
     strict: bool = False,
     decoding: "Decoding | None" = None,
+    gone: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, Transcript]]:
     """The transcripts of a recording; of each track where `track` is "each". See `audio.recordings`.
 
@@ -55,7 +59,10 @@ def transcribe(
     """
     read = audio.recordings(source, max_seconds, track, channels, strict)
     for _, group in groupby(read, key=lambda recording: recording.track):
-        parts = [(one.channel, engine.compare(one, variants, language, decoding)) for one in group]
+        parts = []
+        for one in group:
+            *_, last = engine.stream(one, variants, language, decoding, gone=gone)
+            parts.append((one.channel, last))
         if channels != "each":
             yield from (transcripts for _, transcripts in parts)
             continue

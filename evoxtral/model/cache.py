@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
@@ -32,6 +33,13 @@ def _padded(rows: int) -> int:
     """How many rows a CPU multiplies for so many: oneDNN keeps a kernel of 0.7 MB for each number and layer."""
     step = 1 if rows <= 12 else 4 if rows <= 32 else 8
     return math.ceil(rows / step) * step
+
+
+def _zeros(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Zeros of the dtype and device of `like`. On a CPU their memory is not touched, as NumPy's comes from `calloc`."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.itemsize, np.uint8)).view(like.dtype).view(*shape)
 
 
 def _attention(
@@ -67,8 +75,7 @@ class Cache:
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
         self.text, self.rows, self.length = text, rows, length
         self.static = static or like.is_cuda
-        make = torch.zeros if self.static else torch.empty  # masked values must be finite, too
-        self.keys, self.values = (make(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        self.keys, self.values = (_zeros(shape, like) for _ in range(2))  # masked values must be finite, too
         self.positions = torch.arange(length, device=like.device)
         cos, sin = text.rotary(like, self.positions[None])
         half = config.head_dim // 2

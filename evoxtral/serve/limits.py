@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evoxtral import audio
+from evoxtral.inference.scheduler import Abandoned
 from evoxtral.serve import refusals
 from evoxtral.serve.refusals import RETRY_AFTER
 
@@ -24,6 +25,8 @@ DRAIN_SECONDS = 60.0  # s: how long the body of a rejected request is read
 QUIET_SECONDS = 15.0  # after which a stream that has nothing new gives a sign of life
 
 Step = TypeVar("Step")
+Gone = Callable[[], bool]  # whether the client has disconnected
+Growing = Callable[[Gone], Iterator[Step]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Limits:
     megabytes: float = audio.MAX_MEGABYTES  # of a request, file and form together; 10^6 bytes
     seconds: float = audio.MAX_SECONDS  # of audio
     requests: int = 32
-    at_once: int = 2  # of these, decoded at a time: each with a cache of its own (engine.BATCH_MEMORY)
+    at_once: int | None = None  # of these, decoded together, None for all: the recording of each is in memory
     per_minute: float | None = None
     concurrent: int | None = None
 
@@ -106,7 +109,7 @@ async def drop_body(receive: Receive, most: int) -> None:
 
 
 class Turns:
-    """Limits the requests that decode at a time; others wait. Clients that disconnect are dropped.
+    """Limits the requests that are decoded together; others wait. Clients that disconnect are dropped.
 
     waiting, decoding: how many requests do now.
     """
@@ -116,7 +119,7 @@ class Turns:
         self._counting = threading.Lock()
         self.waiting = self.decoding = 0
 
-    async def last(self, request: Request, growing: Callable[[], Iterator[Step]]) -> Step | None:
+    async def last(self, request: Request, growing: Growing) -> Step | None:
         """The last of what an iterator gives, run in a thread; None if the client left before it came."""
         last = None
         async with aclosing(self.each(request, growing)) as steps:
@@ -124,7 +127,7 @@ class Turns:
                 last = last if step is None else step
         return last
 
-    async def each(self, request: Request, growing: Callable[[], Iterator[Step]]) -> AsyncIterator[Step | None]:
+    async def each(self, request: Request, growing: Growing) -> AsyncIterator[Step | None]:
         """What an iterator gives, run in a thread: the newest whenever there is a new one, None after QUIET_SECONDS
         without. It ends without the last if the client left."""
         gone, changed = threading.Event(), asyncio.Event()
@@ -163,7 +166,7 @@ class Turns:
             if not running.done():
                 running.add_done_callback(_ended)
 
-    def _run(self, growing: Callable[[], Iterator[Step]], gone: threading.Event, tell: Callable[[Step], None]) -> None:
+    def _run(self, growing: Growing, gone: threading.Event, tell: Callable[[Step], None]) -> None:
         self._count(waiting=1)
         try:
             while not self._free.acquire(timeout=LOOK_EVERY):
@@ -173,10 +176,12 @@ class Turns:
             self._count(waiting=-1)
         self._count(decoding=1)
         try:
-            for step in growing():
+            for step in growing(gone.is_set):
                 if gone.is_set():
                     return
                 tell(step)
+        except Abandoned:
+            return
         finally:
             self._count(decoding=-1)
             self._free.release()

@@ -12,7 +12,7 @@ from evoxtral.inference import multitrack
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
 from evoxtral.model.checkpoints import Checkpoint
-from evoxtral.serve.limits import Limits, Turns
+from evoxtral.serve.limits import Gone, Limits, Turns
 from evoxtral.serve.monitoring import Monitor
 from evoxtral.serve.refusals import RETRY_AFTER, Refusal
 from evoxtral.transcript import Transcript
@@ -55,8 +55,8 @@ class Service:
         self.model, self.variants = checkpoint.name, tuple(checkpoint.variants)
         self.limits, self.options = limits, options
         self.draining = False  # it ends, once what was accepted is answered
-        self.turns = Turns(limits.at_once)
-        self.monitor = Monitor(self.turns)
+        self.turns = Turns(limits.at_once or limits.requests)
+        self.monitor = Monitor(self.turns, lambda: self.engine.scheduler if self.engine else None)
         unknown = [name for name in options.aliases.values() if name not in self.variants]
         if unknown:
             raise EvoxtralError(f"{self.model} has no variant {unknown[0]!r}: it has {', '.join(self.variants)}.")
@@ -75,7 +75,7 @@ class Service:
     async def last(self, request: Request, task: Task) -> dict[str, Transcript] | None:
         """The transcripts of a recording; None if the client left. Raises as `Engine.stream` does, and Refusal."""
         self.loaded  # noqa: B018 - before anything is queued
-        found = await self.turns.last(request, lambda: self._stream(task))
+        found = await self.turns.last(request, lambda gone: self._stream(task, gone))
         if found is not None:
             self.monitor.transcribed(found)
         return found
@@ -83,12 +83,12 @@ class Service:
     async def each(self, request: Request, task: Task) -> AsyncIterator[dict[str, Transcript] | None]:
         """Growing transcripts, None for a sign of life; see `last`."""
         self.loaded  # noqa: B018 - before anything is queued
-        async with aclosing(self.turns.each(request, lambda: self._stream(task))) as steps:
+        async with aclosing(self.turns.each(request, lambda gone: self._stream(task, gone))) as steps:
             async for found in steps:
                 if found is not None and all(transcript.done for transcript in found.values()):
                     self.monitor.transcribed(found)
                 yield found
 
-    def _stream(self, task: Task) -> Iterator[dict[str, Transcript]]:
+    def _stream(self, task: Task, gone: Gone) -> Iterator[dict[str, Transcript]]:
         chosen = task.language, self.limits.seconds, task.track, task.channels
-        return multitrack.stream(self.loaded, task.data, task.variants, *chosen, decoding=task.decoding)
+        return multitrack.stream(self.loaded, task.data, task.variants, *chosen, decoding=task.decoding, gone=gone)

@@ -31,10 +31,11 @@ class CompareEndpoints:
         parts = [text_input("Track", "2", ""), text_input("Channels", "each", "mix")]
         asked = [clip, variant, language]
         form, text = text_input("Format", "srt", "srt"), text_input("Content", "")
+        dialect = text_input("Dialect", "mistral", "")
         every = json_output(dict[str, VariantResult])
         endpoint(self.compare, [clip, language, *parts], every, **QUEUEING)
         endpoint(self.transcribe, [*asked, *parts], json_output(VariantResult), **QUEUEING)
-        endpoint(self.export, [*asked, form, *parts, text_input("Dialect", "mistral", "")], text, **QUEUEING)
+        endpoint(self.export, [*asked, form, *parts, dialect], text, **QUEUEING)
         endpoint(tracks, [clip], json_output(list[audio.TrackInfo]))
         endpoint(score, [prediction, reference], json_output(metrics.Scores, n="pairs that were scored: 1", **meanings))
 

@@ -31,9 +31,9 @@ LANGUAGES = {
 
 ZERO_GPU = spaces.config.Config.zero_gpu
 
-# All buttons and endpoints that decode share one queue. A machine has one model, so decoding one clip at a time is
-# fastest; on ZeroGPU every request gets its own device.
-QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8 if ZERO_GPU else 1}
+# All buttons and endpoints that decode share one queue. The clips of those who are let in are decoded together; on
+# ZeroGPU every request gets its own device.
+QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8}
 
 NO_CLIP = "Record or upload a clip, or pick an example."
 CLIP_DELETED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
