@@ -94,31 +94,33 @@ def processes() -> dict[int, tuple[int, str, float]]:
     return found
 
 
-def spent(roots: Sequence[int]) -> dict[str, float]:
-    """Processor seconds of engines and of the rest, over some processes and all that they started and that still run;
-    the first of `roots` is the command, which is an engine where there is no cluster."""
+def spent(roots: Sequence[int], seen: dict[int, tuple[str, float]]) -> dict[str, float]:
+    """Processor seconds of engines and of the rest, over some processes and all that they started. The first of
+    `roots` is the command, which is an engine where there is no cluster.
+
+    seen: process id -> kind and seconds; keeps those that have ended since, as idle engines do before the last result.
+    """
     running = processes()
 
     def is_ours(pid: int) -> bool:
         return pid in roots or (pid in running and running[pid][0] > 1 and is_ours(running[pid][0]))
 
-    found = dict.fromkeys(("engines", "command", "ray"), 0.0)
     for pid, (_, name, seconds) in running.items():
-        if is_ours(pid):
-            found["engines" if "MapWorker" in name else "command" if pid == roots[0] else "ray"] += seconds
-    return found
+        if is_ours(pid) and seconds >= seen.get(pid, ("", 0.0))[1]:
+            seen[pid] = ("engines" if "MapWorker" in name else "command" if pid == roots[0] else "ray"), seconds
+    return {kind: sum(s for k, s in seen.values() if k == kind) for kind in ("engines", "command", "ray")}
 
 
 def watched(run: subprocess.Popen, output: Path, roots: Sequence[int], at: dict[int, Callable[[], None]]) -> dict:
     """Wait for a run; call each function of `at` once there are so many results. Gives what the run took."""
-    waiting, first = sorted(at), None
+    waiting, first, seen = sorted(at), None, {}
     while run.poll() is None:
         there = output.read_bytes().count(b"\n") if output.exists() else 0
         if there and first is None:
-            first = there, spent(roots), time.perf_counter()
+            first = there, spent(roots, seen), time.perf_counter()
         if waiting and there >= waiting[0]:
             at[waiting.pop(0)]()
-        last = there, spent(roots), time.perf_counter()
+        last = there, spent(roots, seen), time.perf_counter()
         time.sleep(0.1)
     if first is None or first[0] == last[0]:
         return {"results": last[0]}
