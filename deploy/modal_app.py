@@ -47,7 +47,8 @@ class Evoxtral:
         self.checkpoint = checkpoints.resolve(MODEL)
         for reference in (self.checkpoint.base, *self.checkpoint.adapters.values()):
             hub.fetch(reference)
-        weights.commit()
+        if not modal.is_local():
+            weights.commit()
 
     @modal.enter(snap=False)
     def load(self) -> None:

@@ -66,6 +66,16 @@ def test_the_manifest_probes_routes_that_exist_and_starts_a_command_that_exists(
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
 
+def test_modal_s_class_answers_when_it_is_run_locally(monkeypatch):
+    pytest.importorskip("modal", reason="for this test: pip install modal==1.6.4")
+    module = loaded("modal_app")
+    monkeypatch.setattr(module, "MODEL", "tiny")
+    client = TestClient(module.Evoxtral().serve.local())  # read and load first, as a container would
+    assert client.get("/ready").status_code == 200
+    answer = client.post("/transcribe", files={"file": ("a.wav", CLIP)}, data={"variant": "all"})
+    assert answer.status_code == 200 and answer.json()["model"] == "tiny"
+
+
 def test_the_image_runs_as_nobody_special_and_starts_a_command_that_exists():
     text = (ROOT / "Dockerfile").read_text()
     assert re.findall(r"^USER (.+)$", text, re.M) == ["10001"]

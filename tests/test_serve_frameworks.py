@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 
+import openai
 import pytest
 from conftest import spoken
 from served import served
@@ -42,7 +43,7 @@ def test_litellm_has_text_words_subtitles_and_streams(asked):
     assert "-->" in asyncio.run(litellm.atranscription(response_format="srt", **asked)).text
     *deltas, done = litellm.transcription(stream=True, **asked)
     assert "".join(event.delta for event in deltas) == done.text != ""
-    with pytest.raises(litellm.BadRequestError, match="takes no prompt"):
+    with pytest.raises(openai.BadRequestError, match="takes no prompt"):
         litellm.transcription(prompt="Names: Ann", **asked)
 
 
