@@ -371,6 +371,18 @@ def test_a_committed_base_can_be_trained_further(tmp_path):
     assert symbols == known[0] and 0 < (head.weight - known[1].weight).abs().max() < 0.05, "the CTC head goes on"
 
 
+def test_dropout_from_a_table_is_dropout():
+    dropout, ones = sft.FastDropout(0.25), torch.ones(64, 100, 1000)  # more than the table has
+    torch.manual_seed(1)
+    first, second = dropout(ones), dropout(ones)
+    assert {0.0, round(4 / 3, 4)} == {round(value, 4) for value in first.unique().tolist()}
+    assert abs(float((first == 0).float().mean()) - 0.25) < 0.005
+    both = float(((first == 0) & (second == 0)).float().mean())
+    assert abs(both - 0.25**2) < 0.005, "independent of each other"
+    torch.manual_seed(1)
+    assert torch.equal(dropout(ones), first) and torch.equal(dropout.eval()(ones), ones)
+
+
 def test_the_second_task_lists_tags_and_stress_in_order():
     assert (
         pretrain.how_it_is_said("[nervous] So I NEVER [laughs] left. [pause] Bye.")
