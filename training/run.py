@@ -312,6 +312,8 @@ def run_stages(options: argparse.Namespace) -> None:
         options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks), options.budget
     )
     stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
+    if "distil" in stages and run.recipe.distillation.steps:
+        distillation.check()  # now, not after hours of speaking
     run.claim()
     with tracking.following(run.folder, tracks):
         for stage in stages:
