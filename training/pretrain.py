@@ -223,7 +223,7 @@ class Pretraining:
             if step % (8 if listening else 4) == 3:
                 parts["describe"] = self._text(audio, self.describe, [how_it_is_said(c.text) for c in clips], 0.0)
             if step % 8 == 1:
-                texts = [clip.text for clip in rng.sample(self.clips.clips, 12)]
+                texts = [clip.text for clip in rng.sample(self.clips.clips, min(12, len(self.clips)))]
                 text, labels = self.collate.targets(texts)
                 logits = model.text_logits(base, None, torch.tensor([tokenizer.BOS]), text)
                 parts["text"] = config.text_only * model.cross_entropy(logits, labels)

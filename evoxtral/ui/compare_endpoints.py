@@ -34,7 +34,8 @@ class CompareEndpoints:
         every = json_output(dict[str, VariantResult])
         endpoint(self.compare, [clip, language, *parts], every, **QUEUEING)
         endpoint(self.transcribe, [*asked, *parts], json_output(VariantResult), **QUEUEING)
-        endpoint(self.export, [*asked, form, *parts], text, **QUEUEING)
+        dialect = text_input("Dialect", "ssml", "")
+        endpoint(self.export, [*asked, form, *parts, dialect], text, **QUEUEING)
         endpoint(tracks, [clip], json_output(list[audio.TrackInfo]))
         endpoint(score, [prediction, reference], json_output(metrics.Scores, n="pairs that were scored: 1", **meanings))
 
