@@ -7,7 +7,7 @@ on beside it, so that the states stay what CTC's head and the text model read.
 
 The teacher hears the clips' own log-mels: 80 bands of the model's 128, and the frames between the model's by the mean
 of their neighbours. Its states of a clip that is cut after half a second of silence, and not after 30 s, are
-nearly the same (docs/experiments.md).
+nearly the same (docs/design.md).
 """
 
 import logging
