@@ -1,15 +1,28 @@
 """The pictures of README.md: `python docs/pictures.py` writes them all into docs/images/.
 
-pipeline.svg is drawn here; compare.png is a screenshot of the app with the scale model, in headless Chromium.
+pipeline.svg is drawn here; compare.png is a screenshot of the app with the scale model, in headless Chromium, and
+walk.webp a few of them, from the microphone to the columns.
 """
 
+import re
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 CLIP = ROOT / "examples" / "confession.flac"
+VOICE = "natural:nova"  # one of the six that training never hears
+SAID = "[sighs] I left my umbrella on the train again. [laughs] That is the third one this month!"
+PATIENCE = 600_000  # ms; only ends what hangs
 
 WIDTH, HEIGHT = 1120, 190
 BOX, GAP, TOP = 160, 22, 56  # px
@@ -65,33 +78,84 @@ def pipeline() -> str:
     return "\n".join(parts) + "\n"
 
 
-def screenshot(path: Path) -> None:
-    """The Compare tab after an example was transcribed by all variants."""
+@contextmanager
+def app_page(*flags: str) -> Iterator["Page"]:
+    """The app with the scale model, in headless Chromium."""
     from playwright.sync_api import expect, sync_playwright
 
     sys.path.insert(0, str(ROOT / "tests"))
     from launched import app_url
 
-    patience = 600_000  # ms; only ends what hangs
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser_path is None:
         sys.exit("There is no Chromium on this machine: install the package `chromium`.")
     with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"])
+        browser = tool.chromium.launch(
+            executable_path=browser_path, args=["--no-sandbox", "--disable-gpu", *flags], timeout=PATIENCE
+        )
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(patience)
+        page.set_default_timeout(PATIENCE)
         page.goto(app_url())
-        expect(page.locator(".ev-model b")).to_be_visible(timeout=patience)
-        page.locator('#clip input[type="file"]').set_input_files(str(CLIP))
-        expect(page.locator("#clip .timestamps")).to_be_visible(timeout=patience)
-        page.get_by_role("button", name="Compare", exact=True).click()
-        expect(page.locator(".ev-exports")).to_have_count(3, timeout=patience)
-        page.wait_for_timeout(1000)  # fonts and the waveform settle
-        page.screenshot(path=path)
+        expect.set_options(timeout=PATIENCE)
+        expect(page.locator(".ev-model b")).to_be_visible()
+        yield page
         browser.close()
+
+
+def compared(page: "Page") -> bytes:
+    """The Compare tab when every variant has transcribed the clip that is there."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#clip .timestamps")).to_be_visible()
+    page.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.locator(".ev-exports")).to_have_count(3)
+    return settled(page)
+
+
+def settled(page: "Page") -> bytes:
+    page.wait_for_timeout(1000)  # fonts and the waveform settle
+    return page.screenshot()
+
+
+def screenshot(path: Path) -> None:
+    """The Compare tab after an example was transcribed by all variants."""
+    with app_page() as page:
+        page.locator('#clip input[type="file"]').set_input_files(str(CLIP))
+        path.write_bytes(compared(page))
+
+
+def walk(path: Path) -> None:
+    """From the microphone to the columns, as an animated WebP. Into the microphone speaks a natural voice that training
+    has never heard; it needs the extra `voices`.
+    """
+    from PIL import Image
+    from playwright.sync_api import expect
+
+    from evoxtral import audio, speech
+
+    waveform = speech.speak(SAID, VOICE, 1).waveform
+    seconds = audio.duration(waveform)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder, "said.wav")
+        audio.save(clip, waveform)
+        heard = f"--use-file-for-fake-audio-capture={clip}%noloop"
+        with app_page("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", heard) as page:
+            frames = [settled(page)]
+            page.get_by_label("Record audio").click()
+            page.locator("#clip .record-button").click()
+            page.wait_for_timeout(1500)
+            frames.append(page.screenshot())
+            clock = re.compile("|".join(f"0:{second:02d}" for second in range(int(seconds) + 1, 60)))
+            expect(page.locator("#clip .timestamps")).to_contain_text(clock)
+            page.locator("#clip .stop-button:visible, #clip .stop-button-paused:visible").first.click()
+            expect(page.locator("#about-clip")).to_contain_text("s of audio")
+            frames += [settled(page), compared(page)]
+    images = [Image.open(BytesIO(frame)).resize((960, 600)) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[1500, 1500, 1500, 6000], loop=0, quality=55)
 
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / "pipeline.svg").write_text(pipeline(), encoding="utf-8")
     screenshot(IMAGES / "compare.png")
+    walk(IMAGES / "walk.webp")

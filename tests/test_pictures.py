@@ -20,3 +20,12 @@ def test_the_screenshot_is_a_small_png():
     content = (pictures.IMAGES / "compare.png").read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(content) < 300_000
+
+
+def test_the_walk_is_a_small_animation_of_four_pictures():
+    from PIL import Image
+
+    path = pictures.IMAGES / "walk.webp"
+    with Image.open(path) as image:
+        assert image.format == "WEBP" and image.n_frames == 4
+    assert path.stat().st_size < 300_000

@@ -99,7 +99,7 @@ def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(capsys, t
     assert run.main(["--stages", "data,bake", "--runs", str(tmp_path)]) == 2
     assert (
         capsys.readouterr().err.strip() == "There is no stage 'bake'; "
-        "the stages are bank, pretrain, data, sft, raft, bench, people."
+        "the stages are bank, distil, pretrain, data, sft, raft, bench, people."
     )
 
 
@@ -292,9 +292,9 @@ def test_a_cropped_batch_ends_with_its_longest_clip(clips, prompt):
 def test_a_varied_clip_is_nearly_as_long_and_fits_the_window():
     rng = np.random.default_rng(0)
     mel = rng.standard_normal((500, 128)).astype(np.float16)
-    lengths = {len(dataset.vary(mel, rng, window=1000)) for _ in range(50)}
+    lengths = {len(dataset.vary(mel, rng, window=1000)[0]) for _ in range(50)}
     assert min(lengths) >= 500 / 1.06 and max(lengths) <= 500 / 0.94 + 1 and len(lengths) > 10
-    assert all(len(dataset.vary(mel, rng, window=505)) <= 505 for _ in range(50))
+    assert all(len(dataset.vary(mel, rng, window=505)[0]) <= 505 for _ in range(50))
 
 
 def test_on_full_windows_training_computes_what_the_model_itself_does(clips, prompt, checkpoint):
@@ -372,6 +372,18 @@ def test_a_committed_base_can_be_trained_further(tmp_path):
     assert 0 < max(changes.values()) < 0.05
     known, (symbols, head) = pretrain.read_head(bases[0]), pretrain.read_head(bases[1])
     assert symbols == known[0] and 0 < (head.weight - known[1].weight).abs().max() < 0.05, "the CTC head goes on"
+
+
+def test_dropout_from_a_table_is_dropout():
+    dropout, ones = sft.FastDropout(0.25), torch.ones(64, 100, 1000)  # more than the table has
+    torch.manual_seed(1)
+    first, second = dropout(ones), dropout(ones)
+    assert {0.0, round(4 / 3, 4)} == {round(value, 4) for value in first.unique().tolist()}
+    assert abs(float((first == 0).float().mean()) - 0.25) < 0.005
+    both = float(((first == 0) & (second == 0)).float().mean())
+    assert abs(both - 0.25**2) < 0.005, "independent of each other"
+    torch.manual_seed(1)
+    assert torch.equal(dropout(ones), first) and torch.equal(dropout.eval()(ones), ones)
 
 
 def test_the_second_task_lists_tags_and_stress_in_order():

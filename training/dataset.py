@@ -263,15 +263,16 @@ def roomy(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(waveform, -1, 1).astype(np.float32)
 
 
-def vary(mel: np.ndarray, rng: np.random.Generator, window: int) -> np.ndarray:
-    """Another speaker's throat and pace, for free: (F, 128) log-mel -> (F', 128), F' <= window.
+def vary(mel: np.ndarray, rng: np.random.Generator, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Another speaker's throat and pace, for free: (F, 128) log-mel -> (F', 128), F' <= window, and which frame each
+    was (F',).
 
     Vocal tract length perturbation (Jaitly & Hinton 2013) on the mel axis, and up to 6 % faster or slower.
     """
     pace = max(rng.uniform(0.94, 1.06), len(mel) / window)
     frames = np.minimum(np.arange(0, len(mel), pace).astype(int), len(mel) - 1)
     bands = np.minimum((np.arange(mel.shape[1]) * rng.uniform(0.94, 1.06)).round().astype(int), mel.shape[1] - 1)
-    return mel[frames[:, None], bands]
+    return mel[frames[:, None], bands], frames
 
 
 class Clips:
@@ -281,19 +282,22 @@ class Clips:
     """
 
     def __init__(self, folder: Path, clips: list[Clip], places: list[tuple[int, int]], shards: list[Path]) -> None:
-        self.folder, self.clips, self._places, self._shards = folder, clips, places, shards
+        self.folder, self.clips, self._places, self.shards = folder, clips, places, shards
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "Clips":
-        clips, places, shards = [], [], []
-        for k, manifest in enumerate(sorted(folder.glob(f"{name}-*.jsonl"))):
+        return cls.of_shards(folder, sorted(path.with_suffix(".npy") for path in folder.glob(f"{name}-*.jsonl")))
+
+    @classmethod
+    def of_shards(cls, folder: Path, shards: list[Path]) -> "Clips":
+        clips, places = [], []
+        for k, shard in enumerate(shards):
             start = 0
-            for line in manifest.read_text(encoding="utf-8").splitlines():
+            for line in shard.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines():
                 clip = Clip(**json.loads(line))
                 clips.append(clip)
                 places.append((k, start))
                 start += clip.frames
-            shards.append(manifest.with_suffix(".npy"))
         return cls(folder, clips, places, shards)
 
     @classmethod
@@ -303,34 +307,38 @@ class Clips:
         for part in parts:
             places += [(shard + len(shards), start) for shard, start in part._places]
             clips += part.clips
-            shards += part._shards
+            shards += part.shards
         return cls(parts[0].folder, clips, places, shards)
 
     def only(self, wanted: list[bool]) -> "Clips":
         """The clips whose entry is true."""
         pairs = [(c, p) for c, p, keep in zip(self.clips, self._places, wanted, strict=True) if keep]
-        return Clips(self.folder, [c for c, _ in pairs], [p for _, p in pairs], self._shards)
+        return Clips(self.folder, [c for c, _ in pairs], [p for _, p in pairs], self.shards)
 
     def at(self, indices: Sequence[int]) -> "Clips":
         """The clips at some places, in that order; one may be there several times."""
-        return Clips(self.folder, [self.clips[i] for i in indices], [self._places[i] for i in indices], self._shards)
+        return Clips(self.folder, [self.clips[i] for i in indices], [self._places[i] for i in indices], self.shards)
 
     def first(self, count: int) -> "Clips":
         """The first `count` of them, or all if there are fewer."""
-        return Clips(self.folder, self.clips[:count], self._places[:count], self._shards)
+        return Clips(self.folder, self.clips[:count], self._places[:count], self.shards)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def mel(self, index: int) -> np.ndarray:
         """(frames, 128) float16."""
+        return self.beside(index, ".npy")
+
+    def beside(self, index: int, suffix: str) -> np.ndarray:
+        """The clip's frames of the array that lies beside the shard of its log-mels, which has a row for each."""
         shard, start = self._places[index]
-        return _log_mels(self._shards[shard])[start : start + self.clips[index].frames]
+        return _frames(self.shards[shard].with_suffix(suffix))[start : start + self.clips[index].frames]
 
 
 @cache
-def _log_mels(shard: Path) -> np.ndarray:
-    return np.load(shard, mmap_mode="r")
+def _frames(file: Path) -> np.ndarray:
+    return np.load(file, mmap_mode="r")
 
 
 @dataclass(frozen=True)
@@ -380,13 +388,17 @@ class Collator:
         full_window: as in use; otherwise the batch ends with its longest clip, which costs about half.
         rng: speak each clip a little differently, see `vary`.
         """
-        window = self.prompt.window_frames
         mels = [self.clips.mel(i) for i in indices]
         if rng:
-            mels = [vary(mel, rng, window) for mel in mels]
+            mels = [vary(mel, rng, self.prompt.window_frames)[0] for mel in mels]
+        return self.padded(mels, full_window)
+
+    def padded(self, mels: Sequence[np.ndarray], full_window: bool) -> torch.Tensor:
+        """As `mels`, of log-mels (F, 128) each."""
+        window = self.prompt.window_frames
         longest = max(map(len, mels))
         frames = window if full_window else min(window, -(-longest // FRAMES) * FRAMES)
-        out = np.empty((len(indices), frames, 128), np.float32)
+        out = np.empty((len(mels), frames, 128), np.float32)
         for row, mel in zip(out, mels, strict=True):
             mel = mel[:frames].astype(np.float32)
             floor = mel.max() - 2  # the extractor clamps at 8 decades under the maximum, then divides by 4

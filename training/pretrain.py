@@ -30,7 +30,7 @@ from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints, hub
 from evoxtral.speech.espeak import Espeak
 from training import bank, dataset, loop, model, tokenizer
-from training.dataset import Clips, Collator
+from training.dataset import Clip, Clips, Collator
 from training.muon import Muon
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,12 @@ def phonemes(engine: Espeak, text: str, language: str) -> list[str]:
     return out
 
 
+def heard(clips: Iterable[Clip]) -> list[list[str]]:
+    """The `phonemes` of each clip, with its own accent."""
+    with Espeak() as engine:
+        return [phonemes(engine, clip.text, bank.accent(clip.voice)) for clip in clips]
+
+
 def ctc(logits: Tensor, targets: list[list[int]]) -> Tensor:
     """CTC loss, blank 0. logits: (B, T, S), the silence behind a clip included; targets: symbols of each row."""
     return F.ctc_loss(
@@ -147,7 +153,7 @@ class Pretraining:
         if known := read_head(head) if head else None:  # what it knows is kept; what is new to it, it does not hear
             symbols, self.head = known
         else:
-            symbols = sorted({symbol for row in self._heard(range(min(2000, len(clips)))) for symbol in row})
+            symbols = sorted({symbol for row in heard(clips.clips[:2000]) for symbol in row})
             self.head = nn.Linear(base.config.audio_config.hidden_size, len(symbols) + 1)
         self.symbols = {symbol: k for k, symbol in enumerate(symbols, 1)}  # 0 is CTC's blank
         self.collate = Collator(clips, prompt)
@@ -182,12 +188,6 @@ class Pretraining:
             self._batches[key] = dataset.batches_of_frames(self.clips, frames, self.config.seed + epoch, pool)
         return self._batches[key]
 
-    def _heard(self, indices: Iterable[int]) -> list[list[str]]:
-        """What is heard of each clip, with its own accent."""
-        with Espeak() as engine:
-            clips = [self.clips.clips[i] for i in indices]
-            return [phonemes(engine, clip.text, bank.accent(clip.voice)) for clip in clips]
-
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
         config, base = self.config, self.base
         progress = step / config.steps
@@ -208,8 +208,8 @@ class Pretraining:
         with loop.autocast():
             states = model.encode(base, mels)
             audio = model.project(base, states)
-            heard = [[self.symbols[x] for x in row if x in self.symbols] for row in self._heard(indices)]
-            loss = ctc(self.head(states), heard)
+            known = [[self.symbols[x] for x in row if x in self.symbols] for row in heard(clips)]
+            loss = ctc(self.head(states), known)
             parts = {"phonemes": config.phoneme_ctc * max(0.3, 1 - progress) * loss}
             logits = base.lm_head(base.model.language_model.norm(audio))
             targets = [self.prompt.encode(tags.plain(clip.text)) for clip in clips]
@@ -223,7 +223,7 @@ class Pretraining:
             if step % (8 if listening else 4) == 3:
                 parts["describe"] = self._text(audio, self.describe, [how_it_is_said(c.text) for c in clips], 0.0)
             if step % 8 == 1:
-                texts = [clip.text for clip in rng.sample(self.clips.clips, 12)]
+                texts = [clip.text for clip in rng.sample(self.clips.clips, min(12, len(self.clips)))]
                 text, labels = self.collate.targets(texts)
                 logits = model.text_logits(base, None, torch.tensor([tokenizer.BOS]), text)
                 parts["text"] = config.text_only * model.cross_entropy(logits, labels)
@@ -257,13 +257,16 @@ def optimizers(modules: list[nn.Module], config: PretrainConfig) -> list[torch.o
     ]  # fmt: skip
 
 
-def prepare(folder: Path, clips: Clips, config: PretrainConfig) -> None:
-    """Put the base to start from into `folder/start`: one of random weights, or a copy of `config.start`'s."""
+def prepare(folder: Path, clips: Clips, config: PretrainConfig, distilled: Path | None = None) -> None:
+    """Put the base to start from into `folder/start`: one of random weights, or a copy of the distilled one, or of
+    `config.start`'s.
+    """
     if (folder / "start").exists():
         return
     with checkpoints.atomic_folder(folder / "start") as out:
-        if config.start:
-            shutil.copytree(hub.fetch(checkpoints.resolve(config.start).base), out, dirs_exist_ok=True)
+        if distilled or config.start:
+            known = distilled or hub.fetch(checkpoints.resolve(config.start).base)
+            shutil.copytree(known, out, dirs_exist_ok=True)
         else:
             texts = [text for clip in clips.clips[:20_000] for text in (clip.text, tags.plain(clip.text))]
             model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)

@@ -13,6 +13,7 @@ from evoxtral.model.lora import LoraRecipe
 from training.bank import BankConfig
 from training.bench import BenchConfig
 from training.dataset import DataConfig
+from training.distillation import DistillationConfig
 from training.policy import RlConfig
 from training.pretrain import PretrainConfig
 from training.raft import RaftConfig
@@ -36,6 +37,7 @@ class Recipe:
     raft: RaftConfig = field(default_factory=RaftConfig)
     rl: RlConfig = field(default_factory=RlConfig)  # what is learned from the samples of [raft]
     bench: BenchConfig = field(default_factory=BenchConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)  # of what [pretrain] starts from
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     pretraining_data: tuple[DataConfig, ...] = ()
     banks: tuple[BankConfig, ...] = ()  # sentences in natural voices, for data with a share of `natural`
@@ -47,6 +49,8 @@ class Recipe:
                 f"raft.supervised = {self.raft.supervised} must be less than the {clips} clips that RAFT has: "
                 "it samples the rest"
             )
+        if self.distillation.steps and not self.pretrain.start:
+            raise ValueError("pretrain.start must name the base that [distillation] goes on from")
 
 
 def with_source(

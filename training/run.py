@@ -27,6 +27,7 @@ from training import (  # noqa: E402
     bench,
     confidence,
     dataset,
+    distillation,
     evaluate_people,
     loop,
     policy,
@@ -48,7 +49,7 @@ STAGES = ("pretrain", "data", "sft", "raft", "bench")
 DEFAULT_STAGES = STAGES[1:]
 SHARED_STAGES = ("pretrain", "sft", "raft")  # of launched processes; the first one alone does the others
 SHOWN = 10  # predictions of a tracked run at each evaluation
-VOICED_STAGES = ("bank", *STAGES, "people")  # of a recipe with natural voices
+VOICED_STAGES = ("bank", "distil", *STAGES, "people")  # of a recipe with natural voices
 MORE = (
     f"Recipes: {', '.join(recipe.known())}. The base from nothing: --stages {','.join(STAGES)} "
     "under another --name. The committed base, trained further: --recipe tiny-further --stages pretrain. With natural "
@@ -67,6 +68,7 @@ class Run:
             folder / "sft",
             folder / "rl",
         )
+        self.distilled = folder / distillation.FOLDER
         self.samples, self.results = folder / "samples.jsonl", folder / "results.json"
 
     def claim(self) -> None:
@@ -95,16 +97,36 @@ def run_bank(run: Run) -> None:
         bank.build(config)
 
 
+def _pretraining_clips(run: Run) -> tuple[Clips, Clips]:
+    """The parts of the pretraining data as one, and validation clips; what is not there yet is spoken."""
+    parts = [dataset.build(run.data, f"pretrain{k}", config) for k, config in enumerate(run.recipe.pretraining_data)]
+    return Clips.joined(parts), dataset.build(run.data, "validation", run.recipe.validation)
+
+
+def run_distil(run: Run) -> None:
+    """The audio tower of the base to start from learns from a larger encoder, on the pretraining parts."""
+    config = run.recipe.distillation
+    if not config.steps or run.distilled.exists():
+        return
+    clips, validation = _pretraining_clips(run)
+    distillation.prepare(clips, run.data)
+    start = hub.fetch(checkpoints.resolve(run.recipe.pretrain.start).base)
+    loop.parallel(distillation.distil, run.folder, start, clips, validation, config, processes=loop.cores())
+
+
 def run_pretrain(run: Run) -> None:
-    """Base from nothing: speak the pretraining parts, then train on all of them."""
+    """The base, from nothing, from the recipe's start, or from what was distilled: speak the pretraining parts, then
+    train on all of them.
+    """
     if run.base.exists():
         if not (run.folder / "start").exists():
             raise RecipeError(f"{run.folder} already has a copied base: pretrain under another --name.")
         return
+    if run.recipe.distillation.steps and not run.distilled.exists():
+        raise RecipeError(f"{run.folder} has no distilled tower yet: run the stage `distil` first.")
     with loop.first_then_others():
-        parts = [dataset.build(run.data, f"pretrain{k}", part) for k, part in enumerate(run.recipe.pretraining_data)]
-        clips, validation = Clips.joined(parts), dataset.build(run.data, "validation", run.recipe.validation)
-        pretrain.prepare(run.folder, clips, run.recipe.pretrain)
+        clips, validation = _pretraining_clips(run)
+        pretrain.prepare(run.folder, clips, run.recipe.pretrain, run.distilled if run.distilled.exists() else None)
     loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain, processes=loop.cores())
 
 
@@ -265,8 +287,8 @@ def _engine(run: Run, *variants: str):
 
 
 RUNNERS = {
-    "bank": run_bank, "pretrain": run_pretrain, "data": run_data, "sft": run_sft, "raft": run_raft, "bench": run_bench,
-    "people": run_people,
+    "bank": run_bank, "distil": run_distil, "pretrain": run_pretrain, "data": run_data, "sft": run_sft,
+    "raft": run_raft, "bench": run_bench, "people": run_people,
 }  # fmt: skip
 
 
@@ -294,6 +316,8 @@ def run_stages(options: argparse.Namespace) -> None:
         options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks), options.budget
     )
     stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
+    if "distil" in stages and run.recipe.distillation.steps:
+        distillation.check()  # now, not after hours of speaking
     with loop.first_then_others():
         run.claim()
     with tracking.following(run.folder, tracks if loop.world()[0] == 0 else ()):
