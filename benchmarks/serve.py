@@ -207,6 +207,7 @@ def crowd(args: argparse.Namespace) -> dict:
 def steps(args: argparse.Namespace) -> dict:
     """Processor seconds of this thread for a window's encoder and prompt, and for a step by its number of rows."""
     import torch
+
     from benchmarks.models import SHAPES, build, some_speech
     from evoxtral.inference.batch import Batch
     from evoxtral.inference.engine import Engine
