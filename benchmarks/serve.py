@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py crowd --baseline CHECKOUT   32 clients at once, then one; of each service in turns
     python benchmarks/serve.py load                        200 clients for minutes: nothing lost, mixed up or kept
+    python benchmarks/serve.py steps                       what a window and a step of some rows cost, in this process
 
 Each service is a process of its own, on loopback. `crowd` serves a model of random weights that writes as many tokens
 as a clip's length allows, so both services do the same work; clips last 3 to 30 s. A service without a stream gives its
@@ -203,6 +204,43 @@ def crowd(args: argparse.Namespace) -> dict:
             return {"shape": args.shape, "tokens_per_second_of_audio": args.rate, **found}
 
 
+def steps(args: argparse.Namespace) -> dict:
+    """Processor seconds of this thread for a window's encoder and prompt, and for a step by its number of rows."""
+    import torch
+
+    from benchmarks.models import SHAPES, build, some_speech
+    from evoxtral.inference.batch import Batch
+    from evoxtral.inference.engine import Engine
+    from evoxtral.inference.sampling import Decoding, Row
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        engine = Engine(build(SHAPES[args.shape], Path(folder), adapters=2), device="cpu")
+        ids = engine.prompt.transcription_ids("en")
+        log_mel = engine.prompt.log_mel([some_speech(15.0)], engine.device)
+
+        def joined(rows: int) -> tuple[Batch, float, float]:
+            begun = time.thread_time()
+            prompts = engine._prompts(ids, log_mel, ("rl",))
+            encoded = time.thread_time()
+            batch = Batch(engine._text, -1, rows, engine.heads.watched)
+            batch.join(prompts, [Row(400, "rl", Decoding(stop_loops=False)) for _ in range(rows)], ("rl",))
+            return batch, encoded - begun, time.thread_time() - encoded
+
+        def step(batch: Batch) -> float:
+            begun = time.thread_time()
+            batch.advance(1)
+            return time.thread_time() - begun
+
+        joined(1)
+        _, encoder, prompt = joined(1)
+        found = {}
+        for rows in (1, 2, 4, 8, 16, 32):
+            batch, *_ = joined(rows)
+            found[rows] = round(statistics.median([step(batch) for _ in range(8)][2:]), 4)
+    return {"shape": args.shape, "encoder_s": round(encoder, 2), "prompt_s": round(prompt, 2), "step_s": found}
+
+
 async def _crowd_for(server: Server, texts: dict[bytes, str], clients: int, seconds: float) -> dict:
     end = time.monotonic() + seconds
     counts = {"answered": 0, "lost": 0, "wrong": 0}
@@ -258,9 +296,12 @@ def load(args: argparse.Namespace) -> dict:
     return {"clients": args.clients, "seconds": args.seconds, "texts": len(set(texts.values())), **found}
 
 
+PARTS = {"crowd": crowd, "load": load, "steps": steps}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("crowd", "load"))
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("--baseline", help="a checkout whose service is measured, too")
     parser.add_argument("--shape", default="250m")
     parser.add_argument("--clients", type=int)
@@ -274,9 +315,9 @@ def main() -> None:
         parser.error("--baseline CHECKOUT is needed: the service to compare with")
     args.clients = args.clients or (32 if args.part == "crowd" else 200)
     sys.path.insert(0, str(ROOT))
-    result = {"date": str(datetime.date.today()), **(crowd if args.part == "crowd" else load)(args)}
+    result = {"date": str(datetime.date.today()), **PARTS[args.part](args)}
     results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-    key = args.part if args.part == "load" else f"crowd {args.shape} {args.rate:g}"
+    key = args.part if args.part == "load" else f"{args.part} {args.shape} {args.rate:g}"
     args.out.write_text(json.dumps(results | {key: result}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 
