@@ -3,8 +3,8 @@
 What goes through Ray is small: names of files in, transcripts out. A worker reads its files itself, and an error of one
 file is that file's result. Ray gives the results of a task together, in the order in which tasks end; a task whose
 worker or node dies is done again elsewhere. So a result belongs to its name and not to its place, and what comes twice
-is taken once. Ray drops a whole task after ATTEMPTS at it: its files are tried again one by one, and the one
-that ends every worker fails alone.
+is taken once. Ray drops a whole task after ATTEMPTS at it: its files are tried again, at last one by one, and the
+one that ends every worker fails alone.
 """
 
 import logging
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 MAX_FILES = 128  # of a task: what is lost when its worker dies
+ROUNDS = (MAX_FILES, MAX_FILES, 1)  # a node that is lost for good takes all attempts of its tasks along
 TASKS_OF_ACTOR = 4  # at least, so that all actors end at about the same time
 ATTEMPTS = 3  # at a task whose worker dies
 CORES = 4  # of an actor, where there is no GPU
@@ -119,7 +120,7 @@ class Cluster:
         Raises ClusterError where no engine can be started.
         """
         left = dict.fromkeys(files)
-        for most in (MAX_FILES, 1):
+        for most in ROUNDS:
             if most == 1:
                 log.warning("%d files were lost with their workers: they are tried one by one", len(left))
             for file, found in self._round([*left], most, asked):
