@@ -61,7 +61,7 @@ def launched(arguments: list[str], output: Path, rank: int, processes: int, port
     """`training/run.py` as one of the processes that `accelerate launch` or `torchrun` starts; it saves every step."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), loop.DDP: "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     loop.SAVE_EVERY = -1.0
     pipeline(arguments, output)

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 SAVE_EVERY = 180.0  # s between two saves of a state: what an interruption can cost
 PATIENCE = datetime.timedelta(days=7)  # that launched processes wait while the first one makes clips
 MISTAKE = "mistake.txt"  # messages of a worker for the user
-DDP = "EVOXTRAL_TRAINING_DDP"  # in the environment: "1" has CPUs use it, too
 PRECISION = "EVOXTRAL_TRAINING_PRECISION"  # in the environment, which the processes of `parallel` share
 
 
@@ -309,7 +308,8 @@ class _Through(nn.Module):
 
 
 class _Shared:
-    """Gradients over processes: DDP of `accelerate` on CUDA, where it sends while it computes; `_average` on CPUs."""
+    """Gradients over processes: DDP of `accelerate` in those of a launcher; `_average` in those of `parallel`, and
+    where a step uses a part of the parameters."""
 
     def __init__(self, wrapped: nn.Module | None = None) -> None:
         self.wrapped, self.reduces = wrapped, wrapped is not None
@@ -317,7 +317,7 @@ class _Shared:
     @classmethod
     def of(cls, modules: Sequence[nn.Module], uniform: int) -> "_Shared":
         """uniform: not 0 if every step uses every parameter."""
-        if world()[1] == 1 or len(modules) > 1 or not uniform or not _ddp_is_wanted():
+        if world()[1] == 1 or len(modules) > 1 or not uniform or not launched():
             return cls()
         from accelerate import Accelerator
 
@@ -332,11 +332,6 @@ class _Shared:
         for k in range(count):
             with self.wrapped.no_sync() if k < count - 1 else contextlib.nullcontext():
                 yield self.wrapped(lambda: next(found))
-
-
-def _ddp_is_wanted() -> bool:
-    """Always on CUDA; on a CPU, where one message at the end is cheaper (docs/speed.md), if the environment asks."""
-    return torch.cuda.is_available() or os.environ.get(DDP) == "1"
 
 
 def _average(parameters: Sequence[Tensor]) -> None:
