@@ -30,7 +30,8 @@ def app_url() -> str:
     """Where the app answers. It runs the scale model, or what EVOXTRAL_MODEL names, until the tests end."""
     port = free_port()
     there = f"http://127.0.0.1:{ELEVENLABS_PORT}"
-    settings = {"EVOXTRAL_MODEL": "tiny", "GRADIO_SERVER_NAME": "127.0.0.1"} | dict(os.environ)
+    # One visitor at a time: what a visitor who waits sees is looked at, too.
+    settings = {"EVOXTRAL_MODEL": "tiny", "EVOXTRAL_AT_ONCE": "1", "GRADIO_SERVER_NAME": "127.0.0.1"} | dict(os.environ)
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         process = subprocess.Popen(
             [sys.executable, "app.py"],

@@ -1,5 +1,6 @@
 """Decoding for the page: clips are read and checked here, and decoded on this machine or on a ZeroGPU device."""
 
+import os
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,8 @@ ZERO_GPU = spaces.config.Config.zero_gpu
 
 # All buttons and endpoints that decode share one queue. The clips of those who are let in are decoded together; on
 # ZeroGPU every request gets its own device.
-QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": 8}
+AT_ONCE = int(os.environ.get("EVOXTRAL_AT_ONCE") or 8)
+QUEUEING = {"concurrency_id": "decoding", "concurrency_limit": AT_ONCE}
 
 NO_CLIP = "Record or upload a clip, or pick an example."
 CLIP_DELETED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
