@@ -1,7 +1,7 @@
 """Decoding for the page: clips are read and checked here, and decoded on this machine or on a ZeroGPU device."""
 
-import os
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
