@@ -155,9 +155,7 @@ class Finetuning:
 def adapted(base: Path, recipe: LoraRecipe, start: Path | None, device: torch.device) -> PeftModel:
     """The base with a LoRA to train: a new one, or the one saved in `start`."""
     plain = checkpoints.load_base(base, torch.float32 if device.type == "cpu" else torch.bfloat16).to(device)
-    if device.type == "cpu":
-        plain.set_attn_implementation("eager")  # the backward pass of the fused one is slower there
-    else:
+    if device.type == "cuda":
         plain.gradient_checkpointing_enable()  # memory is what 24 GB cards lack
     if start:
         # transformers' own loader, inside PeftModel, is only right for adapters of this transformers: they are.
