@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import save_adapter, tone
+from test_recordings import container
 
 from evoxtral import audio, cli
 from evoxtral.inference import multitrack
@@ -426,6 +427,17 @@ def test_the_channels_of_a_call_are_written_by_name_in_the_order_of_time(run, mo
     assert [cue["start"] for cue in entry["cues"]] == pytest.approx([0, 1.25], abs=0.3)
     one = json.loads(run("-q", "transcribe", call, "--model", model, "--channels", "2", "--format", "json")[1])
     assert one[0]["channel"] == "right"
+
+
+@pytest.mark.parametrize("asked", [("--track", "each"), ("--channels", "each")])
+def test_of_several_tracks_a_folder_has_one_file_with_all_of_them(run, model, tmp_path, asked):
+    meeting = tmp_path / "meeting.mkv"
+    meeting.write_bytes(container("matroska", [(0.0, tone(1.2))], [(1.5, tone(1.2))]))
+    for form in ("json", "vtt", "srt"):
+        out = f"{tmp_path / form}/"
+        code, _, _ = run("-q", "transcribe", str(meeting), "--model", model, *asked, "--format", form, "-o", out)
+        assert code == 0 and [file.name for file in Path(out).iterdir()] == [f"meeting.{form}"]
+    assert json.loads((tmp_path / "json" / "meeting.json").read_text())["channel"] == "1, 2"
 
 
 def test_tracks_and_channels_are_listed(run, call, tmp_path):

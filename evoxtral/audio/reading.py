@@ -111,7 +111,8 @@ def recordings(
         raise AudioError(f"{name} is incomplete: it {incomplete}; copy or record it again.")
     if track is None and channels == "mix":
         return [_mixed(found, notes, incomplete)]
-    chosen = [one for one in found for one in _channels(one, channels, name, several=track == "each")]
+    several = track == "each" or (track is None and len(found) > 1)  # with each channel, all tracks are given, too
+    chosen = [one for one in found for one in _channels(one, channels, name, several=several)]
     return [
         Recording(_scaled(waveform), incomplete, (*notes, *left), label, channel)
         for waveform, left, label, channel in chosen

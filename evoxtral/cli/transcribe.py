@@ -71,6 +71,9 @@ def _transcribe(args: argparse.Namespace) -> int:
                 output.failed(file, error)
                 code = FAILED
                 continue
+            # One file or subtitle for each recording: its cues name their tracks.
+            if len(found) > 1 and (args.output or output.form in ("srt", "vtt") or args.track != "each"):
+                found = [multitrack.together(found)]
             for transcripts in found:
                 track = next(iter(transcripts.values())).track
                 named = f"{file} · track {track}" if track and output.form != "json" else file

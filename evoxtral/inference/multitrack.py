@@ -30,11 +30,7 @@ def stream(
         found = [
             *transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding, gone=gone)
         ]
-        if track == "each":
-            by_track = {next(iter(transcripts.values())).track or "": transcripts for transcripts in found}
-            yield {name: interleaved({track: own[name] for track, own in by_track.items()}) for name in found[0]}
-        else:
-            yield found[0]
+        yield together(found) if track == "each" or len(found) > 1 else found[0]
         return
     (recording,) = audio.recordings(source, max_seconds, track, channels)
     yield from engine.stream(recording, variants, language, decoding, gone=gone)
@@ -73,10 +69,19 @@ def transcribe(
         }
 
 
+def together(found: Sequence[Mapping[str, Transcript]]) -> dict[str, Transcript]:
+    """The transcripts of each track as one, whose cues name their track, and their channel behind it."""
+    by_track = {next(iter(transcripts.values())).track or "": transcripts for transcripts in found}
+    return {
+        name: replace(interleaved({track: own[name] for track, own in by_track.items()}), track=None)
+        for name in found[0]
+    }
+
+
 def interleaved(by_channel: Mapping[str, Transcript]) -> Transcript:
     """Join the transcripts of channels or tracks recorded together: cues by time, each with its channel's name."""
     cues = [
-        replace(cue, channel=channel)
+        replace(cue, channel=f"{channel} · {cue.channel}" if cue.channel else channel)
         for channel, transcript in by_channel.items()
         for cue in transcript.cues
         if cue.text
