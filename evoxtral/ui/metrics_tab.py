@@ -103,16 +103,15 @@ def metrics_tab(folder: Path = RESULTS) -> None:
     with gr.Tabs():
         with gr.Tab("Results"):
             gr.HTML(report.results_page(published, measured), elem_id="report", apply_default_css=False)
-        if rungs.is_file():
+        content = json.loads(rungs.read_text(encoding="utf-8")) if rungs.is_file() else {}
+        if content:
             with gr.Tab("Ladders"):
-                content = json.loads(rungs.read_text(encoding="utf-8"))
                 gr.HTML(ladders.page(content), elem_id="ladders", apply_default_css=False)
-            if content.get("calibration"):
-                with gr.Tab("Confidence"):
+                if content.get("calibration"):  # no tab of its own: a phone has room for four
                     gr.HTML(reliability.page(content), elem_id="reliability", apply_default_css=False)
         if curves.is_file():
             with gr.Tab("Training"):
-                content = json.loads(curves.read_text(encoding="utf-8"))
-                gr.HTML(training_report.training(content), elem_id="training", apply_default_css=False)
+                logged = json.loads(curves.read_text(encoding="utf-8"))
+                gr.HTML(training_report.training(logged), elem_id="training", apply_default_css=False)
         with gr.Tab("Score"):
             ScoreYourOwn()
