@@ -35,6 +35,11 @@ class RecipeError(EvoxtralError):
     """A training recipe, stage or run folder that cannot be used as asked."""
 
 
+def reason(error: Exception) -> str:
+    """What an error of a library says, short and on one line, without a full stop."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …").rstrip(".")
+
+
 @contextmanager
 def reading(file: str | Path, *also: type[Exception]) -> Iterator[None]:
     """Context in which errors on reading a model's file become a CheckpointError that names it.
@@ -44,5 +49,4 @@ def reading(file: str | Path, *also: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*_UNREADABLE, *also) as error:
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …").rstrip(".")
-        raise CheckpointError(f"{file} cannot be used ({reason}): repair it, or download it again.") from error
+        raise CheckpointError(f"{file} cannot be used ({reason(error)}): repair it, or download it again.") from error

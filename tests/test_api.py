@@ -61,6 +61,9 @@ def test_the_answer_has_incomplete_notes_and_channel(client):
     result = upload(client, CLIP[: len(CLIP) // 2], channels="1").json()
     assert result["incomplete"].startswith("has ") and result["channel"] == "channel 1"
     assert upload(client, channels="all").status_code == 422
+    text = upload(client, CLIP[: len(CLIP) // 2], format="txt")
+    assert unquote(text.headers["x-incomplete"]) == result["incomplete"]
+    assert "x-incomplete" not in upload(client, format="txt").headers
 
 
 def test_each_track_is_transcribed_where_it_is_asked_for(client):

@@ -128,8 +128,9 @@ def test_only_recordings_beyond_max_seconds_are_rejected(run, clips, checkpoint,
 def test_strict_rejects_incomplete_recordings(run, clips, tmp_path, capsys):
     torn = tmp_path / "torn.wav"
     torn.write_bytes((clips / "a.wav").read_bytes()[:-16_000])
-    code, results, _ = run(torn)
+    code, results, err = run(torn)
     assert code == 0 and results["torn.wav"]["incomplete"] == "has 32,000 of 48,000 bytes of sound"
+    assert f"{torn}: incomplete: has 32,000 of 48,000 bytes of sound." in err
     run.output.unlink()
     code, results, err = run(torn, "--strict")
     assert code == 2 and not results and "incomplete" in err

@@ -54,6 +54,16 @@ def begins(waveform: np.ndarray) -> list[float]:
     return [segment.sounds[0][0] for segment in audio.segments(waveform, 30, max_pause=1.0)]
 
 
+def test_a_track_of_an_unknown_kind_is_left_out_by_name_and_cannot_be_chosen(sister):
+    """As an iPhone's spatial audio has one."""
+    head, kind, rest = container("mp4", [(0.0, sister)], [(0.0, sister)]).rpartition(b"mp4a")
+    data = head + b"apac" + rest.replace(b"esds", b"free", 1)
+    (mixed,) = audio.recordings(data)
+    assert mixed.notes == ("track 2 is left out: it is of a kind that cannot be decoded here",)
+    with pytest.raises(AudioError, match="Track 2 of .* cannot be decoded here: choose another track"):
+        audio.recordings(data, track=2)
+
+
 # ---- the time line -----------------------------------------------------------------------------------------
 
 

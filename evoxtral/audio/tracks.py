@@ -251,6 +251,8 @@ def _decoders(
             notes.append(f"track {i} is left out: it is of a kind that cannot be decoded here")
             continue
         decoders.append(Decoder(container, stream, Track(i, *tags_of(stream)), zero, name, max_seconds))
+    if not decoders and number is not None:
+        raise AudioError(f"Track {number} of {name} is of a kind that cannot be decoded here: choose another track.")
     if not decoders:
         raise AudioError(f"{name} has no audio track that can be decoded: choose a file with sound.")
     return decoders, notes

@@ -2,10 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
 
 from evoxtral.errors import EvoxtralError
+
+if TYPE_CHECKING:
+    from evoxtral.transcript import Transcript
 
 OK, FAILED, INTERRUPTED = 0, 2, 130  # exit codes; 130 is the shell's own for Ctrl-C
 
@@ -46,6 +49,14 @@ def max_seconds(args: argparse.Namespace) -> float:
 
 def language_of(args: argparse.Namespace) -> str | None:
     return None if args.language == "auto" else args.language
+
+
+def missing(file: str, transcript: "Transcript") -> Iterator[str]:
+    """Sentences on what is missing of a recording, and on what was left out."""
+    if transcript.incomplete:
+        yield f"{file}: incomplete: {transcript.incomplete}."
+    for note in transcript.notes:
+        yield f"{file}: {note}."
 
 
 def add_model(parser: Parser) -> None:

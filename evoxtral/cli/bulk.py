@@ -10,7 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evoxtral.cli.arguments import FAILED, OK, UsageError, add_request, language_of, max_seconds, show_progress
+from evoxtral.cli.arguments import (
+    FAILED,
+    OK,
+    UsageError,
+    add_request,
+    language_of,
+    max_seconds,
+    missing,
+    show_progress,
+)
 from evoxtral.cli.transcribe import variants_of
 from evoxtral.errors import EvoxtralError
 from evoxtral.exports import STDIN, is_folder
@@ -71,6 +80,8 @@ def _bulk(args: argparse.Namespace) -> int:
                     bar.write(f"{file}: {result}", file=sys.stderr)
                     code = FAILED
                     continue
+                for sentence in missing(file, next(iter(result.values()))):
+                    bar.write(sentence, file=sys.stderr)
                 for entry in left[file]:
                     output.add(entry, model, result)
                 seconds += next(iter(result.values())).duration

@@ -17,6 +17,7 @@ from evoxtral.cli.arguments import (
     add_request,
     language_of,
     max_seconds,
+    missing,
     print_json,
     show_progress,
 )
@@ -84,7 +85,8 @@ def _transcribe(args: argparse.Namespace) -> int:
                 _warn(named, transcripts)
                 if args.dialect:
                     _name_lost(named, transcripts, args.dialect)
-            _say_what_is_missing(file, next(iter(found[0].values())))
+            for sentence in missing(file, next(iter(found[0].values()))):
+                print(sentence, file=sys.stderr)
     return code
 
 
@@ -116,14 +118,6 @@ def _name_lost(file: str, transcripts: Mapping[str, "Transcript"], dialect: str)
     lost = {tag: None for transcript in transcripts.values() for tag in in_dialect(transcript, dialect).lost}
     if lost and dialect != "plain":
         print(f"{file}: {dialect} has nothing for {' '.join(lost)}.", file=sys.stderr)
-
-
-def _say_what_is_missing(file: str, transcript: "Transcript") -> None:
-    """Warn on stderr about a recording that is incomplete or of which parts were left out."""
-    if transcript.incomplete:
-        print(f"{file}: incomplete: {transcript.incomplete}.", file=sys.stderr)
-    for note in transcript.notes:
-        print(f"{file}: {note}.", file=sys.stderr)
 
 
 def _add_parts(parser: argparse.ArgumentParser) -> None:

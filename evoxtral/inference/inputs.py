@@ -11,7 +11,6 @@ import io
 import json
 import posixpath
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from evoxtral import audio
-from evoxtral.errors import AudioError, EvoxtralError
+from evoxtral.errors import AudioError, EvoxtralError, reason
 from evoxtral.exports import STDIN
 
 if TYPE_CHECKING:
@@ -152,8 +151,7 @@ def reached(url: str, kind: type[EvoxtralError]) -> Iterator[tuple["AbstractFile
     except ImportError as error:
         raise kind(f"{url} cannot be read: {str(error).rstrip('.')}.") from error
     except Exception as error:  # every store raises errors of its own, and they have no common base
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …").rstrip(".")
-        raise kind(f"{url} cannot be read ({reason}).") from error
+        raise kind(f"{url} cannot be read ({reason(error)}).") from error
 
 
 def _fetched(url: str) -> bytes:
@@ -240,4 +238,4 @@ def _parquet(file: io.IOBase, manifest: str) -> Iterator[tuple[int, Mapping[str,
         rows = (row for batch in table.iter_batches(columns=wanted) for row in batch.to_pylist())
         yield from enumerate(rows, 1)
     except pyarrow.ArrowException as error:
-        raise InputError(f"{manifest} is no Parquet ({textwrap.shorten(str(error), 200)}).") from error
+        raise InputError(f"{manifest} is no Parquet ({reason(error)}).") from error

@@ -21,6 +21,7 @@ MEDIA_TYPES = {
     "txt": "text/plain", "prompt": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt",
 }  # fmt: skip
 CLIENT_LEFT = 499  # nobody reads it; the log does
+INCOMPLETE = "x-incomplete"  # header: what is missing of the recording, percent-encoded
 LEFT_OUT = "x-left-out"  # header: the tags that a dialect has no counterpart for, percent-encoded
 Dialect = StrEnum("Dialect", {dialect: dialect for dialect in DIALECTS})
 Format = StrEnum("Format", {form: form for form in ("json", *MEDIA_TYPES)})
@@ -101,9 +102,11 @@ def router(service: Service) -> APIRouter:
             if format != "json":
                 (transcript,) = transcripts.values()
                 text, headers = content(transcript, format.value), {}
+                if transcript.incomplete:
+                    headers[INCOMPLETE] = quote(transcript.incomplete)
                 if dialect:
                     written = in_dialect(transcript, dialect.value)
-                    text, headers = written.text, {LEFT_OUT: quote(" ".join(written.lost))}
+                    text, headers[LEFT_OUT] = written.text, quote(" ".join(written.lost))
                 return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8", headers=headers)
             results.append(FileResult.of(upload.filename or "", service.model, transcripts))
         return results if len(file) > 1 else results[0]
