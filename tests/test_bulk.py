@@ -107,7 +107,8 @@ def test_a_format_writes_a_file_for_each_recording_and_resumes(clips, checkpoint
     assert written.keys() == {"a.vtt", "inside/b.vtt", "long.vtt", "silent.vtt"}
     subtitles = webvtt.read(written["long.vtt"])
     assert len(subtitles) > 1 and all(caption.text for caption in subtitles)
-    assert subtitles[0].start_in_seconds < 1 and subtitles[-1].end_in_seconds <= 23
+    times = [(caption.start_in_seconds, caption.end_in_seconds) for caption in subtitles]  # in whole seconds
+    assert times == sorted(times) and all(0 <= start <= end <= 23 for start, end in times)
     written["a.vtt"].write_text("mine")
     written["silent.vtt"].unlink()
     cli.main(asked)
