@@ -155,15 +155,19 @@ class Decoder:
             self.whole = self._kind not in BARE
             return
         if packet.size:  # the empty packet at the end of a stream is not a frame
-            rate = self.stream.codec_context.sample_rate
-            torn = self._kind == "mp3" and packet.size < containers.mp3_frame_bytes(bytes(packet), rate)
+            torn = self._kind == "mp3" and self._is_torn(packet)
             self.whole = self._stated > 0 or not torn  # the end of what states its length is looked for at the end
             if self._kind == "flac":  # ffmpeg counts on where frames are missing
-                self._start = containers.flac_start(bytes(packet), self.stream.codec_context.extradata) / rate
+                context = self.stream.codec_context
+                self._start = containers.flac_start(bytes(packet), context.extradata) / context.sample_rate
                 if not self._heard:  # of an excerpt, or behind damage
                     self._zero = self._start if self._start >= self._stated else 0.0
         for frame in frames:
             self._write(frame)
+
+    def _is_torn(self, packet: "av.Packet") -> bool:
+        """Whether a frame of MP3 is shorter than its header says."""
+        return packet.size < containers.mp3_frame_bytes(bytes(packet), self.stream.codec_context.sample_rate)
 
     def _write(self, frame: "av.AudioFrame") -> None:
         try:
@@ -189,7 +193,7 @@ class Decoder:
         """Seconds that are missing before a frame; 0 where its timestamp differs by no more than timestamps do."""
         if frame.pts is None and self._start is None:
             return self._lost
-        start = float(frame.pts * frame.time_base) if self._start is None else self._start
+        start = frame.time if self._start is None else self._start
         late = start - self._zero - self.line.seconds
         spliced = late > containers.MAX_LATE and self._kind in containers.STREAMED
         if late < -BACKWARDS or (spliced and self._heard):  # another recording joined on, with its own timestamps
@@ -330,6 +334,8 @@ def channel_names(channels: int) -> tuple[str, ...]:
 
 def to_float(samples: np.ndarray, name: str) -> np.ndarray:
     """Samples of any supported type -> float32 of the same shape, integers / full scale."""
+    if samples.dtype == np.float32:
+        return samples
     kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
     if kind in "iu" and bits <= 32:
         scaled = samples.astype(np.float32 if bits <= 16 else np.float64) / 2.0 ** (bits - 1)
