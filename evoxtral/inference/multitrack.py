@@ -1,6 +1,6 @@
 """Transcripts of a recording with several tracks or channels: mixed, one of them, or each."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -23,17 +23,17 @@ def stream(
     channels: audio.Channels = "mix",
     decoding: "Decoding | None" = None,
     gone: Callable[[], bool] = lambda: False,
+    client: Hashable = None,
 ) -> Iterator[dict[str, Transcript]]:
     """Partial transcripts of a recording, or of one track or channel of it. Where each is asked for, one final
     transcript, whose cues name theirs."""
     if "each" in (track, channels):
-        found = [
-            *transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding, gone=gone)
-        ]
+        chosen = variants, language, max_seconds, track, channels, False, decoding, gone, client
+        found = [*transcribe(engine, source, *chosen)]
         yield together(found) if track == "each" or len(found) > 1 else found[0]
         return
     (recording,) = audio.recordings(source, max_seconds, track, channels)
-    yield from engine.stream(recording, variants, language, decoding, gone=gone)
+    yield from engine.stream(recording, variants, language, decoding, gone=gone, client=client)
 
 
 def transcribe(
@@ -47,6 +47,7 @@ def transcribe(
     strict: bool = False,
     decoding: "Decoding | None" = None,
     gone: Callable[[], bool] = lambda: False,
+    client: Hashable = None,
 ) -> Iterator[dict[str, Transcript]]:
     """The transcripts of a recording; of each track where `track` is "each". See `audio.recordings`.
 
@@ -57,7 +58,7 @@ def transcribe(
     for _, group in groupby(read, key=lambda recording: recording.track):
         parts = []
         for one in group:
-            *_, last = engine.stream(one, variants, language, decoding, gone=gone)
+            *_, last = engine.stream(one, variants, language, decoding, gone=gone, client=client)
             parts.append((one.channel, last))
         if channels != "each":
             yield from (transcripts for _, transcripts in parts)
