@@ -290,7 +290,7 @@ def test_a_file_that_is_not_audio_is_recognised_under_any_name(data, name, tmp_p
     if name:
         source = tmp_path / name
         source.write_bytes(data)
-    with pytest.raises(AudioError, match="is not a recording that can be read: use WAV, FLAC, MP3"):
+    with pytest.raises(AudioError, match="is not a recording that can be read: use WAV, AIFF"):
         audio.load(source)
 
 
@@ -473,6 +473,25 @@ def test_a_recording_that_is_too_long_gets_an_error_with_both_durations():
     with pytest.raises(AudioError, match="is 33 min 20 s long and the limit is 30 min"):
         audio.load((8_000, np.zeros(16_000_000, np.uint8)))
     assert audio.duration(audio.load(file("WAV 16 bit"), max_seconds=SECONDS)) == SECONDS
+
+
+TORN = {  # files that state their length at their beginning
+    "M4A": lambda: encode("ipod", "aac", rate=16_000, moov_size="4000"),
+    "MP3": lambda: file("MP3 by LAME"),
+    "FLAC": lambda: file("FLAC 16 bit"),
+    "WAV": lambda: file("WAV 16 bit"),
+}
+
+
+@pytest.mark.parametrize("kind", TORN)
+def test_a_torn_file_counts_with_what_is_in_it_not_with_what_it_states(kind):
+    whole = TORN[kind]()
+    with pytest.raises(AudioError, match="is 2.* s long and the limit is 1.8 s"):
+        audio.read(whole, max_seconds=1.8)
+    torn = audio.read(whole[: round(0.7 * len(whole))], max_seconds=1.8)
+    assert torn.incomplete and 0.8 < torn.duration < 1.8
+    with pytest.raises(AudioError, match="s long and the limit is 0.5 s"):
+        audio.read(whole[: round(0.7 * len(whole))], max_seconds=0.5)
 
 
 @pytest.mark.parametrize("live", [False, True])

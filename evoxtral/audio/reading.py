@@ -77,8 +77,8 @@ def recordings(
         source: the path of a local file (a web address is refused, never fetched); the bytes of a file; or
             `(rate in Hz, samples)` with samples (T,) or (T, C), floats at any scale or integers of 8, 16 or
             32 bits at full scale, signed or not, as Gradio hands them over.
-        max_seconds: longest recording accepted. Checked on the stated length before anything is decoded, and
-            again while decoding, so that it bounds the memory as well.
+        max_seconds: longest recording accepted; a torn file counts with what is in it. Checked on the stated length
+            before anything is decoded, and again while decoding, so that it bounds the memory as well.
         track: a number from 1, "each" for one waveform a track, None for the mix of all with sound.
         channels: a number from 1, "each" for one waveform a channel, "mix" for the mix of those with speech.
         strict: whether a recording that is incomplete is refused.

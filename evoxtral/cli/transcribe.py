@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("transcribe", help="audio files to tagged text")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …; - reads stdin")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings and videos; - reads stdin")
     parser.add_argument("--format", choices=FORMATS, help="default: what FILE's ending says, else txt")
     parser.add_argument(
         "-o", "--output", metavar="FILE|FOLDER", help="instead of stdout; in a folder each recording has its own file"

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import Response
 
+from evoxtral.audio import FORMATS
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.exports import content, in_dialect
 from evoxtral.foreign_formats import DIALECTS
@@ -51,8 +52,8 @@ _STREAMED = events.event({"file": "clip.wav", "variants": {"rl": "[nervous] I di
     _RESULT, "result"
 )
 
-Upload = Annotated[UploadFile, File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.")]
-Uploads = Annotated[list[UploadFile], File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM; one or more.")]
+Upload = Annotated[UploadFile, File(description=f"{', '.join(FORMATS)}.")]
+Uploads = Annotated[list[UploadFile], File(description=f"{', '.join(FORMATS)}; one or more.")]
 Language = Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")]
 Track = Annotated[
     str | None, Form(pattern="^(each|[1-9][0-9]?)$", description="A number, or each; left out: the mix of all tracks.")

@@ -43,7 +43,7 @@ class CompareEndpoints:
         """Transcribe a clip with every variant of the model.
 
         Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            audio: The recording.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
             track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
             channels: "mix", the number of one, or "each": then the cues name theirs.
@@ -60,7 +60,7 @@ class CompareEndpoints:
         """Transcribe a clip with one variant of the model.
 
         Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            audio: The recording.
             variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
             track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
@@ -85,7 +85,7 @@ class CompareEndpoints:
         """Transcribe a clip with one variant of the model, into a file's content.
 
         Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            audio: The recording.
             variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
             format: srt or vtt for subtitles, txt, json, or prompt for the tagged text in parts for ElevenLabs v3.
@@ -110,7 +110,7 @@ def tracks(audio: str) -> list:
     """List the audio tracks of a recording and their channels, by what its file states.
 
     Args:
-        audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+        audio: The recording.
 
     Returns:
         For each track: its number, name, language, the names of its channels, and its rate.
