@@ -422,9 +422,10 @@ def test_the_channels_of_a_call_are_written_by_name_in_the_order_of_time(run, mo
     (result,) = json.loads(out)
     assert code == 0 and result["channel"] == "left, right"
     (entry,) = result["variants"].values()
-    assert [cue["channel"] for cue in entry["cues"]] == ["left", "right"]
+    assert [segment["channel"] for segment in entry["segments"]] == ["left", "right"]
+    assert {cue["channel"] for cue in entry["cues"]} == {"left", "right"}
     assert "Left" not in entry["text"]
-    assert [cue["start"] for cue in entry["cues"]] == pytest.approx([0, 1.25], abs=0.3)
+    assert [segment["start"] for segment in entry["segments"]] == pytest.approx([0, 1.25], abs=0.3)
     one = json.loads(run("-q", "transcribe", call, "--model", model, "--channels", "2", "--format", "json")[1])
     assert one[0]["channel"] == "right"
 

@@ -40,6 +40,7 @@ _RESULT = {
             "truncated": False,
             "confidence": 0.97,
             "doubtful": False,
+            "segments": [{"start": 0.1, "end": 2.3, "text": "[nervous] I didn't mean it. [sighs]"}],
             "cues": [{"start": 0.1, "end": 2.3, "text": "[nervous] I didn't mean it. [sighs]"}],
         }
     },
