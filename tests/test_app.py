@@ -213,7 +213,7 @@ def test_channels_are_listed_and_chosen_and_each_gives_cues_with_their_names(cli
 
 def test_the_chooser_lists_tracks_or_channels_and_is_hidden_for_mono(call, clip):
     assert compare_events.offer_parts(call)["choices"] == [
-        ("Everything, mixed", "/mix"),
+        ("Everything", "/"),
         ("Left channel alone", "/1"),
         ("Right channel alone", "/2"),
         ("Each channel, by name", "/each"),

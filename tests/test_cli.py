@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import save_adapter, tone
+from conftest import save_adapter, spoken, tone
 from test_recordings import container
 
 from evoxtral import audio, cli
@@ -430,10 +430,11 @@ def test_the_channels_of_a_call_are_written_by_name_in_the_order_of_time(run, mo
     assert one[0]["channel"] == "right"
 
 
-@pytest.mark.parametrize("asked", [("--track", "each"), ("--channels", "each")])
+@pytest.mark.parametrize("asked", [("--track", "each"), ("--channels", "each"), ()])
 def test_of_several_tracks_a_folder_has_one_file_with_all_of_them(run, model, tmp_path, asked):
     meeting = tmp_path / "meeting.mkv"
-    meeting.write_bytes(container("matroska", [(0.0, tone(1.2))], [(1.5, tone(1.2))]))
+    in_turn, at_once = ([(0.0, tone(1.2))], [(1.5, tone(1.2))]), ([(0.0, spoken(2.0))], [(0.0, spoken(2.0, seed=1))])
+    meeting.write_bytes(container("matroska", *(in_turn if asked else at_once)))
     for form in ("json", "vtt", "srt"):
         out = f"{tmp_path / form}/"
         code, _, _ = run("-q", "transcribe", str(meeting), "--model", model, *asked, "--format", form, "-o", out)

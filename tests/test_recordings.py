@@ -125,6 +125,19 @@ def test_tracks_are_mixed_by_default(keys, sister):
         audio.recordings(data, track=3)
 
 
+def test_tracks_in_which_people_speak_at_once_most_of_the_time_are_kept_apart_by_default(keys, sister):
+    data = container("matroska", [(0.0, keys)], [(0.0, sister)], title="mic")
+    first, second = audio.recordings(data)
+    assert (first.track, second.track) == ("1 (mic)", "2 (mic)")
+    assert first.notes == second.notes == ("people speak at once in 2 tracks: each is written by itself",)
+    assert lag_and_likeness(first.waveform, keys)[1] > 0.95 and lag_and_likeness(second.waveform, sister)[1] > 0.95
+    for asked in ({"track": "mix"}, {"channels": "mix"}):
+        (mixed,) = audio.recordings(data, **asked)
+        assert np.array_equal(mixed.waveform, audio.load(data))
+    (in_turn,) = audio.recordings(container("matroska", [(0.0, keys)], [(1.5, sister)]))  # with a little overlap
+    assert in_turn.notes[0].startswith("2 tracks are mixed")
+
+
 def test_a_silent_track_is_left_out_and_named(keys):
     recording = audio.read(container("matroska", [(0.0, np.zeros_like(keys))], [(0.0, keys)]))
     assert lag_and_likeness(recording.waveform, keys)[1] > 0.95
@@ -183,6 +196,28 @@ def test_a_mix_of_channels_says_whether_people_speak_at_once(later, noted, keys,
     samples[: len(keys), 0], samples[later : later + len(sister), 1] = keys, sister
     notes = audio.read((SAMPLE_RATE, samples)).notes
     assert notes == ("channels are mixed in which people speak at once; each can be had by itself",) * noted
+
+
+def test_channels_in_which_people_speak_at_once_most_of_the_time_are_kept_apart_by_default(keys, sister):
+    samples = np.zeros((len(sister), 3), np.float32)
+    samples[: len(keys), 0], samples[:, 2] = keys, sister
+    first, third = audio.recordings((SAMPLE_RATE, samples))
+    assert (first.channel, third.channel) == ("channel 1", "channel 3")
+    assert np.array_equal(first.waveform, samples[:, 0]) and np.array_equal(third.waveform, samples[:, 2])
+    assert first.notes == (
+        "channel 2 is left out: it carries no speech",
+        "people speak at once in 2 channels: each is written by itself",
+    )
+
+
+def test_one_voice_in_two_microphones_is_mixed_without_a_note(keys):
+    rng = np.random.default_rng(0)
+    decay = 0.2 * rng.standard_normal((8_000, 2)) * np.exp(-6.9 * np.arange(8_000) / 8_000)[:, None]  # a room of 0.5 s
+    decay[0, 0], decay[160, 1] = 1, 1  # the second is 3.4 m further away
+    samples = np.stack([np.convolve(keys, decay[:, i]) for i in range(2)], axis=1).astype(np.float32)
+    assert abs(np.corrcoef(samples.T)[0, 1]) < channels.ALIKE
+    (mixed,) = audio.recordings((SAMPLE_RATE, samples))
+    assert mixed.notes == ()
 
 
 def test_only_speech_has_a_high_modulation_score(keys):

@@ -6,7 +6,6 @@ from evoxtral.audio.listing import TrackInfo, chosen, listing
 from evoxtral.audio.reading import (
     MAX_MEGABYTES,
     MAX_SECONDS,
-    Channels,
     Choice,
     Recording,
     Source,
@@ -28,7 +27,7 @@ from evoxtral.audio.segmentation import (
 from evoxtral.audio.tracks import SAMPLE_RATE
 
 __all__ = [
-    "FORMATS", "FRAMES_PER_SECOND", "MAX_MEGABYTES", "MAX_PAUSE", "MAX_SECONDS", "SAMPLE_RATE", "SUFFIXES", "Channels",
-    "Choice", "Recording", "Segment", "Source", "TrackInfo", "chosen", "duration", "frame_levels", "is_silent",
+    "FORMATS", "FRAMES_PER_SECOND", "MAX_MEGABYTES", "MAX_PAUSE", "MAX_SECONDS", "SAMPLE_RATE", "SUFFIXES", "Choice",
+    "Recording", "Segment", "Source", "TrackInfo", "chosen", "duration", "frame_levels", "is_silent",
     "levelled", "listing", "load", "loudness", "read", "recordings", "save", "segments", "wav_bytes",
 ]  # fmt: skip

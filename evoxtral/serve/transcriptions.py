@@ -53,13 +53,19 @@ _STREAMED = events.event({"file": "clip.wav", "variants": {"rl": "[nervous] I di
     _RESULT, "result"
 )
 
+PART = "^(mix|each|[1-9][0-9]?)$"
 Upload = Annotated[UploadFile, File(description=f"{', '.join(FORMATS)}.")]
 Uploads = Annotated[list[UploadFile], File(description=f"{', '.join(FORMATS)}; one or more.")]
 Language = Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")]
-Track = Annotated[
-    str | None, Form(pattern="^(each|[1-9][0-9]?)$", description="A number, or each; left out: the mix of all tracks.")
+Track = Annotated[str | None, Form(pattern=PART, description="mix, each, or a number.")]
+Channels = Annotated[
+    str | None,
+    Form(
+        pattern=PART,
+        description="mix, each, or a number. With track and channels left out both are mixed, unless people speak at "
+        "once in them most of the time.",
+    ),
 ]
-Channels = Annotated[str, Form(pattern="^(mix|each|[1-9][0-9]?)$", description="mix, each, or a number.")]
 BAD_REQUEST = {400: {"description": "One sentence in `detail`, as for every 4xx."}}
 
 
@@ -69,7 +75,7 @@ def router(service: Service) -> APIRouter:
     default = Variant(service.variants[-1])
     Asked = Annotated[Variant, Form(description="One variant, or all of them.")]
 
-    def task(data: bytes, variant: Variant, language: str, track: str | None, channels: str) -> Task:
+    def task(data: bytes, variant: Variant, language: str, track: str | None, channels: str | None) -> Task:
         names = service.variants if variant == "all" else (variant.value,)
         chosen = [int(one) if one and one.isdecimal() else one for one in (track, channels)]
         return Task(data, names, None if language == "auto" else language, None, *chosen)
@@ -85,7 +91,7 @@ def router(service: Service) -> APIRouter:
             Dialect | None, Form(description="Tags as this text-to-speech system wants them; with `format` txt.")
         ] = None,
         track: Track = None,
-        channels: Channels = "mix",
+        channels: Channels = None,
     ) -> FileResult | list[FileResult]:
         """Transcribe one recording, or several, whose results are a list."""
         if format != "json" and (len(file) > 1 or variant == "all" and len(service.variants) > 1):
@@ -126,7 +132,7 @@ def router(service: Service) -> APIRouter:
         variant: Asked = default,
         language: Language = "en",
         track: Track = None,
-        channels: Channels = "mix",
+        channels: Channels = None,
     ) -> Response:
         """Transcribe one recording and see its text grow: events `partial`, with the text so far of every variant,
         then `result`, which is what `/transcribe` answers; `error` with `detail` if it fails in between."""
