@@ -69,6 +69,25 @@ Channels = Annotated[
 BAD_REQUEST = {400: {"description": "One sentence in `detail`, as for every 4xx."}}
 
 
+def _check_format(format: Format, dialect: Dialect | None, one: bool) -> None:
+    """Raises EvoxtralError for a format that does not go with what is asked for.  one: whether that is one text."""
+    if format != "json" and not one:
+        raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
+    if dialect and format != "txt":
+        raise EvoxtralError("A dialect is of plain text: ask for format txt, or leave dialect out.")
+
+
+def _text(transcript: Transcript, format: Format, dialect: Dialect | None) -> Response:
+    """A transcript in another format than JSON; what that has no place for is in headers."""
+    text, headers = content(transcript, format.value), {}
+    if transcript.incomplete:
+        headers[INCOMPLETE] = quote(transcript.incomplete)
+    if dialect:
+        written = in_dialect(transcript, dialect.value)
+        text, headers[LEFT_OUT] = written.text, quote(" ".join(written.lost))
+    return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8", headers=headers)
+
+
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["Evoxtral"], responses=BAD_REQUEST)
     Variant = StrEnum("Variant", {name: name for name in (*service.variants, "all")})
@@ -94,10 +113,7 @@ def router(service: Service) -> APIRouter:
         channels: Channels = None,
     ) -> FileResult | list[FileResult]:
         """Transcribe one recording, or several, whose results are a list."""
-        if format != "json" and (len(file) > 1 or variant == "all" and len(service.variants) > 1):
-            raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
-        if dialect and format != "txt":
-            raise EvoxtralError("A dialect is of plain text: ask for format txt, or leave dialect out.")
+        _check_format(format, dialect, one=len(file) == 1 and (variant != "all" or len(service.variants) == 1))
         results = []
         for upload in file:
             try:
@@ -108,14 +124,7 @@ def router(service: Service) -> APIRouter:
             if transcripts is None:
                 return Response(status_code=CLIENT_LEFT)
             if format != "json":
-                (transcript,) = transcripts.values()
-                text, headers = content(transcript, format.value), {}
-                if transcript.incomplete:
-                    headers[INCOMPLETE] = quote(transcript.incomplete)
-                if dialect:
-                    written = in_dialect(transcript, dialect.value)
-                    text, headers[LEFT_OUT] = written.text, quote(" ".join(written.lost))
-                return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8", headers=headers)
+                return _text(*transcripts.values(), format, dialect)
             results.append(FileResult.of(upload.filename or "", service.model, transcripts))
         return results if len(file) > 1 else results[0]
 
