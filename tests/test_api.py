@@ -53,7 +53,7 @@ def test_a_recording_gives_the_same_object_as_the_command_line(client, engine):
     assert list(result["variants"]) == ["base", "sft", "rl"]
     for variant, entry in result["variants"].items():
         expected = engine.transcribe(CLIP, variant)
-        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful cues words".split()}
+        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful segments cues words".split()}
         assert (entry["text"], entry["plain"]) == (expected.text, expected.plain)
 
 

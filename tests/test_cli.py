@@ -254,7 +254,7 @@ def test_json_is_a_list_with_one_object_for_every_file(run, model, clip, engine,
     assert list(first["variants"]) == given
     for variant, entry in first["variants"].items():
         expected = engine.transcribe(clip, variant)
-        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful cues words".split()}
+        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful segments cues words".split()}
         assert (entry["text"], entry["plain"], entry["truncated"]) == (
             expected.text,
             expected.plain,

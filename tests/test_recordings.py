@@ -68,7 +68,7 @@ def test_a_track_of_an_unknown_kind_is_left_out_by_name_and_cannot_be_chosen(sis
 
 
 @pytest.mark.parametrize(
-    ("kind", "codec"), [("mp4", "aac"), ("matroska", "aac"), ("webm", "libopus"), ("ogg", "libopus")]
+    ("kind", "codec"), [("mp4", "aac"), ("mov", "aac"), ("matroska", "aac"), ("webm", "libopus"), ("ogg", "libopus")]
 )
 def test_leading_silence_of_a_track_is_kept(kind, codec, keys):
     late = audio.read(container(kind, [(5.0, keys)], codec=codec))
@@ -86,6 +86,14 @@ def test_a_gap_between_packets_is_silence(kind, codec, keys, sister):
 def test_an_excerpt_of_a_broadcast_starts_at_its_first_packet(keys):
     piece = audio.read(container("mpegts", [(700.0, keys)]))
     assert piece.incomplete is None and piece.duration == pytest.approx(audio.duration(keys), abs=0.2)
+
+
+def test_a_broadcast_cut_at_both_ends_is_what_is_between(keys):
+    data = container("mpegts", [(700.0, np.concatenate([keys, keys, keys]))])
+    third = audio.duration(keys)
+    piece = audio.read(data[len(data) // 6 + 77 : -len(data) // 6 - 77])
+    assert third < piece.duration < 2.5 * third
+    assert lag_and_likeness(piece.waveform, keys)[1] > 0.5, "the middle one is whole"
 
 
 def test_undecodable_packets_become_silence_of_their_duration():
