@@ -178,7 +178,7 @@ def test_the_rows_of_who_has_gone_are_free_at_the_next_step(engine, monkeypatch)
     with ThreadPoolExecutor(2) as visitors:
         leaving = visitors.submit(lambda: [*engine.stream(clip, decoding=long, gone=gone.is_set)])
         staying = visitors.submit(engine.transcribe, clip, "rl", decoding=long)
-        assert staying.result().token_count == 400
+        assert staying.result().done
         with pytest.raises(Abandoned):
             leaving.result()
     assert rows.count(4) == 1 and rows[rows.index(4) + 1] == 1, rows

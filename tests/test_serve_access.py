@@ -101,57 +101,60 @@ def test_each_token_has_its_own_rate(engine, options, monkeypatch):
     assert client.get("/metrics", headers=bearing("another-token")).status_code == 200
 
 
-def test_each_client_has_so_many_requests_at_a_time(engine, monkeypatch):
-    go, begun = threading.Event(), threading.Event()
-    stream = engine.stream
+class Held:
+    """A request whose decoding has begun and does not go on until `finish`."""
 
-    def held(*given, **named):
-        begun.set()
-        go.wait()
-        yield from stream(*given, **named)
+    def __init__(self, engine, monkeypatch):
+        self._go, self._begun = threading.Event(), threading.Event()
+        stream = engine.stream
 
-    monkeypatch.setattr(engine, "stream", held)
-    with served(create_app(engine, Limits(concurrent=1))) as url:
-        answers = []
-        first = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
+        def held(*given, **named):
+            self._begun.set()
+            self._go.wait()
+            yield from stream(*given, **named)
+
+        monkeypatch.setattr(engine, "stream", held)
+
+    def send(self, url: str) -> None:
+        self.answers: list[httpx.Response] = []
+        self._thread = threading.Thread(
+            target=lambda: self.answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
         )
-        first.start()
-        begun.wait()
+        self._thread.start()
+        self._begun.wait()
+
+    def finish(self) -> httpx.Response:
+        self._go.set()
+        self._thread.join()
+        (answer,) = self.answers
+        return answer
+
+
+@pytest.fixture
+def held(engine, monkeypatch) -> Held:
+    return Held(engine, monkeypatch)
+
+
+def test_each_client_has_so_many_requests_at_a_time(engine, held):
+    with served(create_app(engine, Limits(concurrent=1))) as url:
+        held.send(url)
         refused = httpx.post(f"{url}/transcribe", files={"file": CLIP})
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
         assert "evoxtral_decoding 1.0" in httpx.get(f"{url}/metrics").text
-        go.set()
-        first.join()
-    assert answers[0].status_code == 200
+        assert held.finish().status_code == 200
 
 
-def test_what_was_accepted_is_answered_when_the_service_ends(engine, monkeypatch):
-    go, begun = threading.Event(), threading.Event()
-    stream = engine.stream
-
-    def held(*given, **named):
-        begun.set()
-        go.wait()
-        yield from stream(*given, **named)
-
-    monkeypatch.setattr(engine, "stream", held)
+def test_what_was_accepted_is_answered_when_the_service_ends(engine, held):
     app = create_app(engine)
     with served(app) as url:
-        answers: list[httpx.Response] = []
-        first = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
-        )
-        first.start()
-        begun.wait()
+        held.send(url)
         url.server.handle_exit(signal.SIGTERM, None)
         assert not app.service.ready
         with pytest.raises(httpx.TransportError):  # soon nobody listens any more
             while True:
                 httpx.get(f"{url}/health")
-        go.set()
-        first.join()
-    assert answers[0].status_code == 200 and answers[0].json()["variants"]
+        answer = held.finish()
+    assert answer.status_code == 200 and answer.json()["variants"]
 
 
 def test_it_is_ready_when_the_weights_are_there(checkpoint, engine):

@@ -97,6 +97,7 @@ def test_verbose_json_has_segments_words_and_tags_as_data(client, engine):
     assert answer.duration == pytest.approx(23.0) and answer.language == "english"
     assert answer.usage.type == "duration" and answer.usage.seconds == 23
     assert " ".join(segment.text for segment in answer.segments) == answer.text
+    assert "".join("".join(cue["text"].split()) for cue in answer.cues) == "".join(answer.text.split())
     for segment in answer.segments:
         assert 0 <= segment.start < segment.end <= 23 and segment.avg_logprob <= 0
         assert engine.prompt.decode(segment.tokens) == segment.text

@@ -3,7 +3,7 @@
 For each seed the model's SFT adapter is sampled on the same clips, in noise and rooms and by voices that SFT has not
 heard, so that attempts differ. Each of `objectives.METHODS` learns from the same rollouts, at one rate, for one epoch.
 All adapters then write down the same held-out clips; `methods.json` has the paired differences from SFT, and
-docs/experiments.md the table. What is done already is kept: an interrupted run goes on.
+docs/rl.md the table. What is done already is kept: an interrupted run goes on.
 """
 
 import argparse
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "evoxtral" / "assets" / "results" / "methods.json"
-PAGE = ROOT / "docs" / "experiments.md"
+PAGE = ROOT / "docs" / "rl.md"
 START, END = "<!-- methods:start -->\n", "<!-- methods:end -->"
 SCORES = ("wer", "tagged_placed_tag_f1", "tag_hallucination", "emphasis_f1")
 CHUNK = 48  # clips that are decoded between two writes

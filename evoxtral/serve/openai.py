@@ -8,8 +8,8 @@ from evoxtral.errors import EvoxtralError
 from evoxtral.exports import content
 from evoxtral.serve import events, refusals
 from evoxtral.serve.refusals import Refusal
+from evoxtral.serve.response_formats import Answer
 from evoxtral.serve.service import Service, Task
-from evoxtral.serve.shapes import Answer
 from evoxtral.serve.transcription_form import FORMATS, GRANULARITIES, MAX_TEMPERATURE, PLAIN, PREFIX, read
 from evoxtral.serve.transcriptions import CLIENT_LEFT, MEDIA_TYPES
 

@@ -42,7 +42,7 @@ class Task:
     language: str | None = "en"
     decoding: Decoding | None = None
     track: audio.Choice = None
-    channels: audio.Channels = "mix"
+    channels: audio.Choice = None
 
 
 class Service:
