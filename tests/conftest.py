@@ -129,6 +129,22 @@ def engine(checkpoint) -> Engine:
     return Engine(checkpoint, device="cpu", dtype=torch.float32)
 
 
+ENGINES: dict[str, Engine] = {}
+
+
+@pytest.fixture
+def engines(monkeypatch) -> None:
+    """The command line loads each model once for all tests that ask for this: loading is most of what it costs."""
+
+    def once(checkpoint: Checkpoint, *more: object, **named: object) -> Engine:
+        key = repr((checkpoint, more, named))
+        if key not in ENGINES:
+            ENGINES[key] = Engine(checkpoint, *more, **named)
+        return ENGINES[key]
+
+    monkeypatch.setattr("evoxtral.inference.engine.Engine", once)
+
+
 SENTENCES = (
     "Please do not tell my sister that I left my keys in the car again.",
     "We have all the time in the world, so nobody should hurry.",

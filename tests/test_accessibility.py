@@ -1,5 +1,9 @@
 """Everyone can use the page: axe-core finds nothing serious in any tab, and the keyboard reaches every control."""
 
+from collections.abc import Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
 import pytest
 from test_browser import (  # noqa: F401
     PATIENCE,
@@ -60,9 +64,33 @@ def open_tabs(page):
             yield name
 
 
+COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+IS_DARK = "dark => document.body.classList.contains('dark') === dark"
+SETTLED = (
+    "() => document.getAnimations().forEach(animation => animation.finish())"  # no colour is on its way to another
+)
+
+
+@contextmanager
+def in_the_dark(page):
+    """The same page in dark colours, as the system's setting changes."""
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(IS_DARK, arg=scheme == "dark")
+        page.evaluate(SETTLED)
+        if scheme == "dark":
+            yield
+
+
 def serious(page) -> list[str]:
-    """What axe-core finds serious or critical: rule, why, and where."""
-    found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    """What axe-core finds serious or critical: rule, why, and where. In the dark, colours alone are others."""
+    found = violations(page)
+    with in_the_dark(page):
+        return found + [f"dark: {violation}" for violation in violations(page, COLOURS)]
+
+
+def violations(page, rules: Mapping = MappingProxyType({})) -> list[str]:
+    found = axe.Axe().run(page, options={"resultTypes": ["violations"], **rules}).response["violations"]
     return [
         f"{violation['id']}: {violation['help']}: {node['html'][:200]}"
         for violation in found
@@ -75,8 +103,8 @@ def serious(page) -> list[str]:
 def used(visit):  # noqa: F811
     """Opens the page with a clip compared, so that what a result adds is looked at too."""
 
-    def open_page(scheme: str = "light"):
-        page = visit(scheme=scheme)
+    def open_page():
+        page = visit()
         page.locator("#examples .gallery-item").first.click()
         finish(page)
         return page
@@ -84,37 +112,34 @@ def used(visit):  # noqa: F811
     return open_page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_any_tab(used, scheme):
-    page = used(scheme)
+def test_axe_finds_nothing_serious_in_any_tab(used):
+    page = used()
     found = {tab: serious(page) for tab in open_tabs(page)}
     assert {"Compare", "Speak", "Metrics > Results", "Metrics > Score"} <= set(found)
     assert not {tab: violations for tab, violations in found.items() if violations}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_editors_and_accordions(used, scheme):
-    page = used(scheme)
+def test_axe_finds_nothing_serious_in_editors_and_accordions(used):
+    page = used()
     page.locator("[data-edit=open]").last.click()
     expect(page.locator("#columns textarea")).to_be_visible(timeout=PATIENCE)
-    photograph(page, f"{scheme}-editor")
+    photograph(page, "light-editor")
+    with in_the_dark(page):
+        photograph(page, "dark-editor")
     assert not serious(page)
     write_script(page, "[sighs] So. [long pause] Never.")
     page.get_by_role("button", name="Speak", exact=True).click()
     expect(page.locator(".ev-timeline .ev-tag")).to_have_count(2, timeout=PATIENCE)
     page.get_by_role("button", name="In ElevenLabs v3").click()
     expect(page.locator("#key input")).to_be_visible()
-    photograph(page, f"{scheme}-speak")
+    photograph(page, "light-speak")
+    with in_the_dark(page):
+        photograph(page, "dark-speak")
     assert not serious(page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_in_an_uploads_report_and_in_an_error(
-    visit,  # noqa: F811
-    scheme,
-    tmp_path,
-):
-    page = visit(scheme=scheme)
+def test_axe_finds_nothing_serious_in_an_uploads_report_and_in_an_error(visit, tmp_path):  # noqa: F811
+    page = visit()
     page.get_by_role("tab", name="Metrics").click()
     page.get_by_role("tab", name="Score").click()
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"

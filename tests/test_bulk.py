@@ -32,7 +32,7 @@ def clips(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run(checkpoint, capsys, tmp_path):
+def run(checkpoint, capsys, tmp_path, engines):
     """Run `bulk` with the tests' own model: gives exit code, the results by file, stderr."""
     model, output = Path(checkpoint.base).parent, tmp_path / "results.jsonl"
 
