@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
 from evoxtral import audio
 from evoxtral.audio import SAMPLE_RATE, activity
@@ -92,7 +93,7 @@ def test_speech_is_found_in_noise_and_the_noise_before_it_is_not_sent():
 
 
 def test_babble_of_twenty_is_not_sent_and_one_voice_in_loud_noise_is():
-    """The noise is as loud as the voice, and 5 dB below a whisper, which has no pitch."""
+    """Noise and a fan as loud as the voice, and noise 5 dB below a whisper, which has no pitch."""
     rng = np.random.default_rng(0)
     texts = ["The train to the old harbour leaves at nine in the morning, and nobody should hurry for it."] * 2
     size = 10 * SAMPLE_RATE
@@ -100,9 +101,10 @@ def test_babble_of_twenty_is_not_sent_and_one_voice_in_loud_noise_is():
     crowd = sum(np.roll(np.resize(voice, size), rng.integers(size)) * rng.uniform(0.3, 1) for voice in voices)
     assert seconds(effects.peak(crowd, 0.5)) == 0
     whisper = speak(" ".join(f"[whispers] {text}" for text in texts)).waveform
-    for voice, decibel in ((voices[0], 0), (voices[1], 0), (whisper, 5)):
-        noise = acoustics.coloured(rng.standard_normal(len(voice)), 1.0)
-        noise *= np.sqrt((voice**2).mean() / (noise**2).mean() / 10 ** (decibel / 10))
+    for voice, decibel in ((voices[0], 0), (voices[1], 0), (whisper, 5), (voices[2], None), (voices[3], None)):
+        white = rng.standard_normal(len(voice))
+        noise = lfilter([1], [1, -0.7], white) if decibel is None else acoustics.coloured(white, 1.0)
+        noise *= np.sqrt((voice**2).mean() / (noise**2).mean() / 10 ** ((decibel or 0) / 10))
         assert seconds(effects.peak(voice + noise, 0.5)) > 0.8 * len(voice) / SAMPLE_RATE
 
 
