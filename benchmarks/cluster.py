@@ -1,10 +1,13 @@
 """`bulk` on a local Ray cluster of several nodes: whether what is killed is lost, and what Ray costs.
 
-    python benchmarks/cluster.py --clips 2000     # two CPU cores, about an hour; needs the extra `bulk`
+    python benchmarks/cluster.py kills --clips 10000   # needs the extra `bulk`; a quarter of an hour of one core
+    python benchmarks/cluster.py cost --clips 400
 
-One process first, then the cluster undisturbed, then once more with a worker, a node and the driver killed in the
-middle. Stored in `benchmarks/cluster.json`: processor seconds of every process of Ray and of the driver, from the first
-result to the last, against those of one process; starting is told apart.
+`kills`: one process; then a cluster of which a worker, the driver and, once it goes on, a node are killed. `cost`: one
+process and an undisturbed cluster at the same time, so that other work slows both; processor seconds of every process
+of Ray and of the driver, from the first result to the last, against those of one process; starting is told apart.
+Stored in `benchmarks/cluster.json`. Clips are short and encoded in windows of their length, so that Ray's part is as
+large as it can be.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +38,13 @@ TEXTS = (
     "[whispers] I never said that we would go there. [pause] I am so sorry.",
 )
 NODES = 2
+SECONDS = 0.8  # of a clip
+ASKED = ("--model", "tiny", "--weights", "fp32", "--variant", "rl", "--window", "1")
 OBJECT_STORE = 80_000_000  # bytes of a node, about the least that Ray takes
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def write_clips(folder: Path, count: int, seconds: float = 1.0) -> None:
+def write_clips(folder: Path, count: int, seconds: float = SECONDS) -> None:
     """Clips cut from the embedded voice, and one file that is no recording."""
     folder.mkdir(parents=True)
     voices = [speak(text, VOICES[i % len(VOICES)], seed=i).waveform for i, text in enumerate(TEXTS)]
@@ -60,9 +66,9 @@ def nodes(count: int = NODES):
 
 
 def started(clips: Path, output: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "evoxtral", "-q", "bulk", str(clips), "-o", str(output), "--model", "tiny"]
+    command = [sys.executable, "-m", "evoxtral", "-q", "bulk", str(clips), "-o", str(output), *ASKED]
     return subprocess.Popen(
-        [*command, "--weights", "fp32", *more], stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        [*command, *more], stderr=subprocess.PIPE, text=True, cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
 
@@ -160,53 +166,58 @@ def killed(clips: Path, output: Path, count: int) -> dict[str, dict]:
         cluster.shutdown()
 
 
+def kills(folder: Path, count: int) -> dict:
+    run = started(folder / "clips", folder / "single.jsonl")
+    single = watched(run, folder / "single.jsonl", [run.pid], {})
+    print("one process", single, flush=True)
+    found = killed(folder / "clips", folder / "killed.jsonl", count)
+    return {
+        "one_process": single,
+        "results": len(found),
+        "identical_after_kills": told(found) == told(results(folder / "single.jsonl")),
+    }
+
+
+def cost(folder: Path, count: int) -> dict:
+    cluster, _ = nodes()
+    with ThreadPoolExecutor(1) as beside:
+        try:
+            run = started(folder / "clips", folder / "cluster.jsonl", "--cluster", cluster.address, "--actors", "1")
+            own = [info[0].process.pid for node in cluster.list_all_nodes() for info in node.all_processes.values()]
+            alone = started(folder / "clips", folder / "single.jsonl")
+            single = beside.submit(watched, alone, folder / "single.jsonl", [alone.pid], {})
+            spread = watched(run, folder / "cluster.jsonl", [run.pid, *own], {})
+            single = single.result()
+        finally:
+            cluster.shutdown()
+    return {
+        "one_process": single,
+        "cluster": spread,
+        "overhead_of_engines_and_command": round(working(spread) / working(single) - 1, 3),
+        "identical": told(results(folder / "cluster.jsonl")) == told(results(folder / "single.jsonl")),
+    }
+
+
+PARTS = {"kills": kills, "cost": cost}
+
+
 def main() -> None:
+    import ray
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--clips", type=int, default=400)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "cluster.json")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_clips(folder / "clips", args.clips)
-        run = started(folder / "clips", folder / "single.jsonl")
-        single = watched(run, folder / "single.jsonl", [run.pid], {})
-        print("one process", single, flush=True)
-        measured = measure(folder, args.clips, single)
-    args.output.write_text(json.dumps(measured, indent=1) + "\n")
-    print(args.output.read_text())
-
-
-def measure(folder: Path, count: int, single: dict) -> dict:
-    """The cluster's part. folder: has clips/, and single.jsonl of one process, which took `single`."""
-    import ray
-
-    cluster, _ = nodes()
-    try:
-        run = started(folder / "clips", folder / "cluster.jsonl", "--cluster", cluster.address, "--actors", "2")
-        own = [info[0].process.pid for node in cluster.list_all_nodes() for info in node.all_processes.values()]
-        spread = watched(run, folder / "cluster.jsonl", [run.pid, *own], {})
-    finally:
-        cluster.shutdown()
-    print("cluster", spread, flush=True)
-    expected = told(results(folder / "single.jsonl"))
-    identical = told(results(folder / "cluster.jsonl")) == expected
-    print("identical", identical, flush=True)
-    found = killed(folder / "clips", folder / "killed.jsonl", count)
-    return {
-        "clips": count,
-        "clip_s": 1.0,
-        "nodes": NODES,
-        "actors": 2,
-        "one_process": single,
-        "cluster": spread,
-        "overhead_of_engines_and_command": round(working(spread) / working(single) - 1, 3),
-        "identical": identical,
-        "identical_after_kills": told(found) == expected,
-        "ray": ray.__version__,
-        "cores": os.cpu_count(),
-        "date": str(datetime.date.today()),
-    }
+        write_clips(Path(scratch) / "clips", args.clips)
+        found = PARTS[args.part](Path(scratch), args.clips)
+    about = {"clips": args.clips, "clip_s": SECONDS, "nodes": NODES, "ray": ray.__version__, "cores": os.cpu_count()}
+    before = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
+    measured = {args.part: about | {"date": str(datetime.date.today())} | found}
+    args.output.write_text(json.dumps(before | measured, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(measured, indent=1))
 
 
 def working(run: dict) -> float:

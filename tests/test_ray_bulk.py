@@ -33,7 +33,7 @@ def clips(tmp_path_factory):
 
 
 def test_a_killed_worker_driver_and_node_lose_nothing_and_nothing_is_written_twice(clips, tmp_path):
-    asked = ["-q", "bulk", str(clips), "-o", str(tmp_path / "single.jsonl"), "--model", "tiny", "--weights", "fp32"]
+    asked = ["-q", "bulk", str(clips), "-o", str(tmp_path / "single.jsonl"), *cluster.ASKED]
     assert cli.main(asked) == 2, "one file is no recording"
     found = cluster.killed(clips, tmp_path / "cluster.jsonl", 24)
     assert cluster.told(found) == cluster.told(cluster.results(tmp_path / "single.jsonl"))
@@ -42,6 +42,7 @@ def test_a_killed_worker_driver_and_node_lose_nothing_and_nothing_is_written_twi
 def test_a_file_that_ends_every_worker_fails_alone(clips, monkeypatch):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(ray_bulk, "Transcriber", Fragile)
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     monkeypatch.setattr(ray_bulk, "ATTEMPTS", 1)  # each one starts an engine
     monkeypatch.setattr(ray_bulk, "ROUNDS", (ray_bulk.MAX_FILES, 1))
     files = [*inputs.listed([clips])][:6]

@@ -143,8 +143,8 @@ def test_a_client_with_many_requests_does_not_keep_a_client_with_one_waiting(eng
     assert order == ["many", "one", *["many"] * 5]
 
 
-@pytest.mark.parametrize("patient", [False, True], ids=["overdue", "not yet"])
-def test_text_goes_on_between_two_preparations_where_it_is_overdue(engine, monkeypatch, patient):
+@pytest.mark.parametrize("case", ["overdue", "not yet", "nobody reads along"])
+def test_text_goes_on_between_two_preparations_where_it_is_overdue(engine, monkeypatch, case):
     done = ""
     scheduler, prepare, decode = engine.scheduler, engine.scheduler._prepare, engine.scheduler._round
 
@@ -153,14 +153,17 @@ def test_text_goes_on_between_two_preparations_where_it_is_overdue(engine, monke
         done += letter
         step(*given)
 
-    monkeypatch.setattr("evoxtral.inference.scheduler.MAX_STALL", 1e9 if patient else -1.0)
+    monkeypatch.setattr("evoxtral.inference.scheduler.MAX_STALL", 1e9 if case == "not yet" else -1.0)
     monkeypatch.setattr(scheduler, "_prepare", lambda windows: noted("p", prepare, windows))
     monkeypatch.setattr(scheduler, "_round", lambda: noted("r", decode))
-    clip = (SAMPLE_RATE, np.concatenate([spoken(9.0, seed) for seed in range(3)]))
-    engine.compare(clip, ("rl",), decoding=Decoding(max_tokens=40, stop_loops=False))
+    clips, decoding = [spoken(9.0, seed) for seed in range(3)], Decoding(max_tokens=40, stop_loops=False)
+    if case == "nobody reads along":
+        engine.batch(clips, ("rl",), decoding=decoding)
+    else:
+        engine.compare((SAMPLE_RATE, np.concatenate(clips)), ("rl",), decoding=decoding)
     windows = done.count("p")
     assert windows > 2
-    assert done.startswith("p" * windows if patient else "pr" * windows), done
+    assert done.startswith(("pr" if case == "overdue" else "p") * windows), done
 
 
 def test_the_rows_of_who_has_gone_are_free_at_the_next_step(engine, monkeypatch):

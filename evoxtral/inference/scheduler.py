@@ -2,7 +2,8 @@
 
 One thread works while there are requests. Between two rounds of decoding it frees the rows of who has left, and
 prepares (encodes and prefills) the next windows, of the client that has the fewest. Where windows wait, nobody's text
-stands still for longer than MAX_STALL or the preparation of one window, whichever is longer.
+stands still for longer than MAX_STALL or the preparation of one window, whichever is longer; where nobody reads along,
+as in bulk, the batch is filled first.
 """
 
 import threading
@@ -163,7 +164,8 @@ class Scheduler:
                 self._prepare(windows)
             except Exception as error:  # others go on
                 self._drop([request for request, _ in windows], error)
-        overdue = time.perf_counter() - self._last_round > MAX_STALL
+        read_along = any(request.growing and request.active for request in self._requests)
+        overdue = read_along and time.perf_counter() - self._last_round > MAX_STALL
         if self._batch.occupied and (overdue or not windows):
             self._round()
 
