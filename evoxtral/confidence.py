@@ -27,8 +27,11 @@ FEATURES = (
     "letters_a_token",
     "cut",  # ended by a loop or its budget
     "log_seconds",
+    "phonemes_wrong",  # share of the phonemes that the encoder heard otherwise
+    "phoneme_surprise",  # nats a phoneme by which the text is less likely than what the encoder heard
 )
 UNLIKELY = 1e-4  # smaller probabilities count as this one
+MOST_SURPRISED = 20.0  # nats; more counts as this
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class Calibration:
             return None
         if not self.tuned:
             return found[FEATURES.index("mean_probability")]
-        rows = zip(found, self.means, self.scales, self.weights, strict=True)
-        logit = self.bias + sum(weight * (value - mean) / scale for value, mean, scale, weight in rows)
+        known = found[: len(self.weights)]  # one that was fitted to fewer features, of an older file
+        rows = zip(known, self.means, self.scales, self.weights, strict=True)
+        logit = self.bias + sum(w * (v - mean) / scale for v, mean, scale, w in rows if not math.isnan(v))
         return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
 
     def judged(self, transcript: Transcript) -> Transcript:
@@ -80,7 +84,7 @@ def load(folder: Path) -> Calibration:
 
 
 def features(transcript: Transcript) -> tuple[float, ...] | None:
-    """FEATURES of a transcript; None where there is no token or a person wrote some."""
+    """FEATURES of a transcript, nan where one is not known; None where there is no token or a person wrote some."""
     tokens = [token for cue in transcript.cues for token in cue.tokens]
     if not tokens or any(token.probability is None for token in tokens):
         return None
@@ -101,7 +105,18 @@ def features(transcript: Transcript) -> tuple[float, ...] | None:
         len(text) / len(tokens),
         float(transcript.truncated),
         math.log(seconds),
+        *_agreement(transcript),
     )
+
+
+def _agreement(transcript: Transcript) -> tuple[float, float]:
+    """The last two FEATURES, over all segments for which they are known; not a number where none is."""
+    found = [cue.agreement for cue in transcript.cues if cue.agreement]
+    if not found:
+        return math.nan, math.nan
+    wrong, surprise = sum(one.wrong for one in found), sum(one.surprise for one in found)
+    symbols = max(1, sum(one.symbols for one in found))
+    return wrong / max(1, sum(one.phonemes for one in found)), min(MOST_SURPRISED, surprise / symbols)
 
 
 def word_probabilities(transcript: Transcript) -> Sequence[float]:

@@ -34,6 +34,19 @@ class Token(NamedTuple):
     end: float | None = None
 
 
+class Agreement(NamedTuple):
+    """Of a text with what the encoder heard by itself: see `inference/agreement.py`."""
+
+    wrong: int
+    """phonemes that are others in the text than were heard, that are missing there, or here"""
+    phonemes: int
+    """the greater number of phonemes, of those that were heard and those of the text"""
+    surprise: float
+    """log-likelihood of the text's symbols below that of the best path, in nats"""
+    symbols: int
+    """of the text"""
+
+
 @dataclass(frozen=True)
 class TagSpan:
     """One tag of a transcript. `probability` is that of its whole span: the product over the tokens in it."""
@@ -57,6 +70,7 @@ class Cue:
 
     sounds: the stretches of it that are not silent, (start, end) in seconds from the start of the clip; () if unknown.
     channel: the channel or track it is of, where several are written side by side; "" elsewhere.
+    agreement: of the text with what the encoder heard; None where that is not known.
     """
 
     start: float
@@ -66,6 +80,7 @@ class Cue:
     sounds: tuple[tuple[float, float], ...] = ()
     done: bool = True
     channel: str = ""
+    agreement: Agreement | None = None
 
     @property
     def text(self) -> str:

@@ -79,3 +79,18 @@ def test_a_microphone_is_the_same_for_a_seed_and_keeps_the_length(waveform):
             and np.isfinite(out).all()
             and np.abs(out).max() <= 1
         )
+
+
+def test_masks_hide_stretches_of_a_log_mel_and_leave_the_rest():
+    mel = np.random.default_rng(0).standard_normal((300, 128)).astype(np.float32)
+    shares = []
+    for seed in range(40):
+        out = augment.masked(mel, np.random.default_rng(seed))
+        hidden = out != mel
+        assert np.all(out[hidden] == mel.mean(dtype=np.float32)) and out.shape == mel.shape
+        rows, bands = hidden.all(1), hidden.all(0)
+        assert np.array_equal(hidden, rows[:, None] | bands[None]), "whole frames and whole bands"
+        assert rows.sum() <= 5 * augment.MASK_FRAMES and bands.sum() <= 2 * augment.MASK_BANDS
+        shares.append(hidden.mean())
+    assert 0.1 < np.mean(shares) < 0.35
+    assert augment.masked(mel[:5], np.random.default_rng(1)).shape == (5, 128)

@@ -3,16 +3,18 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor
 
 from evoxtral import speech
 from evoxtral.audio.features import log_mel
 from evoxtral.inference.prompt import Prompt
-from evoxtral.model import checkpoints
+from evoxtral.model import checkpoints, phoneme_head
 from training import dataset, distillation, model, pretrain, recipe, run
 from training.dataset import Clips, DataConfig
 from training.distillation import BANDS, STATES, UNIT, DistillationConfig
@@ -56,7 +58,7 @@ def test_targets_keep_step_with_a_clip_that_is_varied(spoken, tmp_path):
     base = checkpoints.load_base(START, torch.float32)
     prompt = Prompt(START, base.config)
     task = distillation.Distilling(base, prompt, clips, DistillationConfig(steps=4), START)
-    mels, targets = task._heard_by_both([0, 1], np.random.default_rng(3))
+    mels, targets = task._heard([0, 1], False, np.random.default_rng(3), masks=False)
     again = np.random.default_rng(3)
     for index, row, target in zip((0, 1), mels, targets, strict=True):
         mel, frames = dataset.vary(clips.mel(index), again, prompt.window_frames)
@@ -81,7 +83,7 @@ def test_the_tower_learns_what_the_teacher_gives_and_the_text_model_stays(spoken
     )
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all("audio_tower" in name or "projector" in name for name in moved)
-    assert pretrain.read_head(tmp_path / "distilled")[0] == pretrain.read_head(START)[0]
+    assert phoneme_head.read(tmp_path / "distilled")[0] == phoneme_head.read(START)[0]
     losses = [_feature_loss(folder, spoken) for folder in (START, tmp_path / "distilled")]
     assert losses[1] < 0.95 * losses[0]
 
@@ -90,7 +92,7 @@ def _feature_loss(folder, clips: Clips) -> float:
     """Of the best linear map of the states to the targets: how much of them is in the states."""
     base = checkpoints.load_base(folder, torch.float32)
     task = distillation.Distilling(base, Prompt(folder, base.config), clips, DistillationConfig(steps=4), START)
-    mels, targets = task._heard_by_both([0, 1, 2], np.random.default_rng(5))
+    mels, targets = task._heard([0, 1, 2], False, np.random.default_rng(5), masks=False)
     with torch.no_grad():
         encoded = model.encode(base, mels)
     states = torch.cat([row[: len(target)] for row, target in zip(encoded, targets, strict=True)])
@@ -98,6 +100,35 @@ def _feature_loss(folder, clips: Clips) -> float:
     ones = torch.cat([states, torch.ones(len(states), 1)], 1)
     gram = ones.T @ ones + 3.0 * torch.eye(ones.shape[1])
     return float(((ones @ torch.linalg.solve(gram, ones.T @ wanted) - wanted) ** 2).mean())
+
+
+def test_the_text_stage_goes_on_with_the_teacher_and_its_map(spoken, tmp_path):
+    distillation.distil(tmp_path, START, spoken, spoken, DistillationConfig(steps=1, frames=1000, warmup=1))
+    base = checkpoints.load_base(tmp_path / "distilled", torch.float32)
+    known = load_file(tmp_path / "distilled" / distillation.MAP)
+    config = pretrain.PretrainConfig(
+        steps=10, listening=0.0, short_share=0.0, frames=1000, features=1.0, masks=1.0, frozen=0.5, embedded_end=0.5
+    )
+    task = distillation.TaughtPretraining(
+        base, Prompt(tmp_path / "distilled", base.config), spoken, config, tmp_path / "distilled"
+    )
+    assert torch.equal(task.map.weight, known["weight"])
+    conv = base.model.audio_tower.conv1.weight
+    for step, learns in ((0, False), (6, True)):
+        (parts,) = task.losses(step)
+        assert {"phonemes", "tokens", "features"} < set(parts) and parts["features"].item() > 0
+        sum(parts.values()).backward()
+        assert (conv.grad is not None) == learns, "the encoder waits for the text model"
+        assert task.map.weight.grad is not None
+
+
+def test_at_the_end_two_clips_of_three_are_in_the_embedded_voice(spoken):
+    voices = [clip.voice for clip in spoken.clips]
+    others = [replace(clip, voice="natural:heart") for clip in spoken.clips] * 4
+    both = spoken.at([0, 1, 2, *[0, 1, 2] * 4])
+    both.clips[3:] = others
+    chosen = pretrain._mostly_embedded(both)
+    assert chosen[:3] == [0, 1, 2] and len(chosen) == 4 and ":" not in "".join(voices)
 
 
 def test_a_missing_teacher_is_one_sentence_with_the_package_before_anything_is_made(monkeypatch, tmp_path, capsys):

@@ -24,7 +24,8 @@ from waiting import wait_until
 from evoxtral import audio, metrics, speech
 from evoxtral.errors import EvoxtralError, RecipeError
 from evoxtral.inference.prompt import Prompt
-from evoxtral.model import checkpoints
+from evoxtral.model import checkpoints, phoneme_head
+from evoxtral.speech import notation
 from evoxtral.speech.espeak import Espeak
 from training import dataset, loop, model, muon, policy, pretrain, raft, recipe, run, sft
 from training.dataset import Clips, Collator, DataConfig
@@ -348,13 +349,13 @@ def test_a_share_of_the_first_weights_is_kept():
 def test_the_committed_ctc_head_hears_phonemes_and_tags():
     """In the encoder's states, 25 a second: of a clip, what espeak-ng has said."""
     folder, text = checkpoints.TINY_FOLDER / "base", "The old bridge shook in the storm. [laughs] Nobody saw it."
-    base, (symbols, head) = checkpoints.load_base(folder, torch.float32), pretrain.read_head(folder)
+    base, (symbols, head) = checkpoints.load_base(folder, torch.float32), phoneme_head.read(folder)
     waveform = speech.speak(text, "en-us+f3", 1).waveform
     log_mel = Prompt(folder, checkpoints.load_config(folder)).log_mel([waveform])
     with torch.no_grad():
         heard = head(model.encode(base, log_mel))[0].argmax(-1).unique_consecutive().tolist()
     with Espeak() as engine:
-        said = pretrain.phonemes(engine, text, "en-us")
+        said = notation.phonemes(engine, text, "en-us")
     assert Levenshtein.distance([symbols[k - 1] for k in heard if k], said) < 0.2 * len(said)
 
 
@@ -370,7 +371,7 @@ def test_a_committed_base_can_be_trained_further(tmp_path):
     assert before.keys() == after.keys()
     changes = {name: (after[name] - before[name]).abs().max() for name in before}
     assert 0 < max(changes.values()) < 0.05
-    known, (symbols, head) = pretrain.read_head(bases[0]), pretrain.read_head(bases[1])
+    known, (symbols, head) = phoneme_head.read(bases[0]), phoneme_head.read(bases[1])
     assert symbols == known[0] and 0 < (head.weight - known[1].weight).abs().max() < 0.05, "the CTC head goes on"
 
 
@@ -396,7 +397,7 @@ def test_the_second_task_lists_tags_and_stress_in_order():
 
 def test_the_ctc_targets_are_phonemes_stress_tags_and_clause_melodies():
     with Espeak() as engine:
-        heard = pretrain.phonemes(engine, "[sad] No, it IS! [laughs] Right?", "en-us")
+        heard = notation.phonemes(engine, "[sad] No, it IS! [laughs] Right?", "en-us")
     assert heard == ["[sad]", "n", "oU", "|,", "I", "t", "^", "I", "z", "|!", "[laughs]", "r", "aI", "t", "|?"]
 
 

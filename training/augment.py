@@ -1,4 +1,6 @@
-"""A microphone for training clips: a chain of what `evoxtral.speech.acoustics` has, drawn anew for each clip."""
+"""A microphone for training clips, a chain of what `evoxtral.speech.acoustics` has, and masks for their log-mels, drawn
+anew for each clip.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +10,8 @@ import numpy as np
 from evoxtral.speech.acoustics import Rng, coded, limited, mixed, narrowband_vocoder, noise, reverberant, room
 from evoxtral.speech.effects import peak
 
+MASK_EVERY = 60  # frames of a log-mel for one mask in time
+MASK_FRAMES, MASK_BANDS = 8, 20  # the longest mask in time, and the widest of the two in frequency
 NARROW = 0.15  # share of coded clips that go through `narrowband_vocoder` instead
 
 
@@ -44,3 +48,21 @@ def microphone(waveform: np.ndarray, rng: Rng, others: Sequence[np.ndarray] = ()
         coder = narrowband_vocoder if rng.random() < NARROW else coded
         waveform = coder(waveform, rng)
     return np.clip(waveform, -1, 1).astype(np.float32)
+
+
+def masked(mel: np.ndarray, rng: Rng) -> np.ndarray:
+    """SpecAugment (Park et al. 2019) of a log-mel (F, B): a copy with two stretches of bands, and one of frames in each
+    MASK_EVERY of them, at the clip's mean. What was heard often cannot be known by one place of it.
+    """
+    out = mel.copy()
+    frames, bands = mel.shape
+    mean = mel.mean(dtype=np.float32)
+    for _ in range(2):
+        width = int(rng.integers(0, min(MASK_BANDS, bands) + 1))
+        first = int(rng.integers(0, bands - width + 1))
+        out[:, first : first + width] = mean
+    for _ in range(frames // MASK_EVERY):
+        length = int(rng.integers(0, MASK_FRAMES + 1))
+        first = int(rng.integers(0, frames - length + 1))
+        out[first : first + length] = mean
+    return out

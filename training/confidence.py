@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from evoxtral import confidence  # noqa: E402
 from evoxtral.confidence import Calibration  # noqa: E402
-from evoxtral.transcript import Cue, Token, Transcript  # noqa: E402
+from evoxtral.transcript import Agreement, Cue, Token, Transcript  # noqa: E402
 from training import evaluate_people  # noqa: E402
 
 BAD = 0.5  # WER above which a transcript is a bad one
@@ -32,8 +32,10 @@ def transcript(row: dict, variant: str) -> Transcript:
     """What a variant wrote for a clip of predictions.jsonl."""
     found = row["variants"][variant]
     tokens = tuple(Token(text, probability) for text, probability in found["tokens"])
-    cues = (Cue(0.0, row["seconds"], tokens, found["cut"]),) if tokens else ()
-    return Transcript(cues, row["seconds"], 0.0)
+    cues = [Cue(0.0, row["seconds"], tokens, found["cut"])] if tokens else []
+    agreements = [Agreement(*numbers) for numbers in found.get("agreement", ())]
+    cues += [Cue(row["seconds"], row["seconds"], (), agreement=numbers) for numbers in agreements] if tokens else []
+    return Transcript(tuple(cues), row["seconds"], 0.0)
 
 
 def accuracy(row: dict, variant: str) -> float | None:
@@ -69,12 +71,18 @@ def calibrated(rows: Sequence[dict]) -> Calibration:
     variants = list(rows[0]["variants"])
     found = [(confidence.features(transcript(row, v)), accuracy(row, v), row["set"]) for row in rows for v in variants]
     found = [(f, a, s) for f, a, s in found if f is not None and a is not None]
-    features, targets = np.array([f for f, _, _ in found]), np.array([a for _, a, _ in found])
+    features, targets = _known(np.array([f for f, _, _ in found])), np.array([a for _, a, _ in found])
     first = fit(features, targets)
     scores = np.array([_score(first, f) for f in features])
     well = np.sort(scores[targets >= 1 - GOOD])
     warn = float(well[int(FALSE_ALARMS * len(well))])
     return Calibration(**{**vars(first), "warn": round(min(warn, 0.9), 4), "tag": _tag_threshold(rows, variants)})
+
+
+def _known(features: np.ndarray) -> np.ndarray:
+    """What is not known (nan) of features (n, k) as the mean of what is, or 0: it then tells nothing."""
+    means = [column[~np.isnan(column)].mean() if not np.isnan(column).all() else 0.0 for column in features.T]
+    return np.where(np.isnan(features), means, features)
 
 
 def _score(calibration: Calibration, features: Sequence[float]) -> float:

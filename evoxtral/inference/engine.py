@@ -18,12 +18,12 @@ from transformers import VoxtralConfig
 
 from evoxtral import audio, confidence
 from evoxtral.errors import CheckpointError, DeviceFullError, EvoxtralError
-from evoxtral.inference import alignment
+from evoxtral.inference import agreement, alignment
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
 from evoxtral.inference.scheduler import Request, Scheduler, Window
 from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
-from evoxtral.model import backends, checkpoints, hub, lora, precision, stored
+from evoxtral.model import backends, checkpoints, hub, lora, phoneme_head, precision, stored
 from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
@@ -110,9 +110,11 @@ class Engine:
         adapters = [lora.read(folder, model, name, self.activations) for name, folder in adapter_folders.items()]
         self._mix = Mix(adapters)
         self.variants = self._mix.variants
+        known = phoneme_head.read(folder)
+        self.symbols = tuple(known[0]) if known else ()
         # The text model first: it takes most of the adapters' matrices, which bounds peak memory.
         self._text = TextModel(model, adapters, self._mix, self.device)
-        self._encoder = Encoder(model, adapters, self._mix, self.device)
+        self._encoder = Encoder(model, adapters, self._mix, self.device, known[1] if known else None)
         for module in (self._text, self._encoder):
             wait_for_quantized(module)
 
@@ -272,12 +274,15 @@ class Engine:
                 for window in request.windows:
                     if window.done and window not in told:
                         told.add(window)
-                        self._find_times(window)
+                        self._finish(window)
                 yield request.windows
 
-    def _find_times(self, window: Window) -> None:
-        """Give each row of a window that is done the times of its tokens."""
+    def _finish(self, window: Window) -> None:
+        """Give each row of a window that is done the times of its tokens, and how well its words agree with what the
+        encoder has heard."""
         loud = None
+        seconds = audio.duration(window.waveform)
+        agreement.judge(window.rows, self.prompt, self.symbols, seconds / self.window_seconds)
         for row in window.rows:
             if row.decoding.times:
                 loud = alignment.loudness(window.waveform) if loud is None else loud

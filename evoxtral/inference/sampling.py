@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from evoxtral.transcript import Agreement
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -24,7 +26,7 @@ class Decoding:
     tokens_per_second, spare_tokens: that budget. Speech rarely passes 6 tokens/s of the published vocabulary;
         the rest is room for tags, and for smaller vocabularies.
     stop_loops: end a row that repeats itself.
-    times: find when each word and tag sounds, once a row has ended.
+    times: find when each word and tag sounds, and how well they agree with the sound, once a row has ended.
     """
 
     temperature: float = 0.0
@@ -57,6 +59,8 @@ class Row:
     truncated: the text was ended by its budget or because it repeated itself, not by the model.
     looks: (T, audio tokens), where each token looked, once it has ended; None where no heads are known.
     times: start and end, in seconds from the start of the audio, of what each token is of; () while not known.
+    heard: (T, symbols), log-probabilities of what the encoder has heard; None where the model has no head for it, and
+    once `agreement` is known: of the words with that, see `inference/agreement.py`.
     slot: its row in the cache.
     """
 
@@ -70,6 +74,8 @@ class Row:
     truncated: bool = False
     looks: np.ndarray | None = None
     times: Sequence[tuple[float, float] | tuple[None, None]] = ()
+    heard: np.ndarray | None = None
+    agreement: Agreement | None = None
     slot: int | None = None
 
     def add(self, token: int, probability: float, eos_id: int, stop_loops: bool) -> None:

@@ -21,6 +21,7 @@ from evoxtral.inference import alignment
 from evoxtral.inference.batch import SYNC_EVERY, Batch
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Row
+from evoxtral.model.encoder import Encoder
 from evoxtral.model.memory import return_freed_memory
 from evoxtral.model.text import TextModel
 
@@ -40,6 +41,7 @@ class Model(Protocol):
     heads: alignment.Heads
     rows: int
     _text: TextModel
+    _encoder: Encoder
     _lock: threading.Lock
 
     def _prompts(self, ids: Sequence[int], log_mel: torch.Tensor, selected: tuple[str, ...]) -> torch.Tensor: ...
@@ -223,9 +225,13 @@ class Scheduler:
         log_mel = engine.prompt.log_mel([window.waveform for _, window in windows], engine.device)
         with engine._lock:
             prompts = engine._prompts(request.ids, log_mel, request.variants)
+            heard = engine._encoder.heard
             del log_mel
             return_freed_memory()  # of the encoder, before the cache is allocated
             self._batch.join(prompts, rows, request.variants)
+            for k, row in enumerate(rows if heard is not None else ()):
+                if row.decoding.times:
+                    row.heard = heard[k // copies].numpy(force=True)
             del prompts
             return_freed_memory()  # of the prompts, before the first step
         elapsed = time.perf_counter() - begun

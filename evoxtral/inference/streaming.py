@@ -84,5 +84,5 @@ def cue_of(segment: audio.Segment, row: Row, prompt: Prompt) -> Cue:
     pieces = prompt.pieces([token for token, _ in written], final=done)
     times = row.times if done and row.times else [(None, None)] * len(pieces)
     tokens = [Token(text, p, *time) for text, (_, p), time in zip(pieces, written, times, strict=True)]
-    cue = Cue(0.0, segment.end - segment.start, tuple(tokens), row.truncated, done=done)
+    cue = Cue(0.0, segment.end - segment.start, tuple(tokens), row.truncated, done=done, agreement=row.agreement)
     return cue.moved(segment.start, segment.end, segment.sounds)

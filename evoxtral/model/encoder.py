@@ -65,9 +65,17 @@ class Encoder(nn.Module):
     """The audio tower and the projector."""
 
     def __init__(
-        self, model: VoxtralForConditionalGeneration, adapters: Sequence[Adapter], mix: Mix, device: torch.device
+        self,
+        model: VoxtralForConditionalGeneration,
+        adapters: Sequence[Adapter],
+        mix: Mix,
+        device: torch.device,
+        head: nn.Linear | None = None,
     ):
-        """Moves the layers out of `model`, one by one, to `device`. `model` cannot encode audio afterwards."""
+        """Moves the layers out of `model`, one by one, to `device`. `model` cannot encode audio afterwards.
+
+        head: of CTC on the tower's states, which then also fill `heard`.
+        """
         super().__init__()
         tower, projector = model.model.audio_tower, model.model.multi_modal_projector
         self.mix, config = mix, model.config
@@ -84,6 +92,9 @@ class Encoder(nn.Module):
         # Several neighbouring encoder positions, concatenated, make one audio token.
         self.ins, self.outs = config.audio_config.intermediate_size, config.text_config.hidden_size
         self.tokens = self.positions.numel() // self.ins
+        self.head = head
+        self.heard: torch.Tensor | None = None
+        """(variants x S, T, symbols) log-probabilities of the head, of what was encoded last; None without a head"""
         self.to(device, dtype)
         by_onednn = backends.onednn_supports(self.conv1.weight)
         self.attend = _faster_attention(self) if by_onednn else scaled_dot_product_attention
@@ -97,11 +108,14 @@ class Encoder(nn.Module):
         if log_mel.is_cuda:
             return self._batch(log_mel, variants)
         audio_embeds = log_mel.new_empty(len(variants), len(log_mel), self.tokens, self.outs)
-        owners = self._owners(variants, TOWER)
+        owners, heard = self._owners(variants, TOWER), {}
         for (i, window), owner in product(enumerate(log_mel), self.mix.ordered(owners)):
             rows = [row for row, other in enumerate(owners) if other == owner]
             audio_embeds[rows, i] = self._batch(window[None], tuple(variants[row] for row in rows))
+            if self.head is not None:
+                heard |= {(row, i): self.heard[:1] for row in rows}  # they share the tower's output
             return_freed_memory()  # too fragmented for the next window to reuse
+        self.heard = torch.cat([heard[key] for key in sorted(heard)]) if heard else None
         return audio_embeds.flatten(0, 1)
 
     def _batch(self, log_mel: torch.Tensor, variants: tuple[str, ...]) -> torch.Tensor:
@@ -113,6 +127,9 @@ class Encoder(nn.Module):
         through_tower = self.mix.ordered(self._owners(variants, TOWER))
         with self.mix.using(through_tower):
             hidden = self._tower(log_mel.repeat(len(through_tower), 1, 1))
+        if self.head is not None:
+            heard = self.head(hidden).float().log_softmax(-1)
+            self.heard = _repeat_blocks(heard, through_tower, self._owners(variants, TOWER))
         through_projector = self.mix.ordered(self._owners(variants, TOWER, PROJECTOR))
         hidden = _repeat_blocks(hidden, through_tower, self._owners(through_projector, TOWER))
         with self.mix.using(through_projector):

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 FILES = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "tekken.json", "model*.safetensors", "model.safetensors.index.json", lora.CONFIG_FILE, lora.WEIGHTS_FILE,
-    "alignment.json", "confidence.json",  # see inference/alignment.py and confidence.py
+    "alignment.json", "confidence.json", "phonemes.safetensors",  # see alignment.py, confidence.py, phoneme_head.py
 )  # fmt: skip
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?")
 _NOT_A_REFERENCE = "{} is neither a folder nor a Hub id (owner/name or owner/name@revision)."
