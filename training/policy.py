@@ -77,11 +77,17 @@ class PolicyTuning(Finetuning):
 
     def __init__(self, tuned: PeftModel, prompt: Prompt, learned: Attempts, config: SftConfig):
         super().__init__(tuned, prompt, learned.clips, learned.texts, config)
-        self.learned = learned
+        self.learned, self._beyond = learned, [0, 0]
         tuned.eval()
         self._old = self._probabilities(learned.texts)
         self._old_worst = self._probabilities(learned.worst) if learned.config.method == "pairs" else []
         tuned.train()
+
+    @property
+    def beyond(self) -> float:
+        """Share of the tokens that it has learned from whose probability had left the clip range: how far the policy
+        has moved from the one that sampled."""
+        return self._beyond[0] / max(1, self._beyond[1])
 
     @torch.no_grad()
     def _probabilities(self, texts: list[str]) -> list[Tensor]:
@@ -116,6 +122,9 @@ class PolicyTuning(Finetuning):
         old = torch.nn.utils.rnn.pad_sequence([self._old[i] for i in indices], batch_first=True)
         old = torch.nn.functional.pad(old, (0, new.shape[1] - old.shape[1])).to(self.device)
         advantage = torch.tensor([self.learned.advantages[i] for i in indices], device=self.device)
+        limit = torch.tensor(1 + self.learned.config.clip).log()
+        self._beyond[0] += int(((new.detach() - old).abs() > limit).sum())
+        self._beyond[1] += int(counts.sum())
         return objectives.policy_loss(new, old, counts, advantage, self.learned.config.clip)
 
     def _pair_loss(self, indices: list[int]) -> Tensor:
