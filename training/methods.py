@@ -279,7 +279,7 @@ def compare(folder: Path, model: str, asked: Comparison) -> dict:
             "beyond": {
                 method: round(float(np.mean([one["beyond"] for one in some])), 4)
                 for method, some in notes.items()
-                if method in ON_POLICY
+                if all(one["beyond"] is not None for one in some)
             },
             "rungs": figures(predictions, tests),
         }

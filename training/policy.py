@@ -103,7 +103,7 @@ class PolicyTuning(Finetuning):
         batch = self.collate(indices, self.prompt, texts, True, None).to(self.device)
         with loop.autocast(self.device):
             audio = model.project(self.base, model.encode(self.base, batch.mels))
-            logits = model.text_logits(self.base, audio, batch.prompt, batch.text, 0.0)
+            logits = model.text_logits(self.base, audio, batch.prompt, batch.text)
         return objectives.log_probability(logits, batch.labels, model.IGNORE)
 
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
@@ -111,11 +111,15 @@ class PolicyTuning(Finetuning):
         lengths = [len(old) for old in self._old]
         pairs = self.learned.config.method == "pairs"
         total = len(batch) if pairs else sum(lengths[i] for i in batch)
-        for number, indices, counts in self._parts(step):
-            self._seeded(step, number)
+        for first, indices, counts in self._parts(step):
+            self._seeded(step, first)
             part = len(indices) if pairs else sum(lengths[i] for i in indices)
             weight = processes * part / total if counts else 0.0
             yield {"loss": (self._pair_loss(indices) if pairs else self._policy_loss(indices)) * weight}
+
+    def one_clip(self) -> None:
+        longest = max(range(len(self.texts)), key=lambda i: len(self.texts[i]))
+        (self._pair_loss if self.learned.config.method == "pairs" else self._policy_loss)([longest])
 
     def _policy_loss(self, indices: list[int]) -> Tensor:
         new, counts = self._forward(indices, [self.texts[i] for i in indices])
