@@ -201,7 +201,8 @@ def crowd(args: argparse.Namespace) -> dict:
                     "audio_per_cpu_second": round(ours["audio_per_cpu_second"] / baseline["audio_per_cpu_second"], 2),
                     "first_text_p95": round(ours["first_text_p95_s"] / baseline["first_text_p95_s"], 3),
                 }
-            return {"shape": args.shape, "tokens_per_second_of_audio": args.rate, **found}
+            about = {"shape": args.shape, "tokens_per_second_of_audio": args.rate, "cores": os.cpu_count()}
+            return about | found
 
 
 def steps(args: argparse.Namespace) -> dict:
@@ -244,7 +245,7 @@ def steps(args: argparse.Namespace) -> dict:
 async def _crowd_for(server: Server, texts: dict[bytes, str], clients: int, seconds: float) -> dict:
     end = time.monotonic() + seconds
     counts = {"answered": 0, "lost": 0, "wrong": 0}
-    memory: list[float] = []
+    before, memory = server.memory(), []
     recordings = list(texts)
 
     async def visitor(number: int, client: httpx.AsyncClient) -> None:
@@ -269,8 +270,8 @@ async def _crowd_for(server: Server, texts: dict[bytes, str], clients: int, seco
     async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=None)) as client:
         await asyncio.gather(watch(), *(visitor(number, client) for number in range(clients)))
     third = max(1, len(memory) // 3)
-    middle, last = memory[third : 2 * third] or memory, memory[-third:]
-    return counts | {"memory_mb": {"middle third": round(max(middle)), "last third": round(max(last))}}
+    thirds = {"first": memory[:third], "middle": memory[third : 2 * third] or memory, "last": memory[-third:]}
+    return counts | {"memory_mb": {"before": round(before)} | {name: round(max(own)) for name, own in thirds.items()}}
 
 
 def load(args: argparse.Namespace) -> dict:
@@ -280,7 +281,7 @@ def load(args: argparse.Namespace) -> dict:
 
     sentences = (ROOT / "evoxtral" / "assets" / "bench" / "texts.jsonl").read_text(encoding="utf-8").splitlines()
     spoken = [
-        speak(json.loads(line)["text"], VOICES[i % len(VOICES)], seed=i)
+        speak(" ".join(json.loads(line)["text"].split()[: args.words]), VOICES[i % len(VOICES)], seed=i)
         for i, line in enumerate(sentences[: args.texts])
     ]
     server = Server(ROOT, None, 8763, 0.0, args.clients)
@@ -293,7 +294,9 @@ def load(args: argparse.Namespace) -> dict:
         found = asyncio.run(_crowd_for(server, texts, args.clients, args.seconds))
     finally:
         server.end()
-    return {"clients": args.clients, "seconds": args.seconds, "texts": len(set(texts.values())), **found}
+    about = {"clients": args.clients, "seconds": args.seconds, "texts": len(set(texts.values()))}
+    about["seconds_of_a_clip"] = round(sum(len(one.waveform) for one in spoken) / len(spoken) / audio.SAMPLE_RATE, 1)
+    return about | found
 
 
 PARTS = {"crowd": crowd, "load": load, "steps": steps}
@@ -309,6 +312,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of one client")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--texts", type=int, default=24)
+    parser.add_argument("--words", type=int, default=100, help="of each text, at most")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     if args.part == "crowd" and not args.baseline:

@@ -23,8 +23,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.decode import RESULTS, Setting, fresh, keep, machine, peak_bytes, record
+from benchmarks.decode import Setting, fresh, peak_bytes
 from benchmarks.models import SHAPES, WINDOW, build, some_speech
+from benchmarks.speed_records import RESULTS, keep, machine, record
 from evoxtral import speech
 from evoxtral.bench.running import commit
 from evoxtral.inference.engine import Engine
@@ -150,7 +151,7 @@ def main() -> None:
     setting = Setting(args.shape, args.device, None, args.tokens, args.repeats, windows=1)
     with tempfile.TemporaryDirectory() as folder:
         model = fresh(build, SHAPES[args.shape], args.folder or Path(folder), 2)
-        new = record("train", setting, fresh(train, model.base, setting, args.batch))
+        new = record("train", setting.kept, fresh(train, model.base, setting, args.batch))
     print(json.dumps(new, indent=1), flush=True)
     keep(new, args.results or RESULTS)
 

@@ -173,63 +173,80 @@ def _divided(
     if not atoms:
         return ()
     times = _times_of_words(atoms, known, start, end) or _times(atoms, _inside(sounds, start, end))
+    search = _Search(atoms, times, end, len(lead(channel)))
     best: list[tuple[float, int]] = [(0.0, 0)]  # of the first atoms: what they cost, and where their last cue begins
     for stop in range(1, len(atoms) + 1):
         ways = []
         for first in range(stop - 1, -1, -1):
-            lines = _lines(atoms[first:stop], lead(channel))
-            if not lines and first < stop - 1:
+            if search.line_break(first, stop) is None and first < stop - 1:
                 break
-            ways.append((best[first][0] + _cost(atoms, times, first, stop, end), first))
+            ways.append((best[first][0] + search.cost(first, stop), first))
         best.append(min(ways))
     cuts = [len(atoms)]
     while cuts[-1]:
         cuts.append(best[cuts[-1]][1])
     return tuple(
-        Caption(*_extent(times, first, stop), _lines(atoms[first:stop], lead(channel)) or (atoms[first].text,), channel)
+        Caption(times[first][0], times[stop - 1][1], search.lines(first, stop), channel)
         for first, stop in pairwise(reversed(cuts))
     )
 
 
-def _extent(times: Sequence[tuple[float, float]], first: int, stop: int) -> tuple[float, float]:
-    return times[first][0], times[stop - 1][1]
+class _Search:
+    """What cues of some atoms cost and how their lines are divided, from sums over the first atoms of the segment.
 
-
-def _cost(atoms: Sequence[_Atom], times: Sequence[tuple[float, float]], first: int, stop: int, end: float) -> float:
-    """The cost of a cue of atoms[first:stop]; 0.5 for a sentence at a readable rate."""
-    begins, ends = times[first][0], times[stop - 1][1]
-    until = times[stop][0] if stop < len(atoms) else max(end, ends)  # it may be shown until then
-    cost = 0.5
-    if stop < len(atoms):
-        cost += max(0.0, _COST[atoms[stop - 1].ends] - 4 * (until - ends))
-    if ends - begins > MAX_SECONDS:
-        cost += 5 + 8 * min(ends - begins - MAX_SECONDS, 5.0)
-    cost += 4 * max(0.0, MIN_SECONDS - (until - begins))
-    cost += _WORDLESS * all(_is_tag(atom.text) for atom in atoms[first:stop])
-    length = sum(len(atom.text) + atom.spaced for atom in atoms[first:stop])
-    cost += 0.2 * min(max(0.0, length / max(until - begins, 0.1) - MAX_RATE), 20.0)
-    for index in range(first, stop - 1):
-        cost += 2 * (atoms[index].ends == "sentence")
-        cost += 3 * max(0.0, min(times[index + 1][0] - times[index][1], 3.0) - _BREATH)
-    return cost
-
-
-def _lines(atoms: Sequence[_Atom], name: str = "") -> tuple[str, ...]:
-    """Atoms in lines of similar length, divided after a clause where possible; () if they do not fit.
-
-    name: stands before the first line later.
+    end: of the segment, in seconds.  name: characters that later stand before the first line.
     """
-    text = _joined(atoms)
-    if len(name) + len(text) <= MAX_LINE:
-        return (text,)
-    if len(name) + len(text) > MAX_LINES * MAX_LINE + 1:
-        return ()
-    ways = []
-    for index in range(1, len(atoms)):
-        lines = _joined(atoms[:index]), _joined(atoms[index:])
-        if max(len(name) + len(lines[0]), len(lines[1])) <= MAX_LINE:
-            ways.append((abs(len(name) + len(lines[0]) - len(lines[1])) + 2 * _COST[atoms[index - 1].ends], lines))
-    return min(ways)[1] if ways else ()
+
+    def __init__(self, atoms: Sequence[_Atom], times: Sequence[tuple[float, float]], end: float, name: int):
+        self._atoms, self._times, self._name = atoms, times, name
+        self._until = [*(begins for begins, _ in times[1:]), max(end, times[-1][1])]  # each may be shown until then
+        self._lengths = [0, *accumulate(len(atom.text) + atom.spaced for atom in atoms)]
+        self._words = [0, *accumulate(not _is_tag(atom.text) for atom in atoms)]
+        gaps = [after[0] - before[1] for before, after in pairwise(times)]
+        inside = [
+            2.0 * (atom.ends == "sentence") + 3 * max(0.0, min(gap, 3.0) - _BREATH)
+            for atom, gap in zip(atoms, gaps, strict=False)
+        ]
+        self._inside = [0.0, *accumulate(inside)]  # what sentences and breaths inside a cue cost
+
+    def cost(self, first: int, stop: int) -> float:
+        """The cost of a cue of atoms[first:stop]; 0.5 for a sentence at a readable rate."""
+        begins, ends, until = self._times[first][0], self._times[stop - 1][1], self._until[stop - 1]
+        cost = 0.5 + self._inside[stop - 1] - self._inside[first]
+        if stop < len(self._atoms):
+            cost += max(0.0, _COST[self._atoms[stop - 1].ends] - 4 * (until - ends))
+        if ends - begins > MAX_SECONDS:
+            cost += 5 + 8 * min(ends - begins - MAX_SECONDS, 5.0)
+        cost += 4 * max(0.0, MIN_SECONDS - (until - begins))
+        cost += _WORDLESS * (self._words[stop] == self._words[first])
+        length = self._lengths[stop] - self._lengths[first]
+        return cost + 0.2 * min(max(0.0, length / max(until - begins, 0.1) - MAX_RATE), 20.0)
+
+    def line_break(self, first: int, stop: int) -> int | None:
+        """Where the second line of atoms[first:stop] begins: lines are of similar length, divided after a clause where
+        possible. `stop` if one line holds all, None if two do not."""
+        whole = self._name + self._length(first, stop)
+        if whole <= MAX_LINE:
+            return stop
+        if whole > MAX_LINES * MAX_LINE + 1:
+            return None
+        ways = []
+        for index in range(first + 1, stop):
+            upper, lower = self._name + self._length(first, index), self._length(index, stop)
+            if upper > MAX_LINE:
+                break
+            if lower <= MAX_LINE:
+                ways.append((abs(upper - lower) + 2 * _COST[self._atoms[index - 1].ends], index))
+        return min(ways)[1] if ways else None
+
+    def lines(self, first: int, stop: int) -> tuple[str, ...]:
+        """The lines of atoms[first:stop]."""
+        cut = self.line_break(first, stop) or stop
+        return tuple(_joined(self._atoms[i:j]) for i, j in ((first, cut), (cut, stop)) if i < j)
+
+    def _length(self, first: int, stop: int) -> int:
+        """Characters of atoms[first:stop], on one line."""
+        return self._lengths[stop] - self._lengths[first] - self._atoms[first].spaced
 
 
 def _joined(atoms: Sequence[_Atom]) -> str:

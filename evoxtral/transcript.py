@@ -225,6 +225,13 @@ class Transcript:
         """WebVTT captions, tags in: see `subtitles`."""
         return subtitles.to_vtt(self.spoken_cues())
 
+    def subtitles(self) -> "tuple[TimedText, ...]":
+        """The cues of `to_srt` and `to_vtt` as data, their lines divided by a line break."""
+        return tuple(
+            TimedText(round(one.start, 3), round(one.end, 3), "\n".join(one.lines), one.channel or None)
+            for one in subtitles.captions(self.spoken_cues())
+        )
+
     def export(self, form: str) -> str:
         """As one of FORMATS: what `to_txt`, `to_json`, `to_srt`, `to_vtt` or `to_prompt` gives."""
         return getattr(self, f"to_{form}")()
@@ -264,8 +271,8 @@ class Transcript:
 
 
 @dataclass(frozen=True)
-class CueResult:
-    """One segment of the audio that has text."""
+class TimedText:
+    """Some of the text, a segment or a subtitle, with its times."""
 
     start: float
     """seconds from the start of the clip"""
@@ -297,16 +304,19 @@ class VariantResult:
     """expected share of right words, 0 to 1; null if nothing was written or a person changed it"""
     doubtful: bool
     """whether the confidence is so low that mistakes must be expected"""
-    cues: tuple[CueResult, ...]
-    """the segments, for subtitles; their texts, joined by one space, are `text`"""
+    segments: tuple[TimedText, ...]
+    """the stretches of speech that were decoded each by itself; their texts, joined by one space, are `text`"""
+    cues: tuple[TimedText, ...]
+    """the subtitles, as SRT and WebVTT have them, with line breaks: where the text is doubtful, without hidden tags"""
     words: tuple[Word, ...]
     """every word and tag with its times, in order of offset"""
 
     @classmethod
     def of(cls, transcript: Transcript) -> "VariantResult":
-        cues = tuple(CueResult(*cue.heard, cue.text, cue.channel or None) for cue in transcript.spoken_cues())
+        segments = tuple(TimedText(*cue.heard, cue.text, cue.channel or None) for cue in transcript.spoken_cues())
+        cues = transcript.without(transcript.hide_below).subtitles()
         written = transcript.text, transcript.plain, transcript.tags, transcript.elapsed, transcript.truncated
-        return cls(*written, transcript.confidence, transcript.doubtful, cues, transcript.words)
+        return cls(*written, transcript.confidence, transcript.doubtful, segments, cues, transcript.words)
 
 
 def _product(probabilities: list[float | None]) -> float | None:

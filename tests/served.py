@@ -15,9 +15,9 @@ class Url(str):
 
 
 @contextmanager
-def served(app: App) -> Iterator[Url]:
-    """A server that answers with this app; at the end it stops as for SIGTERM."""
-    server = Server(app, log_level="error")
+def served(app: App, **settings) -> Iterator[Url]:
+    """A server that answers with this app; at the end it stops as for SIGTERM. settings: of uvicorn."""
+    server = Server(app, **{"log_level": "error"} | settings)
     with address("127.0.0.1", 0) as at:
         thread = threading.Thread(target=server.run, args=([at],))
         thread.start()

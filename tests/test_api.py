@@ -53,7 +53,7 @@ def test_a_recording_gives_the_same_object_as_the_command_line(client, engine):
     assert list(result["variants"]) == ["base", "sft", "rl"]
     for variant, entry in result["variants"].items():
         expected = engine.transcribe(CLIP, variant)
-        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful cues words".split()}
+        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful segments cues words".split()}
         assert (entry["text"], entry["plain"]) == (expected.text, expected.plain)
 
 
@@ -70,7 +70,7 @@ def test_each_track_is_transcribed_where_it_is_asked_for(client):
     two = container("matroska", [(0.0, tone(1.5))], [(0.5, tone(1.5, seed=1))], codec="libopus")
     answer = upload(client, two, track="each")
     assert answer.status_code == 200
-    cues = answer.json()["variants"]["rl"]["cues"]
+    cues = answer.json()["variants"]["rl"]["segments"]
     assert [cue["channel"] for cue in cues] == ["1", "2"]
     assert upload(client, two, track="both").status_code == 422
 

@@ -61,7 +61,7 @@ def test_compare_gives_text_plain_tags_seconds_and_times_of_every_variant(client
         assert all(0 <= tag["probability"] <= 1 for tag in transcript["tags"])
         assert transcript["elapsed"] > 0
         assert isinstance(transcript["truncated"], bool)
-        assert transcript["text"] == " ".join(cue["text"] for cue in transcript["cues"])
+        assert transcript["text"] == " ".join(segment["text"] for segment in transcript["segments"])
         assert all(0 <= cue["start"] < cue["end"] for cue in transcript["cues"])
 
 
@@ -152,11 +152,12 @@ def test_required_parameters_are_marked_and_have_examples(client):
 def test_every_key_of_an_answer_is_in_its_schema(client, clip):
     schemas = {name: endpoint["returns"][0]["type"] for name, endpoint in described(client).items()}
     transcript, score = schemas["/transcribe"], schemas["/score"]["properties"]
-    tag, cue, word = (transcript["$defs"][name]["properties"] for name in ("TagSpan", "CueResult", "Word"))
+    tag, cue, word = (transcript["$defs"][name]["properties"] for name in ("TagSpan", "TimedText", "Word"))
     answer = client.predict(handle_file(clip), api_name="/transcribe")
     assert transcript["properties"].keys() == answer.keys() and transcript["required"] == list(answer)
     assert schemas["/compare"]["$defs"]["VariantResult"]["properties"] == transcript["properties"]
-    assert [cue.keys()] * len(answer["cues"]) == [given.keys() for given in answer["cues"]]
+    timed = [*answer["segments"], *answer["cues"]]
+    assert timed and [cue.keys()] * len(timed) == [given.keys() for given in timed]
     assert [tag.keys()] * len(answer["tags"]) == [given.keys() for given in answer["tags"]]
     assert [word.keys()] * len(answer["words"]) == [given.keys() for given in answer["words"]]
     assert score.keys() == client.predict("", "", api_name="/score").keys()
@@ -201,9 +202,9 @@ def test_channels_are_listed_and_chosen_and_each_gives_cues_with_their_names(cli
     (track,) = client.predict(handle_file(call), api_name="/tracks")
     assert (track["number"], track["channels"], track["rate"]) == (1, ["left", "right"], 16_000)
     answer = client.predict(handle_file(call), "sft", channels="each", api_name="/transcribe")
-    assert {cue["channel"] for cue in answer["cues"]} <= {"left", "right"} and answer["cues"]
+    assert {cue["channel"] for cue in answer["segments"]} <= {"left", "right"} and answer["segments"]
     left = client.predict(handle_file(call), "sft", channels="1", api_name="/transcribe")
-    assert left["text"] == " ".join(cue["text"] for cue in answer["cues"] if cue["channel"] == "left")
+    assert left["text"] == " ".join(one["text"] for one in answer["segments"] if one["channel"] == "left")
     with pytest.raises(AppError, match="no track 2"):
         client.predict(handle_file(call), "sft", track="2", api_name="/transcribe")
     with pytest.raises(AppError, match="channels is mix or each or a number from 1, not 'all'"):
@@ -212,7 +213,7 @@ def test_channels_are_listed_and_chosen_and_each_gives_cues_with_their_names(cli
 
 def test_the_chooser_lists_tracks_or_channels_and_is_hidden_for_mono(call, clip):
     assert compare_events.offer_parts(call)["choices"] == [
-        ("Everything, mixed", "/mix"),
+        ("Everything", "/"),
         ("Left channel alone", "/1"),
         ("Right channel alone", "/2"),
         ("Each channel, by name", "/each"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import save_adapter, tone
+from conftest import save_adapter, spoken, tone
 from test_recordings import container
 
 from evoxtral import audio, cli
@@ -254,7 +254,7 @@ def test_json_is_a_list_with_one_object_for_every_file(run, model, clip, engine,
     assert list(first["variants"]) == given
     for variant, entry in first["variants"].items():
         expected = engine.transcribe(clip, variant)
-        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful cues words".split()}
+        assert set(entry) == {*"text plain tags elapsed truncated confidence doubtful segments cues words".split()}
         assert (entry["text"], entry["plain"], entry["truncated"]) == (
             expected.text,
             expected.plain,
@@ -422,17 +422,19 @@ def test_the_channels_of_a_call_are_written_by_name_in_the_order_of_time(run, mo
     (result,) = json.loads(out)
     assert code == 0 and result["channel"] == "left, right"
     (entry,) = result["variants"].values()
-    assert [cue["channel"] for cue in entry["cues"]] == ["left", "right"]
+    assert [segment["channel"] for segment in entry["segments"]] == ["left", "right"]
+    assert {cue["channel"] for cue in entry["cues"]} == {"left", "right"}
     assert "Left" not in entry["text"]
-    assert [cue["start"] for cue in entry["cues"]] == pytest.approx([0, 1.25], abs=0.3)
+    assert [segment["start"] for segment in entry["segments"]] == pytest.approx([0, 1.25], abs=0.3)
     one = json.loads(run("-q", "transcribe", call, "--model", model, "--channels", "2", "--format", "json")[1])
     assert one[0]["channel"] == "right"
 
 
-@pytest.mark.parametrize("asked", [("--track", "each"), ("--channels", "each")])
+@pytest.mark.parametrize("asked", [("--track", "each"), ("--channels", "each"), ()])
 def test_of_several_tracks_a_folder_has_one_file_with_all_of_them(run, model, tmp_path, asked):
     meeting = tmp_path / "meeting.mkv"
-    meeting.write_bytes(container("matroska", [(0.0, tone(1.2))], [(1.5, tone(1.2))]))
+    in_turn, at_once = ([(0.0, tone(1.2))], [(1.5, tone(1.2))]), ([(0.0, spoken(2.0))], [(0.0, spoken(2.0, seed=1))])
+    meeting.write_bytes(container("matroska", *(in_turn if asked else at_once)))
     for form in ("json", "vtt", "srt"):
         out = f"{tmp_path / form}/"
         code, _, _ = run("-q", "transcribe", str(meeting), "--model", model, *asked, "--format", form, "-o", out)

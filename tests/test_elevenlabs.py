@@ -2,13 +2,12 @@
 
 import json
 import logging
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 
 import pytest
 from launched import free_port
+from local_server import LocalHandler, LocalServer, running
 
 from evoxtral.errors import SpeechError
 from evoxtral.speech import elevenlabs
@@ -17,44 +16,30 @@ KEY = "sk_0123456789abcdef"
 MP3 = b"ID3\x04\x00 a recording"
 
 
-class Server(ThreadingHTTPServer):
+class Server(LocalServer):
     """Answers every request with `status`, `kind` and `body`, and keeps what was asked."""
 
     def __init__(self, port: int = 0):
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(Handler, port)
         self.status, self.kind, self.body = 200, "audio/mpeg", MP3
-        self.asked = []
         self.delay = 0.0  # s before it answers
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
     def answer(self, status: int, code: str = "") -> None:
         self.status, self.kind = status, "application/json"
         self.body = json.dumps({"detail": {"code": code, "status": code, "message": f"no, {KEY}!"}}).encode()
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append((self.path, self.headers["xi-api-key"], sent))
+class Handler(LocalHandler):
+    server: Server
+
+    def do_POST(self):  # noqa: N802 - named by the standard library
+        self.server.planned((self.path, self.headers["xi-api-key"], self.sent()))
         time.sleep(self.server.delay)
-        self.send_response(self.server.status)
-        self.send_header("content-type", self.server.kind)
-        self.end_headers()
-        self.wfile.write(self.server.body)
-
-    def log_message(self, *_):
-        pass
+        self.give(self.server.body, self.server.status, content_type=self.server.kind)
 
 
-@contextmanager
-def serving(port: int = 0):
-    with Server(port) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def serving(port: int = 0) -> AbstractContextManager[Server]:
+    return running(Server(port))
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_undoing_an_edit_restores_the_models_text():
 def test_the_json_list_is_that_of_the_command_line_and_marks_edits():
     (entry,) = json.loads(history.to_json([result(base=transcript("It is over."), rl=transcript("[sad] It is over."))]))
     assert list(entry) == ["file", "duration", "model", "variants", "incomplete", "notes", "track", "channel"]
-    names = ["text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "cues", "words"]
+    names = ["text", "plain", "tags", "elapsed", "truncated", "confidence", "doubtful", "segments", "cues", "words"]
     assert list(entry["variants"]["rl"]) == names
     (tag,) = entry["variants"]["rl"]["tags"]
     assert tag["name"] == "sad" and tag["probability"] == entry["variants"]["rl"]["words"][0]["probability"] == 0.5

@@ -1,12 +1,11 @@
 """Corpora that are spoken: against a server on this machine that speaks and fails as ElevenLabs does."""
 
 import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 
 import pytest
 from conftest import tone
+from local_server import LocalHandler, LocalServer, running
 
 from evoxtral import audio, tags
 from evoxtral.errors import RecipeError, SpeechError
@@ -17,34 +16,24 @@ from training.corpora.making import MakeConfig
 KEY = "sk_0123456789abcdef"
 
 
-class Server(ThreadingHTTPServer):
-    """Speaks each text as tones of a fitting length. plan: what is done with the next requests instead, in order."""
-
-    daemon_threads = True
+class Server(LocalServer):
+    """Speaks each text as tones of a fitting length, unless something else is planned."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan: list = []
-        self.asked: list[dict] = []
+        super().__init__(Handler)
         self.paid: list[str] = []
-        self.lock = threading.Lock()
         self.at_once = self.most_at_once = 0
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     server: Server
 
-    def do_POST(self):
-        sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
+    def do_POST(self):  # noqa: N802 - named by the standard library
+        sent = self.sent()
+        planned = self.server.planned(sent | {"path": self.path})
         with self.server.lock:
-            self.server.asked.append(sent | {"path": self.path})
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
-            planned = self.server.plan.pop(0) if self.server.plan else None
         try:
             self.answer(sent["text"], planned)
         finally:
@@ -53,41 +42,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, text: str, planned):
         if planned == "cut":
-            self.send_response(200)
-            self.send_header("content-type", "audio/mpeg")
-            self.send_header("content-length", "100000")
-            self.end_headers()
-            self.wfile.write(b"ID3")
-            self.close_connection = True
-            return
+            return self.give(b"ID3", length=100_000, content_type="audio/mpeg")
         if isinstance(planned, int):
-            self.send_response(planned)
-            self.send_header("content-type", "application/json")
-            if planned == 429:
-                self.send_header("retry-after", "7")
-            self.end_headers()
+            wait = {"retry_after": "7"} if planned == 429 else {}
             code = "quota_exceeded" if planned == 401 else "busy"
-            self.wfile.write(json.dumps({"detail": {"status": code}}).encode())
-            return
+            detail = json.dumps({"detail": {"status": code}}).encode()
+            return self.give(detail, planned, content_type="application/json", **wait)
         seconds = 1 + len(tags.plain(text)) / 15
         waveform = tone(seconds, len(text)) * (0 if planned == "silence" else 1)
-        self.send_response(200)
-        self.send_header("content-type", "audio/mpeg")
-        self.end_headers()
-        self.wfile.write(audio.wav_bytes(waveform))
         with self.server.lock:
             self.server.paid.append(text)
-
-    def log_message(self, *_):
-        pass
+        self.give(audio.wav_bytes(waveform), content_type="audio/mpeg")
 
 
-@contextmanager
-def serving():
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def serving() -> AbstractContextManager[Server]:
+    return running(Server())
 
 
 @pytest.fixture

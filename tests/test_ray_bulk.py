@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'evoxtral[bulk]'")
 
-import cloudpickle
 import ray
+from ray import cloudpickle
 
 from benchmarks import cluster
 from evoxtral import cli
@@ -42,6 +42,8 @@ def test_a_killed_worker_driver_and_node_lose_nothing_and_nothing_is_written_twi
 def test_a_file_that_ends_every_worker_fails_alone(clips, monkeypatch):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(ray_bulk, "Transcriber", Fragile)
+    monkeypatch.setattr(ray_bulk, "ATTEMPTS", 1)  # each one starts an engine
+    monkeypatch.setattr(ray_bulk, "ROUNDS", (ray_bulk.MAX_FILES, 1))
     files = [*inputs.listed([clips])][:6]
     joined = ray_bulk.Cluster("auto", 1)
     try:

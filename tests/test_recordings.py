@@ -68,7 +68,7 @@ def test_a_track_of_an_unknown_kind_is_left_out_by_name_and_cannot_be_chosen(sis
 
 
 @pytest.mark.parametrize(
-    ("kind", "codec"), [("mp4", "aac"), ("matroska", "aac"), ("webm", "libopus"), ("ogg", "libopus")]
+    ("kind", "codec"), [("mp4", "aac"), ("mov", "aac"), ("matroska", "aac"), ("webm", "libopus"), ("ogg", "libopus")]
 )
 def test_leading_silence_of_a_track_is_kept(kind, codec, keys):
     late = audio.read(container(kind, [(5.0, keys)], codec=codec))
@@ -86,6 +86,14 @@ def test_a_gap_between_packets_is_silence(kind, codec, keys, sister):
 def test_an_excerpt_of_a_broadcast_starts_at_its_first_packet(keys):
     piece = audio.read(container("mpegts", [(700.0, keys)]))
     assert piece.incomplete is None and piece.duration == pytest.approx(audio.duration(keys), abs=0.2)
+
+
+def test_a_broadcast_cut_at_both_ends_is_what_is_between(keys):
+    data = container("mpegts", [(700.0, np.concatenate([keys, keys, keys]))])
+    third = audio.duration(keys)
+    piece = audio.read(data[len(data) // 6 + 77 : -len(data) // 6 - 77])
+    assert third < piece.duration < 2.5 * third
+    assert lag_and_likeness(piece.waveform, keys)[1] > 0.5, "the middle one is whole"
 
 
 def test_undecodable_packets_become_silence_of_their_duration():
@@ -123,6 +131,19 @@ def test_tracks_are_mixed_by_default(keys, sister):
     assert np.array_equal(chosen.waveform, second.waveform)
     with pytest.raises(AudioError, match="no track 3: it has 2"):
         audio.recordings(data, track=3)
+
+
+def test_tracks_in_which_people_speak_at_once_most_of_the_time_are_kept_apart_by_default(keys, sister):
+    data = container("matroska", [(0.0, keys)], [(0.0, sister)], title="mic")
+    first, second = audio.recordings(data)
+    assert (first.track, second.track) == ("1 (mic)", "2 (mic)")
+    assert first.notes == second.notes == ("people speak at once in 2 tracks: each is written by itself",)
+    assert lag_and_likeness(first.waveform, keys)[1] > 0.95 and lag_and_likeness(second.waveform, sister)[1] > 0.95
+    for asked in ({"track": "mix"}, {"channels": "mix"}):
+        (mixed,) = audio.recordings(data, **asked)
+        assert np.array_equal(mixed.waveform, audio.load(data))
+    (in_turn,) = audio.recordings(container("matroska", [(0.0, keys)], [(1.5, sister)]))  # with a little overlap
+    assert in_turn.notes[0].startswith("2 tracks are mixed")
 
 
 def test_a_silent_track_is_left_out_and_named(keys):
@@ -183,6 +204,28 @@ def test_a_mix_of_channels_says_whether_people_speak_at_once(later, noted, keys,
     samples[: len(keys), 0], samples[later : later + len(sister), 1] = keys, sister
     notes = audio.read((SAMPLE_RATE, samples)).notes
     assert notes == ("channels are mixed in which people speak at once; each can be had by itself",) * noted
+
+
+def test_channels_in_which_people_speak_at_once_most_of_the_time_are_kept_apart_by_default(keys, sister):
+    samples = np.zeros((len(sister), 3), np.float32)
+    samples[: len(keys), 0], samples[:, 2] = keys, sister
+    first, third = audio.recordings((SAMPLE_RATE, samples))
+    assert (first.channel, third.channel) == ("channel 1", "channel 3")
+    assert np.array_equal(first.waveform, samples[:, 0]) and np.array_equal(third.waveform, samples[:, 2])
+    assert first.notes == (
+        "channel 2 is left out: it carries no speech",
+        "people speak at once in 2 channels: each is written by itself",
+    )
+
+
+def test_one_voice_in_two_microphones_is_mixed_without_a_note(keys):
+    rng = np.random.default_rng(0)
+    decay = 0.2 * rng.standard_normal((8_000, 2)) * np.exp(-6.9 * np.arange(8_000) / 8_000)[:, None]  # a room of 0.5 s
+    decay[0, 0], decay[160, 1] = 1, 1  # the second is 3.4 m further away
+    samples = np.stack([np.convolve(keys, decay[:, i]) for i in range(2)], axis=1).astype(np.float32)
+    assert abs(np.corrcoef(samples.T)[0, 1]) < channels.ALIKE
+    (mixed,) = audio.recordings((SAMPLE_RATE, samples))
+    assert mixed.notes == ()
 
 
 def test_only_speech_has_a_high_modulation_score(keys):
@@ -289,9 +332,12 @@ def test_the_readme_names_the_limits_that_hold():
     table = readme[readme.index("## What can I give it") : readme.index("## Limits")]
     assert f"{tracks.MIN_RATE:,} to {tracks.MAX_RATE:,} Hz" in table
     assert f"{audio.MAX_SECONDS / 60:.0f} minutes" in table and f"{audio.MAX_MEGABYTES:.0f} MB" in table
-    called = {"wv": "WavPack", "aac": "AAC", "ac3": "AC-3", "eac3": "AC-3", "ogg": "Ogg", "mov": "MP4", "asf": "WMA"}
-    called |= {"matroska": "WebM", "mpegts": "MPEG-TS", "mpeg": "MPEG-PS", "w64": "WAV"}
-    assert all(called.get(kind, kind.upper()) in table for kind in containers.FORMATS)
+    assert f"| formats | {', '.join(containers.FORMATS)} |" in table
+
+
+def test_an_unknown_format_is_refused_with_the_readmes_list_of_formats():
+    with pytest.raises(AudioError, match=f"is not a recording that can be read: use {', '.join(containers.FORMATS)}."):
+        audio.read(b"%PDF-1.7 of no sound at all")
 
 
 def test_the_readme_names_the_options_that_there_are():

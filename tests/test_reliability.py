@@ -3,7 +3,7 @@
 import pytest
 
 from evoxtral import words
-from evoxtral.metrics import place, reliability
+from evoxtral.metrics import reliability, tag_positions
 from evoxtral.metrics.reliability import Judged
 
 
@@ -21,7 +21,7 @@ from evoxtral.metrics.reliability import Judged
     ],
 )
 def test_every_word_and_tag_of_a_transcript_is_judged_in_its_place(prediction, reference, right):
-    found = place.right_one_by_one(prediction, reference)
+    found = tag_positions.right_one_by_one(prediction, reference)
     assert [share for _, share in found] == right
     assert [text[0] == "[" for text, _ in found] == [kind == "tag" for *_, kind in words.split(prediction)]
 

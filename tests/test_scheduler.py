@@ -115,6 +115,75 @@ def test_a_long_clip_does_not_keep_a_short_one_waiting(engine, monkeypatch):
     assert PREPARED["cpu"] == 1
 
 
+def test_a_client_with_many_requests_does_not_keep_a_client_with_one_waiting(engine, monkeypatch):
+    order: list[str] = []
+    prepare = engine.scheduler._prepare
+    begun, go = threading.Event(), threading.Event()
+
+    def noted(windows):
+        order.extend(request.client for request, _ in windows)
+        begun.set()
+        go.wait()
+        prepare(windows)
+
+    def ask(client: str) -> bool:
+        *_, last = engine.stream((SAMPLE_RATE, tone(2.0)), ("rl",), decoding=Decoding(max_tokens=9), client=client)
+        return last["rl"].done
+
+    monkeypatch.setattr(engine.scheduler, "_prepare", noted)
+    with ThreadPoolExecutor(7) as visitors:
+        many = [visitors.submit(ask, "many")]
+        begun.wait()
+        many += [visitors.submit(ask, "many") for _ in range(5)]
+        wait_until(lambda: len(engine.scheduler._requests) == 6)
+        one = visitors.submit(ask, "one")
+        wait_until(lambda: len(engine.scheduler._requests) == 7)
+        go.set()
+        assert one.result() and all(asked.result() for asked in many)
+    assert order == ["many", "one", *["many"] * 5]
+
+
+@pytest.mark.parametrize("patient", [False, True], ids=["overdue", "not yet"])
+def test_text_goes_on_between_two_preparations_where_it_is_overdue(engine, monkeypatch, patient):
+    done = ""
+    scheduler, prepare, decode = engine.scheduler, engine.scheduler._prepare, engine.scheduler._round
+
+    def noted(letter, step, *given):
+        nonlocal done
+        done += letter
+        step(*given)
+
+    monkeypatch.setattr("evoxtral.inference.scheduler.MAX_STALL", 1e9 if patient else -1.0)
+    monkeypatch.setattr(scheduler, "_prepare", lambda windows: noted("p", prepare, windows))
+    monkeypatch.setattr(scheduler, "_round", lambda: noted("r", decode))
+    clip = (SAMPLE_RATE, np.concatenate([spoken(9.0, seed) for seed in range(3)]))
+    engine.compare(clip, ("rl",), decoding=Decoding(max_tokens=40, stop_loops=False))
+    windows = done.count("p")
+    assert windows > 2
+    assert done.startswith("p" * windows if patient else "pr" * windows), done
+
+
+def test_the_rows_of_who_has_gone_are_free_at_the_next_step(engine, monkeypatch):
+    rows: list[int] = []
+    scheduler, decode, gone = engine.scheduler, engine.scheduler._round, threading.Event()
+
+    def noted():
+        rows.append(len(scheduler._batch.occupied))
+        if rows[-1] == 4:
+            gone.set()
+        decode()
+
+    monkeypatch.setattr(scheduler, "_round", noted)
+    clip, long = (SAMPLE_RATE, tone(2.0)), Decoding(max_tokens=400, stop_loops=False)
+    with ThreadPoolExecutor(2) as visitors:
+        leaving = visitors.submit(lambda: [*engine.stream(clip, decoding=long, gone=gone.is_set)])
+        staying = visitors.submit(engine.transcribe, clip, "rl", decoding=long)
+        assert staying.result().done
+        with pytest.raises(Abandoned):
+            leaving.result()
+    assert rows.count(4) == 1 and rows[rows.index(4) + 1] == 1, rows
+
+
 def test_who_has_gone_gives_the_rows_back_and_others_go_on(engine):
     gone = threading.Event()
     clip = (SAMPLE_RATE, spoken(9.0))

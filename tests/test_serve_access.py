@@ -62,6 +62,28 @@ def test_a_token_file_that_cannot_be_used_is_said_without_its_tokens(tmp_path, c
         access.read_tokens(tmp_path / "nowhere")
 
 
+def test_every_token_is_compared_in_constant_time_whichever_is_given(engine, options, monkeypatch):
+    compared = []
+    compare = access.hmac.compare_digest
+    monkeypatch.setattr(access.hmac, "compare_digest", lambda *pair: compared.append(pair) or compare(*pair))
+    client = client_of(engine, Limits(), options)
+    for token in ("s3cret-of-ann", "another-token", "a guess"):
+        client.get("/v1/models", headers=bearing(token))
+        assert len(compared) == len(options.tokens) == 2
+        assert all(len(digest) == 32 for pair in compared for digest in pair), "the length of a token tells nothing"
+        compared.clear()
+
+
+def test_the_engine_is_told_which_token_asks(engine, options, monkeypatch):
+    told = []
+    stream = engine.stream
+    monkeypatch.setattr(engine, "stream", lambda *a, **named: told.append(named["client"]) or stream(*a, **named))
+    client = client_of(engine, Limits(), options)
+    for token, form in (("s3cret-of-ann", {}), ("another-token", {"channels": "each"})):
+        assert client.post("/transcribe", files={"file": CLIP}, data=form, headers=bearing(token)).status_code == 200
+    assert told == ["ann", "token-4"]
+
+
 def test_each_token_has_its_own_rate(engine, options, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(access.time, "monotonic", lambda: now[0])
@@ -79,57 +101,60 @@ def test_each_token_has_its_own_rate(engine, options, monkeypatch):
     assert client.get("/metrics", headers=bearing("another-token")).status_code == 200
 
 
-def test_each_client_has_so_many_requests_at_a_time(engine, monkeypatch):
-    go, begun = threading.Event(), threading.Event()
-    stream = engine.stream
+class Held:
+    """A request whose decoding has begun and does not go on until `finish`."""
 
-    def held(*given, **named):
-        begun.set()
-        go.wait()
-        yield from stream(*given, **named)
+    def __init__(self, engine, monkeypatch):
+        self._go, self._begun = threading.Event(), threading.Event()
+        stream = engine.stream
 
-    monkeypatch.setattr(engine, "stream", held)
-    with served(create_app(engine, Limits(concurrent=1))) as url:
-        answers = []
-        first = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
+        def held(*given, **named):
+            self._begun.set()
+            self._go.wait()
+            yield from stream(*given, **named)
+
+        monkeypatch.setattr(engine, "stream", held)
+
+    def send(self, url: str) -> None:
+        self.answers: list[httpx.Response] = []
+        self._thread = threading.Thread(
+            target=lambda: self.answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
         )
-        first.start()
-        begun.wait()
+        self._thread.start()
+        self._begun.wait()
+
+    def finish(self) -> httpx.Response:
+        self._go.set()
+        self._thread.join()
+        (answer,) = self.answers
+        return answer
+
+
+@pytest.fixture
+def held(engine, monkeypatch) -> Held:
+    return Held(engine, monkeypatch)
+
+
+def test_each_client_has_so_many_requests_at_a_time(engine, held):
+    with served(create_app(engine, Limits(concurrent=1))) as url:
+        held.send(url)
         refused = httpx.post(f"{url}/transcribe", files={"file": CLIP})
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
         assert "evoxtral_decoding 1.0" in httpx.get(f"{url}/metrics").text
-        go.set()
-        first.join()
-    assert answers[0].status_code == 200
+        assert held.finish().status_code == 200
 
 
-def test_what_was_accepted_is_answered_when_the_service_ends(engine, monkeypatch):
-    go, begun = threading.Event(), threading.Event()
-    stream = engine.stream
-
-    def held(*given, **named):
-        begun.set()
-        go.wait()
-        yield from stream(*given, **named)
-
-    monkeypatch.setattr(engine, "stream", held)
+def test_what_was_accepted_is_answered_when_the_service_ends(engine, held):
     app = create_app(engine)
     with served(app) as url:
-        answers: list[httpx.Response] = []
-        first = threading.Thread(
-            target=lambda: answers.append(httpx.post(f"{url}/transcribe", files={"file": CLIP}, timeout=None))
-        )
-        first.start()
-        begun.wait()
+        held.send(url)
         url.server.handle_exit(signal.SIGTERM, None)
         assert not app.service.ready
         with pytest.raises(httpx.TransportError):  # soon nobody listens any more
             while True:
                 httpx.get(f"{url}/health")
-        go.set()
-        first.join()
-    assert answers[0].status_code == 200 and answers[0].json()["variants"]
+        answer = held.finish()
+    assert answer.status_code == 200 and answer.json()["variants"]
 
 
 def test_it_is_ready_when_the_weights_are_there(checkpoint, engine):
@@ -185,6 +210,19 @@ def test_every_answer_and_log_line_has_the_id_of_its_request(engine, caplog, mon
     assert forged.startswith("req_")
     assert any(" mine-1 POST /transcribe 422 " in line for line in lines)
     assert any(f" {forged} GET /nowhere 404 " in line for line in lines)
+
+
+def test_the_log_names_the_request_whose_answer_was_500(engine, monkeypatch):
+    handler, lines = logging.Handler(), []
+    handler.emit = lambda record: lines.append(handler.format(record))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    access.name_requests_in_logs()
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)  # other tests' servers log by themselves
+    monkeypatch.setattr(engine.prompt, "log_mel", lambda *_: [][0])
+    with served(create_app(engine), log_config=None) as url:
+        answer = httpx.post(f"{url}/transcribe", files={"file": CLIP}, headers={"x-request-id": "mine-2"}, timeout=None)
+    assert answer.status_code == 500 and answer.headers["x-request-id"] == "mine-2"
+    assert any(" mine-2 " in line and "IndexError" in line for line in lines), lines
 
 
 def test_text_of_every_variant_grows_and_ends_in_the_result(engine):

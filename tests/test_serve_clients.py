@@ -16,6 +16,7 @@ from conftest import tone
 from served import served
 
 from evoxtral import audio, tags
+from evoxtral.errors import DeviceFullError
 from evoxtral.serve.api import Options, create_app
 from evoxtral.serve.limits import Limits
 
@@ -96,6 +97,7 @@ def test_verbose_json_has_segments_words_and_tags_as_data(client, engine):
     assert answer.duration == pytest.approx(23.0) and answer.language == "english"
     assert answer.usage.type == "duration" and answer.usage.seconds == 23
     assert " ".join(segment.text for segment in answer.segments) == answer.text
+    assert "".join("".join(cue["text"].split()) for cue in answer.cues) == "".join(answer.text.split())
     for segment in answer.segments:
         assert 0 <= segment.start < segment.end <= 23 and segment.avg_logprob <= 0
         assert engine.prompt.decode(segment.tokens) == segment.text
@@ -182,7 +184,7 @@ def test_openai_asynchronous_and_raw(url, clip):
         ({"diarize": "true"}, 400, "diarize"),
         ({"file_url": "https://example.org/a.wav"}, 400, "file_url"),
         ({"colour": "red"}, 400, "colour"),
-        ({"language": "klingon"}, 400, None),
+        ({"language": "klingon"}, 400, "language"),
     ],
 )
 def test_what_is_not_used_is_refused_in_openai_s_shape(url, fields, status, param):
@@ -199,6 +201,7 @@ def test_every_other_error_has_that_shape_too(url, client, engine, monkeypatch):
     for answer, status in (
         (post(url, bytes(2_100_000)), 413),
         (httpx.get(f"{url}/v1/nowhere"), 404),
+        (httpx.get(f"{url}/v1"), 404),
         (httpx.get(f"{url}/v1/audio/transcriptions"), 405),
         (httpx.post(f"{url}/v1/audio/transcriptions", data=FORM), 400),
         (httpx.post(f"{url}/v1/audio/transcriptions", content=b"x", headers={"content-type": "text/plain"}), 400),
@@ -211,18 +214,23 @@ def test_every_other_error_has_that_shape_too(url, client, engine, monkeypatch):
     assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
 
 
-def test_a_failure_in_the_middle_of_a_stream_reaches_the_client(client, engine, monkeypatch):
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [(DeviceFullError("The device has no memory left."), "no memory left"), (ZeroDivisionError(), "request id")],
+    ids=["foreseen", "unforeseen"],
+)
+def test_a_failure_in_the_middle_of_a_stream_reaches_the_client(client, url, engine, monkeypatch, failure, said):
     stream = engine.stream
 
     def torn(*given, **named):
-        from evoxtral.errors import DeviceFullError
-
         yield next(iter(stream(*given, **named)))
-        raise DeviceFullError("The device has no memory left.")
+        raise failure
 
     monkeypatch.setattr(engine, "stream", torn)
-    with pytest.raises(openai.APIError, match="no memory left"):
+    with pytest.raises(openai.APIError, match=said):
         [*client.audio.transcriptions.create(file=LONG, stream=True, **FORM)]
+    *_, last = events_of(post(url, LONG, stream="true").text)
+    assert last["error"]["type"] == "server_error"
 
 
 # ------------------------------------------------------------------------------------------------- mistralai

@@ -5,6 +5,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import srt
 import webvtt
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from evoxtral import audio, subtitles
 from evoxtral.speech import speak
 from evoxtral.tags import names
-from evoxtral.transcript import Cue, Token, Transcript
+from evoxtral.transcript import Cue, Token, Transcript, VariantResult
 
 SENTENCES = [
     "I see your point, but consider the garden.",
@@ -30,7 +31,7 @@ def cue(text: str, start: float, end: float, sounds=()) -> Cue:
 
 
 def read_back(*cues: Cue) -> list[tuple[float, float, str]]:
-    """Start, end and text of each cue, the same from both files."""
+    """Start, end and text of each cue, the same from both files and in JSON."""
     transcript = Transcript(cues, cues[-1].end, 0.0)
     of_srt = [
         (item.start.total_seconds(), item.end.total_seconds(), item.content) for item in srt.parse(transcript.to_srt())
@@ -39,7 +40,9 @@ def read_back(*cues: Cue) -> list[tuple[float, float, str]]:
         (item.start_in_seconds, item.end_in_seconds, item.start, item.end, html.unescape(item.text))
         for item in webvtt.from_buffer(io.StringIO(transcript.to_vtt())).captions
     ]
-    assert [text for *_, text in of_srt] == [text for *_, text in of_vtt]
+    of_json = VariantResult.of(transcript).cues
+    assert [text for *_, text in of_srt] == [text for *_, text in of_vtt] == [cue.text for cue in of_json]
+    assert [(start, end) for start, end, _ in of_srt] == [pytest.approx((c.start, c.end), abs=2e-3) for c in of_json]
     assert [subtitles._clock(start, ".") for start, *_ in of_srt] == [start for _, _, start, *_ in of_vtt]
     assert [subtitles._clock(end, ".") for _, end, _ in of_srt] == [end for _, _, _, end, _ in of_vtt]
     return of_srt
@@ -75,6 +78,13 @@ def test_channels_that_speak_at_once_have_cues_of_their_own_with_their_names():
     ]  # fmt: skip
     assert transcript.to_txt() == f"Left: {sentence}\nRight: No, I do not.\nLeft: Listen."
     assert transcript.to_prompt() == transcript.text == f"{sentence} No, I do not. Listen."
+
+
+def test_json_has_the_cues_of_the_files_and_the_segments_with_every_tag():
+    doubtful = Transcript((Cue(0.0, 5.0, (Token("[sighs]", 0.1), Token(" I left my keys.", 0.5))),), 5.0, 0.0)
+    result = VariantResult.of(replace(doubtful, hide_below=0.5))
+    assert [segment.text for segment in result.segments] == ["[sighs] I left my keys."] == [result.text]
+    assert [cue.text for cue in result.cues] == ["I left my keys."]
 
 
 def test_speech_without_a_pause_is_a_cue_for_each_sentence():

@@ -501,6 +501,7 @@ warmup = 1
 epochs = 1
 [bench]
 resamples = 50
+ordinary = 2
 [pretrain]
 steps = 4
 frames = 1000

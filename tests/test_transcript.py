@@ -181,6 +181,10 @@ def test_json_has_the_shape_that_programs_rely_on():
         "confidence": None,
         "doubtful": False,
         "edited": False,
+        "segments": [
+            {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes", "channel": None},
+            {"start": 2.0, "end": 4.0, "text": "[sighs] NO", "channel": None},
+        ],
         "cues": [
             {"start": 0.0, "end": 2.0, "text": "[nervous] So well [laughs], yes", "channel": None},
             {"start": 2.0, "end": 4.0, "text": "[sighs] NO", "channel": None},

@@ -1,12 +1,12 @@
 """Scripts by a language model: against a server here that answers well, badly, twice the same, or is busy."""
 
+import itertools
 import json
 import re
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from local_server import LocalHandler, LocalServer, running
 
 from evoxtral import tags
 from evoxtral.errors import RecipeError, SpeechError
@@ -16,38 +16,26 @@ from training.corpora.writing import Writer
 from training.scripts import TAG_RANGE
 
 
-class Server(ThreadingHTTPServer):
-    """Writes what it is asked for. plan: what it does with the next requests instead, in order."""
-
-    daemon_threads = True
+class Server(LocalServer):
+    """Writes what it is asked for, unless something else is planned."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.plan: list = []
-        self.asked: list[dict] = []
-        self.lock = threading.Lock()
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        super().__init__(Handler)
+        self.url += "/v1"
+        self.numbers = itertools.count(1)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(LocalHandler):
     server: Server
 
     def do_POST(self):  # noqa: N802 - named by the standard library
-        sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            self.server.asked.append(sent | {"path": self.path, "key": self.headers["authorization"]})
-            number = len(self.server.asked)
-            planned = self.server.plan.pop(0) if self.server.plan else None
+        sent = self.sent()
+        planned = self.server.planned(sent | {"path": self.path, "key": self.headers["authorization"]})
+        number = next(self.server.numbers)
         if planned == "cut":
-            self.send_response(200)
-            self.send_header("content-length", "1000")
-            self.end_headers()
-            self.wfile.write(b"{")
-            self.close_connection = True
-            return
+            return self.give(b"{", length=1_000)
         if isinstance(planned, int):
-            return self.give(b"{}", planned, {"retry-after": "7"} if planned == 429 else {})
+            return self.give(b"{}", planned, **({"retry_after": "7"} if planned == 429 else {}))
         question = sent["messages"][0]["content"]
         found = re.search(r"Each with (?:(\d) to \d tags|(no tags))", question)
         count = 1 if found is None else int(found[1] or 0)
@@ -56,22 +44,11 @@ class Handler(BaseHTTPRequestHandler):
         content = planned if isinstance(planned, str) else json.dumps({"scripts": texts})
         self.give(json.dumps({"choices": [{"message": {"content": content}}]}).encode())
 
-    def give(self, content: bytes, status: int = 200, headers: dict | None = None):
-        self.send_response(status)
-        for name, value in ({"content-length": str(len(content))} | (headers or {})).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture
 def server():
-    with Server() as server:
+    with running(Server()) as server:
         yield server
-        server.shutdown()
 
 
 def one_at_a_time(server: Server) -> Writer:

@@ -2,7 +2,7 @@
 
 `texts` writes evoxtral/assets/bench/texts.jsonl from a seed: held-out sentences, half of them for held-out voices. Each
 clip fits the scale model's window. `results` runs every set on a model and writes what the Metrics tab shows; `page`
-writes what RL changed there into docs/experiments.md.
+writes what RL changed there into docs/rl.md.
 """
 
 import argparse
@@ -30,7 +30,7 @@ COUNT = 300
 SEED = 28
 WINDOW = 9.8  # s
 RESULTS = ROOT / "evoxtral" / "assets" / "results" / "ladders.json"
-PAGE = ROOT / "docs" / "experiments.md"
+PAGE = ROOT / "docs" / "rl.md"
 START, END = "<!-- ladders:start -->\n", "<!-- ladders:end -->"
 JUDGED = {"tagged_placed_tag_f1": (True, "Tag F1 by place"), "normalised_corpus_wer": (False, "WER")}
 SOURCES = Sources()

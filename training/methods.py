@@ -3,7 +3,7 @@
 For each seed the model's SFT adapter is sampled on clips of its own, in noise and rooms and by voices that SFT has not
 heard, so that attempts differ. Each of `objectives.METHODS` learns from the same rollouts, at one rate, for one epoch.
 All adapters then write down the same clips, of the bench's rungs where SFT errs (RUNGS); `methods.json` has the paired
-differences from SFT, and docs/experiments.md the table. What is done already is kept: an interrupted run goes on.
+differences from SFT, and docs/rl.md the table. What is done already is kept: an interrupted run goes on.
 """
 
 import argparse
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "evoxtral" / "assets" / "results" / "methods.json"
-PAGE = ROOT / "docs" / "experiments.md"
+PAGE = ROOT / "docs" / "rl.md"
 START, END = "<!-- methods:start -->\n", "<!-- methods:end -->"
 SCORES = ("wer", "tagged_placed_tag_f1", "tag_hallucination", "emphasis_f1")
 RUNGS = (("noise", "20 dB"), ("dense", "8 or more"), ("unusual", "unusual places"), ("natural", "natural voices"))

@@ -12,13 +12,20 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-READABLE = "WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM"
-# Self-contained formats only: ffmpeg also knows playlists (HLS, DASH, concat), which name more files to open.
-FORMATS = (
-    "wav", "w64", "aiff", "au", "caf", "flac", "wv", "mp3", "aac", "ac3", "eac3", "amr", "ogg", "mov", "matroska",
-    "avi", "asf", "flv", "mpegts", "mpeg",
-)  # fmt: skip
-OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "none"}
+# The formats that are read: ffmpeg's readers for each, and how its files end. Self-contained ones only: ffmpeg also
+# knows playlists (HLS, DASH, concat), which name more files to open.
+FORMATS = {
+    "WAV": ("wav w64", ".wav .w64"), "AIFF": ("aiff", ".aif .aiff .aifc"), "AU": ("au", ".au"), "CAF": ("caf", ".caf"),
+    "FLAC": ("flac", ".flac"), "WavPack": ("wv", ".wv"), "MP3": ("mp3", ".mp3"), "AAC": ("aac", ".aac"),
+    "AC-3": ("ac3 eac3", ".ac3 .eac3"), "AMR": ("amr", ".amr"), "Ogg": ("ogg", ".ogg .oga .opus"),
+    "M4A": ("mov", ".m4a .m4b"), "MP4": ("mov", ".mp4 .m4v"), "MOV": ("mov", ".mov"),
+    "Matroska": ("matroska", ".mkv .mka"), "WebM": ("matroska", ".webm"), "AVI": ("avi", ".avi"),
+    "WMA": ("asf", ".wma .wmv .asf"), "FLV": ("flv", ".flv"), "MPEG-TS": ("mpegts", ".ts .mts .m2ts"),
+    "MPEG-PS": ("mpeg", ".mpg .mpeg .vob"),
+}  # fmt: skip
+SUFFIXES = frozenset(suffix for _, suffixes in FORMATS.values() for suffix in suffixes.split())
+READERS = tuple(dict.fromkeys(reader for readers, _ in FORMATS.values() for reader in readers.split()))
+OPTIONS = {"format_whitelist": ",".join(READERS), "protocol_whitelist": "none"}
 STREAMED = ("mpegts", "mpeg", "flv")  # formats of broadcasts: their clocks start anywhere
 MAX_LATE = 60.0  # s; sound that starts later than this in a file without a picture is cut from a stream
 UNSTATED_RIFF_SIZE = 0x7FFF_0000  # bytes; programs that stream and cannot know write this or more
@@ -187,6 +194,20 @@ def stated_end(container: "InputContainer", stream: "AudioStream", start: float)
     return _container_end(container)
 
 
+def reaches(container: "InputContainer", index: int, seconds: float) -> bool:
+    """Whether the packets of a stream that are in the file reach beyond some seconds of the container's clock. Nothing
+    is decoded; the packets up to there are read."""
+    import av
+
+    try:
+        for packet in container.demux(container.streams[index]):
+            if packet.pts is not None and float((packet.pts + (packet.duration or 0)) * packet.time_base) > seconds:
+                return True
+    except av.FFmpegError:
+        pass
+    return False
+
+
 def _container_end(container: "InputContainer") -> float:
     import av
 
@@ -208,4 +229,4 @@ def unreadable(head: bytes, name: str) -> AudioError:
     starts = (b"fLaC", b"OggS", b"ID3", EBML)
     if head.startswith(starts) or head[4:8] == b"ftyp" or head[8:] == b"WAVE":
         return AudioError(f"{name} is damaged or incomplete and cannot be decoded: copy, export or record it again.")
-    return AudioError(f"{name} is not a recording that can be read: use {READABLE}.")
+    return AudioError(f"{name} is not a recording that can be read: use {', '.join(FORMATS)}.")

@@ -32,9 +32,18 @@ def is_crowd(waveform: np.ndarray, power: np.ndarray) -> bool:
 
     power: of its frames of 1/64 s. Most stretches are told by it alone, which costs almost nothing.
     """
-    if len(power) < SECOND or np.median(_movement(np.sqrt(np.maximum(power, 0))[:, None])) >= STEADY:
+    if len(power) < SECOND or _steadiness(power) >= STEADY:
         return False
     return float(np.median(_movement(_envelopes(waveform)))) < MOVEMENT and _pitch(waveform) < PITCH
+
+
+def measured(waveform: np.ndarray, power: np.ndarray) -> tuple[float, float, float]:
+    """What `is_crowd` compares with STEADY, MOVEMENT and PITCH, all of it."""
+    return _steadiness(power), float(np.median(_movement(_envelopes(waveform)))), _pitch(waveform)
+
+
+def _steadiness(power: np.ndarray) -> float:
+    return float(np.median(_movement(np.sqrt(np.maximum(power, 0))[:, None])))
 
 
 def _movement(envelopes: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evoxtral.audio import containers
-from evoxtral.audio.reading import Channels, Choice, Source, opened
+from evoxtral.audio.reading import Choice, Source, opened
 from evoxtral.audio.tracks import channel_names, tags_of
 from evoxtral.errors import AudioError
 
@@ -52,17 +52,17 @@ def _info(number: int, stream: "AudioStream") -> TrackInfo:
     return TrackInfo(number, *tags_of(stream), names, codec.sample_rate if codec else 0, codec is not None)
 
 
-def chosen(track: str | None, channels: str) -> tuple[Choice, Channels]:
-    """A track and channels as people write them: "" or a number or "each", and "mix" or a number or "each".
+def chosen(track: str | None, channels: str | None) -> tuple[Choice, Choice]:
+    """A track and channels as people write them: a number, "mix" or "each", and nothing for neither.
 
     Raises AudioError.
     """
-    return _number_or(track or None, "track", "each"), _number_or(channels, "channels", "mix", "each")
+    return _number_or(track or None, "track"), _number_or(channels or None, "channels")
 
 
-def _number_or(text: str | None, option: str, *words: str) -> int | str | None:
-    if text is None or text in words:
+def _number_or(text: str | None, option: str) -> Choice:
+    if text in (None, "mix", "each"):
         return text
     if not (text.isascii() and text.isdecimal()) or len(text) > 3 or int(text) < 1:
-        raise AudioError(f"{option} is {' or '.join(words)} or a number from 1, not {text[:40]!r}.")
+        raise AudioError(f"{option} is mix or each or a number from 1, not {text[:40]!r}.")
     return int(text)

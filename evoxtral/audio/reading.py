@@ -27,8 +27,10 @@ MAX_MEGABYTES = 64.0  # largest file accepted over a network: MAX_SECONDS of 16-
 MIN_SOUND = 3e-6  # -110 dBFS, of a track's deviation: the dither of 24 bits is lower, that of 16 bits higher
 
 Source = str | os.PathLike[str] | bytes | bytearray | tuple[int, np.ndarray]
-Choice = int | Literal["each"] | None  # of a track: a number from 1, or each of them; None mixes those with sound
-Channels = int | Literal["mix", "each"]  # mix: the ones that carry speech
+# Of tracks and channels: a number from 1, each, or the mix of those with sound, or with speech. None for both mixes
+# tracks and channels, or keeps apart those in which people speak at once most of the time.
+Choice = int | Literal["mix", "each"] | None
+_APART = "people speak at once in {} {}: each is written by itself"
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,14 @@ def read(source: Source, max_seconds: float = MAX_SECONDS, strict: bool = False)
 
     See `recordings` for the arguments and errors.
     """
-    return recordings(source, max_seconds, strict=strict)[0]
+    return recordings(source, max_seconds, "mix", "mix", strict)[0]
 
 
 def recordings(
     source: Source,
     max_seconds: float = MAX_SECONDS,
     track: Choice = None,
-    channels: Channels = "mix",
+    channels: Choice = None,
     strict: bool = False,
 ) -> list[Recording]:
     """Read a recording: one waveform, or one for each track or channel.
@@ -77,10 +79,12 @@ def recordings(
         source: the path of a local file (a web address is refused, never fetched); the bytes of a file; or
             `(rate in Hz, samples)` with samples (T,) or (T, C), floats at any scale or integers of 8, 16 or
             32 bits at full scale, signed or not, as Gradio hands them over.
-        max_seconds: longest recording accepted. Checked on the stated length before anything is decoded, and
-            again while decoding, so that it bounds the memory as well.
-        track: a number from 1, "each" for one waveform a track, None for the mix of all with sound.
+        max_seconds: longest recording accepted; a torn file counts with what is in it. Checked on the stated length
+            before anything is decoded, and again while decoding, so that it bounds the memory as well.
+        track: a number from 1, "each" for one waveform a track, "mix" for the mix of all with sound.
         channels: a number from 1, "each" for one waveform a channel, "mix" for the mix of those with speech.
+            Where both are None they are mixed, unless people speak at once in them most of the time: then there is one
+            waveform for each track, or for each channel with speech.
         strict: whether a recording that is incomplete is refused.
 
     Times count from the container's zero: what is missing before, between or inside packets is silence. A constant
@@ -109,10 +113,12 @@ def recordings(
     incomplete = _missing(found, cut)
     if strict and incomplete:
         raise AudioError(f"{name} is incomplete: it {incomplete}; copy or record it again.")
-    if track is None and channels == "mix":
-        return [_mixed(found, notes, incomplete)]
-    several = track == "each" or (track is None and len(found) > 1)  # with each channel, all tracks are given, too
-    chosen = [one for one in found for one in _channels(one, channels, name, several=several)]
+    if track in (None, "mix") and channels in (None, "mix"):
+        return _together(found, notes, incomplete, automatic=track is channels is None)
+    several = track == "each" or (
+        track in (None, "mix") and len(found) > 1
+    )  # with each channel, all tracks are given, too
+    chosen = [one for one in found for one in _channels(one, channels or "mix", name, several=several)]
     return [
         Recording(_scaled(waveform), incomplete, (*notes, *left), label, channel)
         for waveform, left, label, channel in chosen
@@ -145,46 +151,63 @@ def save(path: str | os.PathLike[str], waveform: np.ndarray, rate: int = SAMPLE_
 # ---- tracks and channels to waveforms ----------------------------------------------------------------------
 
 
-def _mixed(found: Sequence[Track], notes: Sequence[str], incomplete: str | None) -> Recording:
-    """The mean of all tracks that hold sound; silence only where none does."""
-    waveforms, notes = [], list(notes)
+def _together(found: Sequence[Track], notes: Sequence[str], incomplete: str | None, automatic: bool) -> list[Recording]:
+    """The mean of all tracks that hold sound; silence only where none does.
+
+    automatic: each track, or each channel with speech of the only one, where a mix could not be understood as people
+    speak at once in them.
+    """
+    kept, notes = [], list(notes)  # tracks with their waveforms
     for track in found:
-        waveform, left = channel_mix.mix(track)
+        measures = channel_mix.measured(track)
+        overlap = channel_mix.overlap_of(track, measures)
+        if automatic and overlap.spoils_a_mix and len(found) == 1:
+            notes += [*channel_mix.left_out(track, measures.counts), _APART.format(len(overlap.which), "channels")]
+            return [
+                Recording(
+                    _scaled(channel_mix.one(track, i, measures)), incomplete, tuple(notes), None, _channel(track, i)
+                )
+                for i in overlap.which
+            ]
+        waveform, left = channel_mix.mix(track, measures)
         if len(found) > 1 and not waveform.std() > MIN_SOUND:
             notes.append(f"track {track.label} is left out: it is silent")
-            if waveforms or track is not found[-1]:
+            if kept or track is not found[-1]:
                 continue
-        waveforms.append(waveform)
+        kept.append((track, waveform))
+        if overlap.told:
+            left = [*left, "channels are mixed in which people speak at once; each can be had by itself"]
         prefix = f"track {track.label}: " if len(found) > 1 else ""
         notes += [prefix + sentence for sentence in left]
-    if len(waveforms) > 1:
-        together = ", and people speak at once in them" if _overlap(waveforms) else ""
-        notes.append(f"{len(waveforms)} tracks are mixed{together}; each can be had by itself")
-    if len(waveforms) == 1:
-        return Recording(_scaled(waveforms[0]), incomplete, tuple(notes))
-    total = np.zeros(max(map(len, waveforms)), np.float32)
-    while waveforms:
-        waveform = waveforms.pop()
+    if len(kept) == 1:
+        return [Recording(_scaled(kept[0][1]), incomplete, tuple(notes))]
+    overlap = _overlap([waveform for _, waveform in kept])
+    if automatic and overlap.spoils_a_mix:
+        notes.append(_APART.format(len(kept), "tracks"))
+        return [Recording(_scaled(waveform), incomplete, tuple(notes), track.label) for track, waveform in kept]
+    told = ", and people speak at once in them" if overlap.told else ""
+    notes.append(f"{len(kept)} tracks are mixed{told}; each can be had by itself")
+    total = np.zeros(max(len(waveform) for _, waveform in kept), np.float32)
+    while kept:
+        waveform = kept.pop()[1]
         total[: len(waveform)] += waveform
-    return Recording(_scaled(total), incomplete, tuple(notes))
+    return [Recording(_scaled(total), incomplete, tuple(notes))]
 
 
-def _overlap(waveforms: Sequence[np.ndarray]) -> bool:
-    """Whether two of some tracks' waveforms hold speech at once; a microphone and a mix that holds it are no two."""
+def _overlap(waveforms: Sequence[np.ndarray]) -> channel_mix.Overlap:
+    """How much people speak at once in some tracks' waveforms."""
     size = min(max(map(len, waveforms)), channel_mix.MAX_MEASURED * SAMPLE_RATE)
     speech = [w[:size] for w in waveforms if channel_mix.speech_scores([w[:size, None]])[0] >= channel_mix.MIN_SPEECH]
     if len(speech) < 2:
-        return False
+        return channel_mix.Overlap()
     both = np.zeros((size, len(speech)), np.float32)
     for i, waveform in enumerate(speech):
         both[: len(waveform), i] = waveform
-    products, norms = both[:, 0] @ both, np.linalg.norm(both, axis=0)  # neither norm is 0: there is speech
-    apart = np.flatnonzero(np.abs(products) < channel_mix.SAME_VOICE * norms[0] * norms)
-    return len(apart) > 0 and channel_mix.at_once([both], [0, *apart]) >= channel_mix.MIN_AT_ONCE
+    return channel_mix.overlap([both], range(len(speech)))
 
 
 def _channels(
-    track: Track, channels: Channels, name: str, several: bool
+    track: Track, channels: int | str, name: str, several: bool
 ) -> Iterator[tuple[np.ndarray, Sequence[str], str | None, str | None]]:
     """Waveforms of a track with what was left out, the track's label and the channel's name."""
     if channels == "mix":
@@ -195,8 +218,11 @@ def _channels(
     if channels != "each" and not 1 <= channels <= count:
         raise AudioError(f"{name} has no channel {channels}: it has {count}.")
     for i in range(count) if channels == "each" else [channels - 1]:
-        named = track.channel_names[i] if i < len(track.channel_names) else f"channel {i + 1}"
-        yield channel_mix.one(track, i), (), track.label if several else None, named
+        yield channel_mix.one(track, i), (), track.label if several else None, _channel(track, i)
+
+
+def _channel(track: Track, i: int) -> str:
+    return track.channel_names[i] if i < len(track.channel_names) else f"channel {i + 1}"
 
 
 def _missing(found: Sequence[Track], cut: str | None) -> str | None:

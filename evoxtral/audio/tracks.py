@@ -139,7 +139,20 @@ class Decoder:
             "err_detect": "crccheck+explode"
         }  # report damaged packets instead of decoding them
         check_rate(stream.codec_context.sample_rate, name)
-        check_length(self._stated, name, limit)
+
+    def check_stated(self, file: BinaryIO) -> None:
+        """Raise AudioError for a stated length above the limit, unless the packets end before: a torn file counts with
+        what is in it."""
+        import av
+
+        if self._stated <= self.line.max_seconds:
+            return
+        position = file.tell()
+        file.seek(0)
+        with av.open(file, options=containers.OPTIONS, metadata_errors="ignore") as again:
+            if containers.reaches(again, self.stream.index, self._zero + self.line.max_seconds):
+                check_length(self._stated, self.name, self.line.max_seconds)
+        file.seek(position)
 
     def decode(self, packet: "av.Packet") -> None:
         """Write the samples of one packet, after silence where packets are missing before it."""
@@ -237,6 +250,8 @@ def of_file(file: BinaryIO, name: str, max_seconds: float, number: int | None = 
         if len(container.streams) == 0:
             raise containers.unreadable(head, name)
         decoders, notes = _decoders(container, name, max_seconds, number)
+        for decoder in decoders:
+            decoder.check_stated(file)
         _decode(container, decoders, name, head)
         return _closed(decoders, notes), notes
 

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("transcribe", help="audio files to tagged text")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC, MP3, OGG, M4A, WebM …; - reads stdin")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings and videos; - reads stdin")
     parser.add_argument("--format", choices=FORMATS, help="default: what FILE's ending says, else txt")
     parser.add_argument(
         "-o", "--output", metavar="FILE|FOLDER", help="instead of stdout; in a folder each recording has its own file"
@@ -122,9 +122,13 @@ def _name_lost(file: str, transcripts: Mapping[str, "Transcript"], dialect: str)
 
 def _add_parts(parser: argparse.ArgumentParser) -> None:
     """Which tracks and channels of a recording."""
-    parser.add_argument("--track", metavar="N|each", help="one track, or each by itself (default: all mixed)")
     parser.add_argument(
-        "--channels", default="mix", metavar="mix|each|N", help="each: a transcript with the channels' names"
+        "--track",
+        metavar="mix|each|N",
+        help="one track, or each by itself (default: mixed, apart where people speak at once most of the time)",
+    )
+    parser.add_argument(
+        "--channels", metavar="mix|each|N", help="the same for channels; each: a transcript with the channels' names"
     )
 
 

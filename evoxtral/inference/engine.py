@@ -6,7 +6,7 @@ Variants whose adapters do not change the encoder also share its output.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, cached_property
@@ -124,13 +124,14 @@ class Engine:
         decoding: Decoding | None = None,
         max_seconds: float = audio.MAX_SECONDS,
         gone: Callable[[], bool] = lambda: False,
+        client: Hashable = None,
     ) -> Iterator[dict[str, Transcript]]:
         """Transcribe a clip, giving growing transcripts of every variant; the last ones have done=True.
 
         source: path, bytes, (rate in Hz, array), or a recording that was read.  variants: None for all.
         language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.  gone: whether nobody waits any
-        more; asked before every step, from another thread. Raises AudioError, EvoxtralError for an unknown variant or
-        language, and Abandoned for who is gone.
+        more; asked before every step, from another thread.  client: who asks; clients take turns, whatever each asks.
+        Raises AudioError, EvoxtralError for an unknown variant or language, and Abandoned for who is gone.
         """
         selected = self.ordered(variants)
         self.prompt.transcription_ids(language)  # raises for an unknown language before any work is done
@@ -143,6 +144,7 @@ class Engine:
         growing = {name: GrowingTranscript(audio.duration(waveform), segments) for name in selected}
         clock = Clock()
         request = self._request(waveforms, selected, language, decoding, range(len(segments)), gone=gone)
+        request.client = client or request.client
         for windows in self._decode(request, lambda: clock.until_update) if segments else ():
             for k, transcript in enumerate(growing.values()):
                 transcript.update([window.rows[k] for window in windows], clock.elapsed)

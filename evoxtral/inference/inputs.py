@@ -24,9 +24,6 @@ from evoxtral.exports import STDIN
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .m4a .m4b .mp4 .aac .webm .mka .aif .aiff .caf .au .amr .wma .mov".split()
-)  # of recordings in a folder; a file that is named itself may have any
 MANIFESTS = (".jsonl", ".csv", ".parquet")
 COLUMNS = ("audio", "file", "file_name", "audio_filepath", "path", "url")  # the first that there is
 ID = "id"
@@ -109,7 +106,7 @@ def _in_folder(path: Path) -> Iterator[Entry]:
     if not path.is_dir():
         yield Entry(str(path), str(path), Path(path.name))
         return
-    inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in audio.SUFFIXES and file.is_file())
     _check_some(inside, str(path))
     for file in inside:
         yield Entry(str(file), str(file), file.relative_to(path))
@@ -122,7 +119,7 @@ def _in_store(url: str) -> Iterator[Entry]:
     if not inside:
         yield Entry(url, url, Path(PurePosixPath(path).name))
         return
-    inside = [file for file in inside if PurePosixPath(file).suffix.lower() in SUFFIXES]
+    inside = [file for file in inside if PurePosixPath(file).suffix.lower() in audio.SUFFIXES]
     _check_some(inside, url)
     for file in inside:
         address = store.unstrip_protocol(file)

@@ -1,6 +1,6 @@
 """Transcripts of a recording with several tracks or channels: mixed, one of them, or each."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -20,20 +20,19 @@ def stream(
     language: str | None = "en",
     max_seconds: float = audio.MAX_SECONDS,
     track: audio.Choice = None,
-    channels: audio.Channels = "mix",
+    channels: audio.Choice = None,
     decoding: "Decoding | None" = None,
     gone: Callable[[], bool] = lambda: False,
+    client: Hashable = None,
 ) -> Iterator[dict[str, Transcript]]:
-    """Partial transcripts of a recording, or of one track or channel of it. Where each is asked for, one final
+    """Partial transcripts of a recording, or of one track or channel of it. Where each is written, one final
     transcript, whose cues name theirs."""
-    if "each" in (track, channels):
-        found = [
-            *transcribe(engine, source, variants, language, max_seconds, track, channels, decoding=decoding, gone=gone)
-        ]
-        yield together(found) if track == "each" or len(found) > 1 else found[0]
+    read = audio.recordings(source, max_seconds, track, channels)
+    if len(read) == 1 and "each" not in (track, channels):
+        yield from engine.stream(read[0], variants, language, decoding, gone=gone, client=client)
         return
-    (recording,) = audio.recordings(source, max_seconds, track, channels)
-    yield from engine.stream(recording, variants, language, decoding, gone=gone)
+    found = [*_of_each(engine, read, variants, language, channels == "each", decoding, gone, client)]
+    yield together(found) if track == "each" or len(found) > 1 else found[0]
 
 
 def transcribe(
@@ -43,29 +42,42 @@ def transcribe(
     language: str | None = "en",
     max_seconds: float = audio.MAX_SECONDS,
     track: audio.Choice = None,
-    channels: audio.Channels = "mix",
+    channels: audio.Choice = None,
     strict: bool = False,
     decoding: "Decoding | None" = None,
     gone: Callable[[], bool] = lambda: False,
+    client: Hashable = None,
 ) -> Iterator[dict[str, Transcript]]:
-    """The transcripts of a recording; of each track where `track` is "each". See `audio.recordings`.
+    """The transcripts of a recording; of each track where it is read track by track. See `audio.recordings`.
 
-    Where `channels` is "each", the cues of all channels of a track are in one transcript, in the order of their
-    times, and each has the name of its channel.
+    Where it is read channel by channel, the cues of all channels of a track are in one transcript, in the order of
+    their times, and each has the name of its channel.
     """
     read = audio.recordings(source, max_seconds, track, channels, strict)
+    yield from _of_each(engine, read, variants, language, channels == "each", decoding, gone, client)
+
+
+def _of_each(
+    engine: "Engine",
+    read: Sequence[audio.Recording],
+    variants: Sequence[str] | None,
+    language: str | None,
+    named: bool,
+    decoding: "Decoding | None",
+    gone: Callable[[], bool],
+    client: Hashable,
+) -> Iterator[dict[str, Transcript]]:
+    """The transcripts of each track of some recordings.  named: whether a single channel's cues name it, too."""
     for _, group in groupby(read, key=lambda recording: recording.track):
         parts = []
         for one in group:
-            *_, last = engine.stream(one, variants, language, decoding, gone=gone)
+            *_, last = engine.stream(one, variants, language, decoding, gone=gone, client=client)
             parts.append((one.channel, last))
-        if channels != "each":
-            yield from (transcripts for _, transcripts in parts)
+        if len(parts) == 1 and not named:
+            yield parts[0][1]
             continue
-        named = {channel: transcripts for channel, transcripts in parts if channel}
         yield {
-            name: interleaved({channel: transcripts[name] for channel, transcripts in named.items()})
-            for name in parts[0][1]
+            name: interleaved({channel: transcripts[name] for channel, transcripts in parts}) for name in parts[0][1]
         }
 
 

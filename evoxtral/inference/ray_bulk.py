@@ -147,7 +147,7 @@ class Cluster:
             compute=data.ActorPoolStrategy(min_size=1, max_size=room.actors, initial_size=room.actors),
             num_cpus=room.cores,
             num_gpus=room.gpus,
-            ray_remote_args_fn=lambda: {"max_task_retries": ATTEMPTS - 1},
+            max_task_retries=ATTEMPTS - 1,
         )
         try:
             for row in results.iter_rows():

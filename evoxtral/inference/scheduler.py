@@ -1,14 +1,14 @@
 """The scheduler: windows of many requests are encoded one after another, and their rows are decoded together.
 
 One thread works while there are requests. Between two rounds of decoding it frees the rows of who has left, and
-prepares (encodes and prefills) the next windows, of the request that has the fewest. Where windows wait, nobody's text
+prepares (encodes and prefills) the next windows, of the client that has the fewest. Where windows wait, nobody's text
 stands still for longer than MAX_STALL or the preparation of one window, whichever is longer.
 """
 
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -62,7 +62,7 @@ class Request:
     """Windows that one caller waits for.
 
     ids: of the prompt.  gone: whether the caller has left, asked before every round.  growing: the caller wants to know
-    of every new token, and not only of windows that are done.
+    of every new token, and not only of windows that are done.  client: who asks, None for somebody who asks only this.
     """
 
     windows: Sequence[Window]
@@ -70,6 +70,7 @@ class Request:
     ids: Sequence[int]
     gone: Callable[[], bool] = lambda: False
     growing: bool = True
+    client: Hashable = None
     waiting: deque[Window] = field(init=False)
     active: list[Window] = field(default_factory=list, init=False)
     news: threading.Event = field(default_factory=threading.Event, init=False)
@@ -79,6 +80,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.waiting = deque(self.windows)
+        self.client = object() if self.client is None else self.client
 
     def end(self, error: Exception | None = None) -> None:
         self.error = error
@@ -180,7 +182,8 @@ class Scheduler:
         request.end(error)
 
     def _next(self) -> list[tuple[Request, Window]]:
-        """The windows to prepare now: of the request with the fewest active windows, the first of several."""
+        """The windows to prepare now: of the client with the fewest active windows, of their requests that with the
+        fewest, and of several the first."""
         if self._batch is None:
             engine = self._engine
             self._batch = Batch(engine._text, engine.prompt.eos_id, engine.rows, engine.heads.watched)
@@ -191,7 +194,10 @@ class Scheduler:
             waiting = [request for request in self._requests if request.waiting]
             if not waiting:
                 break
-            request = min(waiting, key=lambda request: len(request.active))
+            held = Counter()
+            for one in self._requests:
+                held[one.client] += len(one.active)
+            request = min(waiting, key=lambda request: (held[request.client], len(request.active)))
             same = not found or (request.variants, request.ids) == (found[0][0].variants, found[0][0].ids)
             if not same or not self._batch.fits([*rows, *request.waiting[0].rows]):
                 break

@@ -1,8 +1,8 @@
 """Evoxtral-Bench: how well a tagged transcript matches its reference.
 
-`scores` has the counts and scores, `place` matches tags by position, `english` is Whisper's normaliser, `bootstrap`
-gives intervals and differences, `curve` precision and recall over confidence, `reliability` whether probabilities are
-true, and `pairs` reads files.
+`scores` has the counts and scores, `tag_positions` matches tags by position, `english` is Whisper's normaliser,
+`bootstrap` gives intervals and differences, `curve` precision and recall over confidence, `reliability` whether
+probabilities are true, and `pairs` reads files.
 """
 
 from evoxtral.metrics.bootstrap import RESAMPLES, Difference, Interval, compare, intervals, summary

@@ -1,7 +1,7 @@
 """Calibration of probabilities: of the words and tags given a probability of 0.8, are eight in ten right?
 
-A word is right where it is aligned with an equal word of the reference, a tag by its place (`place`); a delivery that
-overlaps in part counts by its share.
+A word is right where it is aligned with an equal word of the reference, a tag by its place (`tag_positions`); a
+delivery that overlaps in part counts by its share.
 """
 
 from collections import defaultdict
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from evoxtral import tags
-from evoxtral.metrics.place import right_one_by_one
 from evoxtral.metrics.scores import comparable
+from evoxtral.metrics.tag_positions import right_one_by_one
 
 WORDS = "words"
 BINS = 10  # of equal width

@@ -18,7 +18,7 @@ from evoxtral import tags
 from evoxtral.errors import EvoxtralError
 from evoxtral.metrics import english
 from evoxtral.metrics.pairs import Pair
-from evoxtral.metrics.place import places, right_tags
+from evoxtral.metrics.tag_positions import places, right_tags
 
 # A score is a ratio of two sums over clips. Its term, (2, n), holds each clip's share of the numerator and of
 # the denominator: in a mean over clips the denominators are ones (zero for a clip that does not count), in a
@@ -141,8 +141,8 @@ class TagScore:
 class ClipCounts:
     """The counts of one clip, from which all scores are computed. `by_tag` has each tag of either text.
 
-    right, nearly: how many tags of each name are in their place, exactly and within one word; see `place`.
-    places: of all tags, as WESR-Bench counts them; see `place.places`.
+    right, nearly: how many tags of each name are in their place, exactly and within one word; see `tag_positions`.
+    places: of all tags, as WESR-Bench counts them; see `tag_positions.places`.
     """
 
     words: Edits

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evoxtral.errors import EvoxtralError
 from evoxtral.serve import refusals
-from evoxtral.serve.limits import ALWAYS_ANSWERED, Limits, drop_body
+from evoxtral.serve.limits import ALWAYS_ANSWERED, CLIENT, Limits, drop_body
 from evoxtral.serve.monitoring import Monitor
 
 OPEN = {"/health", "/ready", "/docs", "/redoc", "/openapi.json"}  # without a token: they tell nothing of any recording
@@ -82,6 +82,7 @@ class Guard:
             sentence = f"More than {self.limits.concurrent} requests at a time: ask again when one is answered."
             return await self._refuse(429, sentence, refusals.RETRY_AFTER, scope, receive, send)
         self._under_way[client] += 1
+        scope[CLIENT] = client
         try:
             await self.app(scope, receive, send)
         finally:
@@ -133,7 +134,7 @@ class RequestIds:
             return await self.app(scope, receive, send)
         own = Headers(scope=scope).get("x-request-id", "")
         name = own if _ID.fullmatch(own) else f"req_{uuid.uuid4().hex}"
-        token = request_id.set(name)
+        request_id.set(name)  # never reset: the server logs what went wrong after this, and each request has its task
         begun, status = time.perf_counter(), 499  # that of a client who left, as nginx has it
 
         async def named(message: Message) -> None:
@@ -150,7 +151,6 @@ class RequestIds:
             self.monitor.answered(scope, status)
             level = logging.DEBUG if scope["path"] in ALWAYS_ANSWERED else logging.INFO
             log.log(level, "%s %s %d %.2f s", scope["method"], scope["path"], status, elapsed)
-            request_id.reset(token)
 
 
 def name_requests_in_logs() -> None:

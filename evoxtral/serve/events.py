@@ -1,6 +1,7 @@
 """Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html), and text that only grows."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -11,11 +12,14 @@ from fastapi.responses import StreamingResponse
 
 from evoxtral.errors import EvoxtralError
 from evoxtral.inference.sampling import LOOP_UNIT
+from evoxtral.serve.refusals import Unexpected
 from evoxtral.transcript import Token, Transcript
 
 SIGN_OF_LIFE = ": still at work\n\n"  # a comment: no client sees it, no proxy ends the connection
 _LAST_WORD = re.compile(r"\s*\S*$")
 MIN_PROBABILITY = 1e-30  # of what rounds to 0: JSON has no infinity
+
+log = logging.getLogger(__name__)
 
 
 def event(data: dict, name: str | None = None) -> str:
@@ -51,6 +55,9 @@ async def started(
                         yield text
             except EvoxtralError as error:
                 yield failure(error)
+            except Exception:  # whatever it is: a stream that breaks off looks like one that has ended
+                log.exception("a stream failed")
+                yield failure(Unexpected())
 
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # nginx holds events back unless told not to
     return StreamingResponse(body(), media_type="text/event-stream", headers=headers)

@@ -20,6 +20,7 @@ from evoxtral.serve.refusals import RETRY_AFTER
 
 CROWDED = "More is asked than can be answered at a time: ask again in a few seconds."
 ALWAYS_ANSWERED = ("/health", "/ready", "/metrics")  # by whoever watches the service, however busy it is
+CLIENT = "evoxtral.client"  # key of an ASGI scope: who asks, a token's name or an address
 LOOK_EVERY = 0.1  # s between two checks whether a client is still connected
 DRAIN_SECONDS = 60.0  # s: how long the body of a rejected request is read
 QUIET_SECONDS = 15.0  # after which a stream that has nothing new gives a sign of life

@@ -8,8 +8,8 @@ from evoxtral.errors import EvoxtralError
 from evoxtral.exports import content
 from evoxtral.serve import events, refusals
 from evoxtral.serve.refusals import Refusal
+from evoxtral.serve.response_formats import Answer
 from evoxtral.serve.service import Service, Task
-from evoxtral.serve.shapes import Answer
 from evoxtral.serve.transcription_form import FORMATS, GRANULARITIES, MAX_TEMPERATURE, PLAIN, PREFIX, read
 from evoxtral.serve.transcriptions import CLIENT_LEFT, MEDIA_TYPES
 
@@ -70,7 +70,12 @@ def router(service: Service) -> APIRouter:
         async with request.form() as form:
             asked = read(form, models)
             data = await asked.file.read()
-        answer = Answer(asked, service.loaded.prompt)
+        prompt = service.loaded.prompt
+        try:
+            prompt.transcription_ids(asked.language)
+        except EvoxtralError as error:
+            raise Refusal(400, str(error), "language", "invalid_value") from error
+        answer = Answer(asked, prompt)
         task = Task(data, (asked.variant,), asked.language, asked.decoding)
         if asked.stream:
             steps = service.each(request, task)

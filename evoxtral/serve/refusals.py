@@ -30,6 +30,13 @@ class Refusal(HTTPException):
         self.param, self.code = param, code
 
 
+class Unexpected(EvoxtralError):
+    """What nobody foresaw, in the middle of a stream, where no status can be sent any more."""
+
+    def __init__(self) -> None:
+        super().__init__(UNEXPECTED)
+
+
 def error_object(status: int, message: str, param: str | None = None, code: str | None = None) -> dict:
     """OpenAI's, https://platform.openai.com/docs/api-reference/errors: `type` tells whose mistake it is."""
     kind = "requests" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
@@ -45,7 +52,7 @@ def answer(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """The answer for a failed request to this path."""
-    under_v1 = path.startswith("/v1/")
+    under_v1 = f"{path}/".startswith("/v1/")
     content = error_object(status, message, param, code) if under_v1 else {"detail": message}
     return JSONResponse(content, status, headers)
 
@@ -54,6 +61,8 @@ def of(error: EvoxtralError, path: str) -> tuple[int, str | None, Mapping[str, s
     """Status, field and headers for an error of ours."""
     if isinstance(error, DeviceFullError):
         return 503, None, RETRY_AFTER
+    if isinstance(error, Unexpected):
+        return 500, None, None
     if isinstance(error, AudioError):  # OpenAI says 400 for a file that it cannot read
         return 400 if path.startswith("/v1/") else 422, "file", None
     return 400, None, None

@@ -12,7 +12,7 @@ from evoxtral.inference import multitrack
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
 from evoxtral.model.checkpoints import Checkpoint
-from evoxtral.serve.limits import Gone, Limits, Turns
+from evoxtral.serve.limits import CLIENT, Gone, Limits, Turns
 from evoxtral.serve.monitoring import Monitor
 from evoxtral.serve.refusals import RETRY_AFTER, Refusal
 from evoxtral.transcript import Transcript
@@ -42,7 +42,7 @@ class Task:
     language: str | None = "en"
     decoding: Decoding | None = None
     track: audio.Choice = None
-    channels: audio.Channels = "mix"
+    channels: audio.Choice = None
 
 
 class Service:
@@ -75,7 +75,7 @@ class Service:
     async def last(self, request: Request, task: Task) -> dict[str, Transcript] | None:
         """The transcripts of a recording; None if the client left. Raises as `Engine.stream` does, and Refusal."""
         self.loaded  # noqa: B018 - before anything is queued
-        found = await self.turns.last(request, lambda gone: self._stream(task, gone))
+        found = await self.turns.last(request, lambda gone: self._stream(request, task, gone))
         if found is not None:
             self.monitor.transcribed(found)
         return found
@@ -83,12 +83,13 @@ class Service:
     async def each(self, request: Request, task: Task) -> AsyncIterator[dict[str, Transcript] | None]:
         """Growing transcripts, None for a sign of life; see `last`."""
         self.loaded  # noqa: B018 - before anything is queued
-        async with aclosing(self.turns.each(request, lambda gone: self._stream(task, gone))) as steps:
+        async with aclosing(self.turns.each(request, lambda gone: self._stream(request, task, gone))) as steps:
             async for found in steps:
                 if found is not None and all(transcript.done for transcript in found.values()):
                     self.monitor.transcribed(found)
                 yield found
 
-    def _stream(self, task: Task, gone: Gone) -> Iterator[dict[str, Transcript]]:
-        chosen = task.language, self.limits.seconds, task.track, task.channels
-        return multitrack.stream(self.loaded, task.data, task.variants, *chosen, decoding=task.decoding, gone=gone)
+    def _stream(self, request: Request, task: Task, gone: Gone) -> Iterator[dict[str, Transcript]]:
+        chosen = task.language, self.limits.seconds, task.track, task.channels, task.decoding
+        client = request.scope.get(CLIENT)
+        return multitrack.stream(self.loaded, task.data, task.variants, *chosen, gone=gone, client=client)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import Response
 
+from evoxtral.audio import FORMATS
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.exports import content, in_dialect
 from evoxtral.foreign_formats import DIALECTS
@@ -39,6 +40,7 @@ _RESULT = {
             "truncated": False,
             "confidence": 0.97,
             "doubtful": False,
+            "segments": [{"start": 0.1, "end": 2.3, "text": "[nervous] I didn't mean it. [sighs]"}],
             "cues": [{"start": 0.1, "end": 2.3, "text": "[nervous] I didn't mean it. [sighs]"}],
         }
     },
@@ -51,14 +53,39 @@ _STREAMED = events.event({"file": "clip.wav", "variants": {"rl": "[nervous] I di
     _RESULT, "result"
 )
 
-Upload = Annotated[UploadFile, File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.")]
-Uploads = Annotated[list[UploadFile], File(description="WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM; one or more.")]
+PART = "^(mix|each|[1-9][0-9]?)$"
+Upload = Annotated[UploadFile, File(description=f"{', '.join(FORMATS)}.")]
+Uploads = Annotated[list[UploadFile], File(description=f"{', '.join(FORMATS)}; one or more.")]
 Language = Annotated[str, Form(description="ISO 639-1 code; `auto` to detect it.")]
-Track = Annotated[
-    str | None, Form(pattern="^(each|[1-9][0-9]?)$", description="A number, or each; left out: the mix of all tracks.")
+Track = Annotated[str | None, Form(pattern=PART, description="mix, each, or a number.")]
+Channels = Annotated[
+    str | None,
+    Form(
+        pattern=PART,
+        description="mix, each, or a number. With track and channels left out both are mixed, unless people speak at "
+        "once in them most of the time.",
+    ),
 ]
-Channels = Annotated[str, Form(pattern="^(mix|each|[1-9][0-9]?)$", description="mix, each, or a number.")]
 BAD_REQUEST = {400: {"description": "One sentence in `detail`, as for every 4xx."}}
+
+
+def _check_format(format: Format, dialect: Dialect | None, one: bool) -> None:
+    """Raises EvoxtralError for a format that does not go with what is asked for.  one: whether that is one text."""
+    if format != "json" and not one:
+        raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
+    if dialect and format != "txt":
+        raise EvoxtralError("A dialect is of plain text: ask for format txt, or leave dialect out.")
+
+
+def _text(transcript: Transcript, format: Format, dialect: Dialect | None) -> Response:
+    """A transcript in another format than JSON; what that has no place for is in headers."""
+    text, headers = content(transcript, format.value), {}
+    if transcript.incomplete:
+        headers[INCOMPLETE] = quote(transcript.incomplete)
+    if dialect:
+        written = in_dialect(transcript, dialect.value)
+        text, headers[LEFT_OUT] = written.text, quote(" ".join(written.lost))
+    return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8", headers=headers)
 
 
 def router(service: Service) -> APIRouter:
@@ -67,7 +94,7 @@ def router(service: Service) -> APIRouter:
     default = Variant(service.variants[-1])
     Asked = Annotated[Variant, Form(description="One variant, or all of them.")]
 
-    def task(data: bytes, variant: Variant, language: str, track: str | None, channels: str) -> Task:
+    def task(data: bytes, variant: Variant, language: str, track: str | None, channels: str | None) -> Task:
         names = service.variants if variant == "all" else (variant.value,)
         chosen = [int(one) if one and one.isdecimal() else one for one in (track, channels)]
         return Task(data, names, None if language == "auto" else language, None, *chosen)
@@ -83,13 +110,10 @@ def router(service: Service) -> APIRouter:
             Dialect | None, Form(description="Tags as this text-to-speech system wants them; with `format` txt.")
         ] = None,
         track: Track = None,
-        channels: Channels = "mix",
+        channels: Channels = None,
     ) -> FileResult | list[FileResult]:
         """Transcribe one recording, or several, whose results are a list."""
-        if format != "json" and (len(file) > 1 or variant == "all" and len(service.variants) > 1):
-            raise EvoxtralError(f"{format.upper()} holds one text: ask for one file and one variant, or for json.")
-        if dialect and format != "txt":
-            raise EvoxtralError("A dialect is of plain text: ask for format txt, or leave dialect out.")
+        _check_format(format, dialect, one=len(file) == 1 and (variant != "all" or len(service.variants) == 1))
         results = []
         for upload in file:
             try:
@@ -100,14 +124,7 @@ def router(service: Service) -> APIRouter:
             if transcripts is None:
                 return Response(status_code=CLIENT_LEFT)
             if format != "json":
-                (transcript,) = transcripts.values()
-                text, headers = content(transcript, format.value), {}
-                if transcript.incomplete:
-                    headers[INCOMPLETE] = quote(transcript.incomplete)
-                if dialect:
-                    written = in_dialect(transcript, dialect.value)
-                    text, headers[LEFT_OUT] = written.text, quote(" ".join(written.lost))
-                return Response(text, media_type=f"{MEDIA_TYPES[format]}; charset=utf-8", headers=headers)
+                return _text(*transcripts.values(), format, dialect)
             results.append(FileResult.of(upload.filename or "", service.model, transcripts))
         return results if len(file) > 1 else results[0]
 
@@ -124,7 +141,7 @@ def router(service: Service) -> APIRouter:
         variant: Asked = default,
         language: Language = "en",
         track: Track = None,
-        channels: Channels = "mix",
+        channels: Channels = None,
     ) -> Response:
         """Transcribe one recording and see its text grow: events `partial`, with the text so far of every variant,
         then `result`, which is what `/transcribe` answers; `error` with `detail` if it fails in between."""

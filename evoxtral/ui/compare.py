@@ -129,7 +129,7 @@ class CompareTab:
             )
             self.go = gr.Button("Compare", variant="primary", elem_id="go", min_width=110)
         self.part = gr.Dropdown(
-            [("Everything, mixed", EVERYTHING)],
+            [("Everything", EVERYTHING)],
             value=EVERYTHING,
             label="Tracks and channels",
             elem_id="part",

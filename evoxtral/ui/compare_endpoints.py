@@ -28,7 +28,7 @@ class CompareEndpoints:
         prediction = text_input("Prediction", "[sad] I was there.")
         reference = text_input("Reference", "[sad] I was here. [sighs]")
         meanings = {metric.name: metric.definition for metric in metrics.METRICS}
-        parts = [text_input("Track", "2", ""), text_input("Channels", "each", "mix")]
+        parts = [text_input("Track", "2", ""), text_input("Channels", "each", "")]
         asked = [clip, variant, language]
         form, text = text_input("Format", "srt", "srt"), text_input("Content", "")
         dialect = text_input("Dialect", "mistral", "")
@@ -39,14 +39,14 @@ class CompareEndpoints:
         endpoint(tracks, [clip], json_output(list[audio.TrackInfo]))
         endpoint(score, [prediction, reference], json_output(metrics.Scores, n="pairs that were scored: 1", **meanings))
 
-    def compare(self, audio: str, language: str = "en", track: str = "", channels: str = "mix") -> dict:
+    def compare(self, audio: str, language: str = "en", track: str = "", channels: str = "") -> dict:
         """Transcribe a clip with every variant of the model.
 
         Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            audio: The recording.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
-            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
-            channels: "mix", the number of one, or "each": then the cues name theirs.
+            track: "mix", the number of one track, or "each": then the cues name theirs.
+            channels: The same for channels. Both empty mix, unless people speak at once in them most of the time.
 
         Returns:
             For each variant, by name: tagged and plain text, tags with their probabilities, segments with their times.
@@ -55,16 +55,16 @@ class CompareEndpoints:
         return {variant: asdict(VariantResult.of(transcript)) for variant, transcript in written.items()}
 
     def transcribe(
-        self, audio: str, variant: str = "", language: str = "en", track: str = "", channels: str = "mix"
+        self, audio: str, variant: str = "", language: str = "en", track: str = "", channels: str = ""
     ) -> dict:
         """Transcribe a clip with one variant of the model.
 
         Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            audio: The recording.
             variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
-            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
-            channels: "mix", the number of one, or "each": then the cues name theirs.
+            track: "mix", the number of one track, or "each": then the cues name theirs.
+            channels: The same for channels. Both empty mix, unless people speak at once in them most of the time.
 
         Returns:
             Tagged and plain text, tags with their probabilities, and segments with their times.
@@ -79,18 +79,18 @@ class CompareEndpoints:
         language: str = "en",
         format: str = "srt",
         track: str = "",
-        channels: str = "mix",
+        channels: str = "",
         dialect: str = "",
     ) -> str:
         """Transcribe a clip with one variant of the model, into a file's content.
 
         Args:
-            audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+            audio: The recording.
             variant: base, sft or rl, or the name of an adapter of your own; empty for the model's last.
             language: What is spoken: a two-letter code, or "auto" to detect it. Tags know English.
             format: srt or vtt for subtitles, txt, json, or prompt for the tagged text in parts for ElevenLabs v3.
-            track: One track of several, by its number, or "each": then the cues name theirs. Empty mixes them.
-            channels: "mix", the number of one, or "each": then the cues name theirs.
+            track: "mix", the number of one track, or "each": then the cues name theirs.
+            channels: The same for channels. Both empty mix, unless people speak at once in them most of the time.
             dialect: elevenlabs, mistral, plain or ssml: tags as that text-to-speech system wants them, for txt alone.
 
         Returns:
@@ -110,7 +110,7 @@ def tracks(audio: str) -> list:
     """List the audio tracks of a recording and their channels, by what its file states.
 
     Args:
-        audio: The recording: WAV, FLAC, MP3, OGG/Opus, M4A/AAC or WebM.
+        audio: The recording.
 
     Returns:
         For each track: its number, name, language, the names of its channels, and its rate.

@@ -96,7 +96,7 @@ def offer_parts(clip: str | None) -> dict:
         parts = parts_of(clip)
     except EvoxtralError:  # the line under the recorder says why
         parts = {}
-    choices = list(parts.items()) or [("Everything, mixed", EVERYTHING)]
+    choices = list(parts.items()) or [("Everything", EVERYTHING)]
     return gr.update(choices=choices, value=EVERYTHING, visible=len(choices) > 1)
 
 

@@ -41,7 +41,7 @@ NO_CLIP = "Record or upload a clip, or pick an example."
 CLIP_DELETED = "This clip is no longer on the server, which keeps clips for an hour: record, choose or speak it again."
 
 
-EVERYTHING = "/mix"  # the part of a clip that is taken unless another is chosen
+EVERYTHING = "/"  # the part of a clip that is taken unless another is chosen
 MAX_PARTS = 16  # that are listed
 
 
@@ -51,7 +51,7 @@ def parts_of(clip: str | None) -> dict[str, str]:
     Tracks where there are several, else channels where there are several. Raises AudioError.
     """
     tracks = [track for track in audio.listing(clip) if track.decodes] if clip else []
-    parts = {"Everything, mixed": EVERYTHING}
+    parts = {"Everything": EVERYTHING}
     if len(tracks) > 1:
         for track in tracks[:MAX_PARTS]:
             about = ", ".join(filter(None, (track.name[:40], track.language)))

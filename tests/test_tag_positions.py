@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evoxtral import metrics
-from evoxtral.metrics import english, place
-from evoxtral.metrics.place import align, right_tags
+from evoxtral.metrics import english, tag_positions
+from evoxtral.metrics.tag_positions import align, right_tags
 
 
 def right(prediction: str, reference: str, tolerance: int = 0) -> dict[str, float]:
@@ -51,7 +51,7 @@ def test_jiwer_has_fewer_equal_words_at_the_same_error_rate():
 
 
 def test_very_long_texts_are_aligned_by_jiwer(monkeypatch):
-    monkeypatch.setattr(place, "MAX_CELLS", 3)
+    monkeypatch.setattr(tag_positions, "MAX_CELLS", 3)
     assert align("a b c".split(), "a x b c".split()) == [(0, 0), (1, 2), (2, 3)]
 
 
@@ -152,7 +152,7 @@ def test_the_example_of_wesrs_figure_has_its_counts():
     1 FP, whisper 2 TP and 2 FN. A whisper ends here with a sentence."""
     reference = "[laughs] Please tell me the answer [whispers] if you know it."
     prediction = "Please [laughs] tell me the answer [whispers] if you. Know it."
-    assert place.places(prediction, reference) == {"laughs": (0, 1, 1), "whispers": (2, 2, 4)}
+    assert tag_positions.places(prediction, reference) == {"laughs": (0, 1, 1), "whispers": (2, 2, 4)}
     found = metrics.summary(metrics.score([(prediction, reference)]), resamples=20)
     assert found["wesr_f1"] == pytest.approx(2 * 2 / (3 + 5))
 
@@ -171,7 +171,7 @@ def test_the_example_of_wesrs_figure_has_its_counts():
     ],
 )
 def test_places_are_counted_as_wesrs_own_evaluation_does(prediction, reference, counts):
-    assert place.places(prediction, reference) == counts
+    assert tag_positions.places(prediction, reference) == counts
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class Answer:
         return [events.event(data, data["type"]) for data in told]
 
     def _verbose(self, transcript: Transcript, shown: Transcript) -> dict:
-        """Whisper's fields, and those of ours that a program may want: tags as data, all of them, and confidence."""
+        """Whisper's fields, and ours that a program may want: all tags as data, subtitles, confidence."""
         wanted = self.asked.granularities or ("segment",)
         found = {
             "task": "transcribe",
@@ -94,6 +94,7 @@ class Answer:
         }
         if "segment" in wanted:
             found["segments"] = [self._segment(i, cue) for i, cue in enumerate(shown.spoken_cues())]
+        found["cues"] = [asdict(cue) for cue in shown.subtitles()]
         if "word" in wanted:
             found["words"] = word_times.of(transcript.words_alone())
         return found
