@@ -179,6 +179,10 @@ class Finetuning:
 def adapted(base: Path, recipe: LoraRecipe, start: Path | None, device: torch.device) -> PeftModel:
     """The base with a LoRA to train: a new one, or the one saved in `start`."""
     plain = checkpoints.load_base(base, torch.float32 if device.type == "cpu" else torch.bfloat16).to(device)
+    if device.type == "cpu" and loop.matmul_dtype(device) is torch.bfloat16:
+        # The fused one's backward pass takes twice as long there. In float32 it takes no longer, and the unfused one's
+        # sums were once found to hang on where memory lay; in bfloat16 they do not.
+        plain.set_attn_implementation("eager")
     if start:
         # transformers' own loader, inside PeftModel, is only right for adapters of this transformers: they are.
         tuned = PeftModel.from_pretrained(plain, start, is_trainable=True)
