@@ -1,15 +1,17 @@
 """SFT here against the reference way, on random weights: transformers' Trainer, PEFT, a padding collator, 2 at a time
-with gradient checkpointing, as the card has it. In one process, in turns, in processor seconds and float32.
+with gradient checkpointing, as the card has it. In one process, in turns, in processor seconds.
 
     python benchmarks/train_reference.py --shape tiny       seconds: does the measurement run, and are the losses equal?
-    OMP_NUM_THREADS=1 python benchmarks/train_reference.py --shape 250m --batch 2
+    OMP_NUM_THREADS=1 python benchmarks/train_reference.py --shape 250m --batch 2   five minutes
 
 Without dropout and noise, so that the losses can be compared. `cropped` is ours where a batch ends with its longest
-clip (`cropped = 1.0` in a recipe): the reference pads to 30 s.
+clip (`cropped = 1.0` in a recipe): the reference pads to 30 s. In float32, and in bfloat16 where training would choose
+it here; results go to benchmarks/train.json.
 """
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -22,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.models import SHAPES, build, some_speech
-from benchmarks.train import text_of
+from benchmarks.train import TRAINING, keep_beside, text_of
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
 from evoxtral.model.lora import LoraRecipe
@@ -65,8 +67,8 @@ def ours(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int,
     return {"losses": losses, "step_s": np.diff(ended).tolist()}
 
 
-def reference(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int) -> dict:
-    """The same by transformers' Trainer."""
+def reference(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int, bf16: bool) -> dict:
+    """The same by transformers' Trainer, in float32 or with autocast to bfloat16."""
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -106,7 +108,7 @@ def reference(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps:
             folder, per_device_train_batch_size=2, gradient_accumulation_steps=len(texts) // 2, max_steps=steps,
             gradient_checkpointing=True, learning_rate=1e-3, lr_scheduler_type="constant", weight_decay=0.0,
             logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, remove_unused_columns=False,
-            disable_tqdm=True,
+            disable_tqdm=True, bf16=bf16,
         )  # fmt: skip
         trainer = Trainer(tuned, arguments, collate, train_dataset=list(range(len(texts))) * steps, callbacks=[Ended()])
         trainer.train()
@@ -118,22 +120,31 @@ def reference(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps:
 
 def measure(base: Path, batch: int, steps: int, tokens: int, seconds: float) -> dict:
     prompt = Prompt(base, checkpoints.load_config(base))
+    precisions = dict.fromkeys(("float32", loop.cpu_precision()))
     with tempfile.TemporaryDirectory() as folder:
         clips = speech(Path(folder), batch, seconds, prompt)
         texts = [text_of(tokens, prompt)] * batch
-        config = sft.SftConfig(batch=batch, neftune=0.0)
-        found = {
-            "reference": reference(base, prompt, clips, texts, steps),
-            "ours": ours(base, prompt, clips, texts, steps, config),
-            "cropped": ours(base, prompt, clips, texts, steps, replace(config, cropped=1.0)),
-        }
+        found = {}
+        for precision in precisions:
+            os.environ[loop.PRECISION] = precision
+            found[precision] = compared(base, prompt, clips, texts, steps)
+    return {"batch": batch, "tokens": tokens, "seconds": seconds, "steps": steps, "precisions": found}
+
+
+def compared(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int) -> dict:
+    """All ways in the precision that PRECISION names; of the steps of each the quickest counts."""
+    config = sft.SftConfig(batch=len(texts), neftune=0.0)
+    found = {
+        "reference": reference(base, prompt, clips, texts, steps, os.environ[loop.PRECISION] == "bf16"),
+        "ours": ours(base, prompt, clips, texts, steps, config),
+        "cropped": ours(base, prompt, clips, texts, steps, replace(config, cropped=1.0)),
+    }
     least = {name: min(one["step_s"]) for name, one in found.items()}
-    apart = max(abs(a - b) for a, b in zip(found["reference"]["losses"], found["ours"]["losses"], strict=True))
+    pairs = zip(found["reference"]["losses"], found["ours"]["losses"], strict=True)
     return found | {
-        "batch": batch, "tokens": tokens, "seconds": seconds,
-        "clips_per_processor_second": {name: batch / s for name, s in least.items()},
+        "clips_per_processor_second": {name: len(texts) / s for name, s in least.items()},
         "ratio": least["reference"] / least["ours"], "ratio_cropped": least["reference"] / least["cropped"],
-        "losses_apart": apart,
+        "losses_apart": max(abs(a - b) for a, b in pairs),
     }  # fmt: skip
 
 
@@ -144,11 +155,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=60, help="of a text (60)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a clip (8)")
+    parser.add_argument("--results", type=Path, default=TRAINING, help="default: benchmarks/train.json")
     parser.add_argument("--folder", type=Path, help="keep the model here and use it again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = build(SHAPES[args.shape], args.folder or Path(folder), 2)
-        print(json.dumps(measure(Path(model.base), args.batch, args.steps, args.tokens, args.seconds), indent=1))
+        found = measure(Path(model.base), args.batch, args.steps, args.tokens, args.seconds)
+    print(json.dumps(found, indent=1))
+    keep_beside(f"sft {args.shape}", found, args.results)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""The pictures of README.md: `python docs/pictures.py` writes them all into docs/images/.
+"""The pictures of the documents: `python docs/pictures.py` writes those of README.md into docs/images/, and
+`python docs/pictures.py --dashboard runs/mine` that of docs/training.md: a run on Trackio's dashboard.
 
 pipeline.svg is drawn here; compare.png is a screenshot of the app with the scale model, in headless Chromium, and
 walk.webp a few of them, from the microphone to the columns.
 """
 
+import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ CLIP = ROOT / "examples" / "confession.flac"
 VOICE = "natural:nova"  # one of the six that training never hears
 SAID = "[sighs] I left my umbrella on the train again. [laughs] That is the third one this month!"
 PATIENCE = 600_000  # ms; only ends what hangs
+CURVES = "^sft/(loss|norm|validation_loss|shown_tag_f1)"  # on the dashboard
 
 WIDTH, HEIGHT = 1120, 190
 BOX, GAP, TOP = 160, 22, 56  # px
@@ -81,10 +85,22 @@ def pipeline() -> str:
 @contextmanager
 def app_page(*flags: str) -> Iterator["Page"]:
     """The app with the scale model, in headless Chromium."""
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     sys.path.insert(0, str(ROOT / "tests"))
     from launched import app_url
+
+    with browser_page(*flags) as page:
+        page.goto(app_url())
+        expect.set_options(timeout=PATIENCE)
+        expect(page.locator(".ev-model b")).to_be_visible()
+        yield page
+
+
+@contextmanager
+def browser_page(*flags: str) -> Iterator["Page"]:
+    """An empty page of headless Chromium."""
+    from playwright.sync_api import sync_playwright
 
     browser_path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser_path is None:
@@ -95,9 +111,6 @@ def app_page(*flags: str) -> Iterator["Page"]:
         )
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(PATIENCE)
-        page.goto(app_url())
-        expect.set_options(timeout=PATIENCE)
-        expect(page.locator(".ev-model b")).to_be_visible()
         yield page
         browser.close()
 
@@ -154,8 +167,48 @@ def walk(path: Path) -> None:
     images[0].save(path, save_all=True, append_images=images[1:], duration=[1500, 1500, 1500, 6000], loop=0, quality=55)
 
 
+def dashboard(run: Path, path: Path) -> None:
+    """A finished run on Trackio's dashboard: the curves of SFT."""
+    from PIL import Image
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    from launched import free_port
+
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        there = os.environ | {"TRACKIO_DIR": folder, "GRADIO_SERVER_PORT": str(port), "BROWSER": "true"}
+        tracking = [sys.executable, str(ROOT / "training" / "tracking.py"), str(run), "--track", "trackio"]
+        subprocess.run(tracking, env=there, check=True)
+        show = [str(Path(sys.executable).with_name("trackio")), "show", "--project", "evoxtral"]
+        with subprocess.Popen(show, env=there) as server, browser_page() as page:
+            try:
+                _answering(page, f"http://127.0.0.1:{port}/?project=evoxtral")
+                page.get_by_placeholder("e.g., loss|ndcg@10|gpu").fill(CURVES)
+                page.get_by_text("validation_loss").first.wait_for()
+                page.wait_for_timeout(3000)  # the curves are drawn
+                shot = page.screenshot()
+            finally:
+                server.terminate()
+    Image.open(BytesIO(shot)).convert("RGB").save(path, quality=60)
+
+
+def _answering(page: "Page", address: str) -> None:
+    """Open a page whose server is still starting."""
+    from playwright.sync_api import Error
+
+    while True:
+        try:
+            page.goto(address, wait_until="domcontentloaded")
+            return
+        except Error:
+            page.wait_for_timeout(500)
+
+
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
+    if sys.argv[1:2] == ["--dashboard"]:
+        dashboard(Path(sys.argv[2]), IMAGES / "dashboard.webp")
+        sys.exit()
     (IMAGES / "pipeline.svg").write_text(pipeline(), encoding="utf-8")
     screenshot(IMAGES / "compare.png")
     walk(IMAGES / "walk.webp")

@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints, phoneme_head
 from evoxtral.speech import notation
 from evoxtral.speech.espeak import Espeak
-from training import dataset, loop, model, muon, policy, pretrain, raft, recipe, run, sft
+from training import dataset, loop, model, muon, passes, policy, pretrain, raft, recipe, run, sft
 from training.dataset import Clips, Collator, DataConfig
 from training.raft import Sampled
 
@@ -56,7 +58,7 @@ def test_the_defaults_are_the_published_recipe():
         ("base = ", "not valid TOML"),
         ("[train]\nclips = 0", "clips = 0 must be at least 1"),
         ("[test]\nsplit = 'tets'", "'tets' one of train, validation, test"),
-        ("[sft]\nbatch = 0", "batch and micro_batch must be at least 1"),
+        ("[sft]\nbatch = 0", "epochs and batch must be at least 1"),
         ("[raft]\ndrop = 1.0", "drop = 1.0 in"),
         ("[raft]\nsupervised = -1", "supervised = -1 at least 0"),
         ("[rl]\nmethod = 'ppo'", "method = 'ppo' must be one of raft, reinforce-rej, pairs, gdpo"),
@@ -375,18 +377,6 @@ def test_a_committed_base_can_be_trained_further(tmp_path):
     assert symbols == known[0] and 0 < (head.weight - known[1].weight).abs().max() < 0.05, "the CTC head goes on"
 
 
-def test_dropout_from_a_table_is_dropout():
-    dropout, ones = sft.FastDropout(0.25), torch.ones(64, 100, 1000)  # more than the table has
-    torch.manual_seed(1)
-    first, second = dropout(ones), dropout(ones)
-    assert {0.0, round(4 / 3, 4)} == {round(value, 4) for value in first.unique().tolist()}
-    assert abs(float((first == 0).float().mean()) - 0.25) < 0.005
-    both = float(((first == 0) & (second == 0)).float().mean())
-    assert abs(both - 0.25**2) < 0.005, "independent of each other"
-    torch.manual_seed(1)
-    assert torch.equal(dropout(ones), first) and torch.equal(dropout.eval()(ones), ones)
-
-
 def test_the_second_task_lists_tags_and_stress_in_order():
     assert (
         pretrain.how_it_is_said("[nervous] So I NEVER [laughs] left. [pause] Bye.")
@@ -648,10 +638,56 @@ def adapter(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(folder / "runs" / name / "sft" / "adapter_model.safetensors")
 
 
+def _dropping(checkpoint) -> nn.Module:
+    """A model with adapters that are not zero, and dropout."""
+    tuned = sft.adapted(Path(checkpoint.base), replace(RECIPE, dropout=0.1), None, torch.device("cpu"))
+    torch.manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return tuned
+
+
+def test_lora_in_one_operation_computes_what_peft_does(checkpoint, monkeypatch):
+    monkeypatch.setenv(loop.PRECISION, "float32")
+    tuned = sft.adapted(Path(checkpoint.base), replace(RECIPE, dropout=0.3), None, torch.device("cpu"))
+    tuned.train()
+    layer = tuned.base_model.model.model.audio_tower.layers[0].self_attn.q_proj
+    x, weights = torch.randn(2, 5, layer.in_features), (layer.lora_A.default.weight, layer.lora_B.default.weight)
+    nn.init.normal_(weights[1])
+    found = []
+    for forward in (layer.forward, partial(type(layer).forward, layer)):
+        torch.manual_seed(0)
+        given = x.clone().requires_grad_()
+        out = forward(given)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [given, *weights])])
+    for ours, pefts in zip(*found, strict=True):
+        torch.testing.assert_close(ours, pefts, rtol=1e-4, atol=1e-5 * float(pefts.abs().max()))
+    assert not torch.equal(layer(x), layer(x)), "dropped anew"
+    assert torch.equal(layer.eval()(x), layer(x))
+
+
+def test_the_loss_of_the_output_layer_needs_no_logits_without_a_label(checkpoint, monkeypatch):
+    base = checkpoints.load_base(Path(checkpoint.base), torch.float32)
+    vocabulary, width = base.lm_head.weight.shape
+    monkeypatch.setattr(model, "LOGITS", 4 * vocabulary)  # several parts, and a rest
+    labels = torch.randint(vocabulary, (3, 7))
+    labels[0, 4:], labels[2, :2] = model.IGNORE, model.IGNORE
+    states = torch.randn(3, 7, width, requires_grad=True)
+    ours = model.head_loss(base, states, labels)
+    usual = model.cross_entropy(base.lm_head(states), labels)
+    assert ours.item() == pytest.approx(usual.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(3 * loss, states)[0] for loss in (ours, usual)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+    with torch.no_grad():
+        assert model.head_loss(base, states, labels).item() == pytest.approx(usual.item(), rel=1e-5)
+
+
 def test_the_gradient_of_a_step_is_that_of_any_number_of_processes(checkpoint, prompt, clips, monkeypatch):
-    """With dropout, noise and clips varied, to rounding: each micro-batch draws its own random numbers."""
+    """With dropout, noise and clips varied, to rounding: each clip draws its own random numbers."""
+    monkeypatch.setenv(loop.PRECISION, "float32")
     config = sft.SftConfig(batch=4, micro_batch=1, vary=True, cropped=0.5)
-    tuned = sft.adapted(Path(checkpoint.base), RECIPE, Path(checkpoint.adapters["sft"]), torch.device("cpu"))
+    tuned = _dropping(checkpoint)
     tuned.train()
     task = sft.Finetuning(tuned, prompt, clips, [clip.text for clip in clips.clips], config)
     found = {}
@@ -666,6 +702,34 @@ def test_the_gradient_of_a_step_is_that_of_any_number_of_processes(checkpoint, p
     assert found[1].norm() > 0
     for processes in (2, 3):
         torch.testing.assert_close(found[processes], found[1], rtol=1e-3, atol=1e-5 * float(found[1].abs().max()))
+
+
+@pytest.mark.parametrize("free", [0.0, 1e12])
+def test_the_gradient_of_a_step_does_not_depend_on_the_memory_that_is_free(
+    checkpoint, prompt, clips, monkeypatch, free
+):
+    """With dropout, noise and clips varied, to rounding: one at a time and layers computed again, or all at once."""
+    monkeypatch.setenv(loop.PRECISION, "float32")
+    config = sft.SftConfig(batch=6, micro_batch=6, vary=True, cropped=0.5)
+    tuned = _dropping(checkpoint)
+    tuned.train()
+    task = sft.Finetuning(tuned, prompt, clips, [clip.text for clip in clips.clips], config)
+    need = task.needed(1000)
+    found = []
+    for chosen in (passes.Passes(4), passes.choose(need, free, task.most)):
+        task.run_as(chosen)
+        tuned.zero_grad()
+        for parts in task.losses(0):
+            parts["loss"].backward()
+        found.append(torch.cat([p.grad.flatten() for p in tuned.parameters() if p.requires_grad]))
+    assert task.passes == (passes.Passes(6) if free else passes.Passes(1, checkpointing=True))
+    assert found[0].norm() > 0
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5 * float(found[0].abs().max()))
+    before, estimated = passes.Kept(task.base), need.of_clip(task.passes.checkpointing)
+    with before:
+        task._seeded(0, 0)
+        task.one_clip()
+    assert 0.5 * before.bytes < estimated < 4 * before.bytes + 2 * max(need.kept)
 
 
 def test_two_processes_train_what_one_does_and_go_on_exactly_after_a_kill(longer, preloaded):

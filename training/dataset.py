@@ -358,6 +358,14 @@ class Batch:
     text: torch.Tensor
     labels: torch.Tensor
 
+    def rows(self, first: int, count: int) -> "Batch":
+        """Some clips of it; texts end with the longest of them, rounded up as before."""
+        labels = self.labels[first : first + count]
+        longest = int((labels != IGNORE).sum(dim=1).max()) - 1
+        length = -(-longest // TOKENS) * TOKENS
+        text = self.text[first : first + count, :length]
+        return Batch(self.mels[first : first + count], self.prompt, text, labels[:, : length + 1])
+
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device) for tensor in (self.mels, self.prompt, self.text, self.labels)))
 

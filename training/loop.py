@@ -137,6 +137,9 @@ def end_with_parent() -> None:
 def _join(rank: int, processes: int, folder: Path, work: Callable[..., None], args: tuple) -> None:
     end_with_parent()
     torch.set_num_threads(max(1, cores() // processes))
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    told["OMP_NUM_THREADS"] = torch.get_num_threads()
+    os.environ |= {name: str(value) for name, value in told.items()}  # `accelerate` learns of it as from a launcher
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     try:
@@ -202,7 +205,8 @@ def fit(
 
     losses: step -> micro-batches of named, weighted losses; the sum of all is minimised.
     modules: their trainable parameters are saved to and resumed from `folder/NAME.state.pt`.
-    clip: gradient norm. evaluate: called every `evaluate_every` steps. clips: of a step, for the log.
+    clip: gradient norm. evaluate: called every `evaluate_every` steps. clips: of a step, for the log; 0 where
+    steps do not all use every parameter.
     micro_batches: step -> how many of them `losses` gives this process.
     The log goes to `folder/NAME.log.jsonl`, a line every 20 steps.
     """
@@ -213,7 +217,7 @@ def fit(
     parameters = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     first = _resume(state, modules, optimizers) if state.exists() else 0
     rank, processes = world()
-    shared = _Shared.of(modules, clips)
+    shared = _Shared(modules, uniform=clips > 0)
     first_process = rank == 0
     if first_process:
         whole_chunks(history, 1)  # without the half of a line that a kill left
@@ -231,8 +235,6 @@ def fit(
                 sum(parts.values()).backward()
                 for key, value in parts.items():
                     sums[key] = sums.get(key, 0.0) + value.item()
-            if not shared.reduces:
-                _average(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, clip)
             norms += norm.item()
             if torch.isfinite(norm):  # one bad batch must not cost the run
@@ -291,6 +293,11 @@ def whole_chunks(path: Path, size: int) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def neighbours() -> int:
+    """How many processes of a data-parallel run this machine has."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world()[1])
+
+
 def world() -> tuple[int, int]:
     """(rank, processes) of a data-parallel run; (0, 1) of an ordinary one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -308,42 +315,28 @@ class _Through(nn.Module):
 
 
 class _Shared:
-    """Gradients over processes: DDP of `accelerate` in those of a launcher; `_average` in those of `parallel`, and
-    where a step uses a part of the parameters."""
+    """Gradients over processes, by DDP of `accelerate`."""
 
-    def __init__(self, wrapped: nn.Module | None = None) -> None:
-        self.wrapped, self.reduces = wrapped, wrapped is not None
+    def __init__(self, modules: Sequence[nn.Module], uniform: bool) -> None:
+        """uniform: every step uses every parameter, and DDP need not look for those that it does not."""
+        self._wrapped = None
+        if world()[1] > 1:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
 
-    @classmethod
-    def of(cls, modules: Sequence[nn.Module], uniform: int) -> "_Shared":
-        """uniform: not 0 if every step uses every parameter."""
-        if world()[1] == 1 or len(modules) > 1 or not uniform or not launched():
-            return cls()
-        from accelerate import Accelerator
-
-        return cls(Accelerator(cpu=not torch.cuda.is_available()).prepare_model(_Through(modules[0])))
+            settings = DistributedDataParallelKwargs(find_unused_parameters=not uniform, broadcast_buffers=False)
+            shared = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[settings])
+            self._wrapped = shared.prepare_model(_Through(nn.ModuleList(modules)))
 
     def each(self, losses: Iterable[dict[str, Tensor]], count: int) -> Iterator[dict[str, Tensor]]:
         """The losses of a step, each computed where DDP sees it; gradients are exchanged after the last only."""
-        if self.wrapped is None:
+        if self._wrapped is None:
             yield from losses
             return
         found = iter(losses)
         for k in range(count):
-            with self.wrapped.no_sync() if k < count - 1 else contextlib.nullcontext():
-                yield self.wrapped(lambda: next(found))
-
-
-def _average(parameters: Sequence[Tensor]) -> None:
-    """Mean of the gradients over the processes, in one message."""
-    processes = world()[1]
-    if processes == 1:
-        return
-    used = [p for p in parameters if p.grad is not None]  # the same ones on every process: the step decides
-    flat = torch.cat([p.grad.reshape(-1) for p in used])
-    dist.all_reduce(flat)
-    for parameter, mean in zip(used, (flat / processes).split([p.numel() for p in used]), strict=True):
-        parameter.grad = mean.view_as(parameter)
+            with self._wrapped.no_sync() if k < count - 1 else contextlib.nullcontext():
+                yield self._wrapped(lambda: next(found))
 
 
 def _trainable(modules: Sequence[nn.Module]) -> list[dict[str, Tensor]]:

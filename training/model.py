@@ -5,6 +5,7 @@ log-mels to the longest clip of the batch; on full windows the pass here gives t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from evoxtral.audio import SAMPLE_RATE
 from training.tokenizer import AUDIO, BOS, EOS, N_MELS, N_SPECIAL, PAD, write_processor
 
 IGNORE = -100  # label of positions without a loss
+LOGITS = 1 << 24  # that `head_loss` computes at once
 
 
 @dataclass(frozen=True)
@@ -127,18 +129,23 @@ def project(model: VoxtralForConditionalGeneration, states: Tensor) -> Tensor:
     return model.model.multi_modal_projector(states.reshape(len(states), -1, width))
 
 
-def text_logits(
+def text_logits(model: VoxtralForConditionalGeneration, audio: Tensor | None, prompt: Tensor, text: Tensor) -> Tensor:
+    """Logits (B, T + 1, V) that predict each position of `text` and what follows it, see `text_states`."""
+    return model.lm_head(text_states(model, audio, prompt, text))
+
+
+def text_states(
     model: VoxtralForConditionalGeneration,
     audio: Tensor | None,
     prompt: Tensor,
     text: Tensor,
-    noise: float = 0.0,
+    noise: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Logits (B, T + 1, V) that predict each position of `text` and what follows it.
+    """What the output layer is given, (B, T + 1, D), to predict each position of `text` and what follows it.
 
     audio: (B, K, D) audio tokens, put in the place of the AUDIO ids of `prompt` (L,), which has K of them; None: no
     audio in the prompt. text: (B, T) ids that follow the prompt.
-    noise: NEFTune's alpha (arXiv:2310.05914), uniform noise of alpha / sqrt(L * D) on all embeddings.
+    noise: what is done to all embeddings (B, L, D) at once, see `noise.neftune`.
     """
     embed = model.model.language_model.embed_tokens
     inputs = embed(prompt)[None].expand(len(text), -1, -1)
@@ -147,9 +154,53 @@ def text_logits(
         inputs = torch.cat([inputs[:, :start], audio, inputs[:, start + audio.shape[1] :]], 1)
     inputs = torch.cat([inputs, embed(text)], 1)
     if noise:
-        inputs = inputs + (2 * torch.rand_like(inputs) - 1) * noise / math.sqrt(inputs.shape[1] * inputs.shape[2])
+        inputs = noise(inputs)
     hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    return model.lm_head(hidden[:, len(prompt) - 1 :])
+    return hidden[:, len(prompt) - 1 :]
+
+
+def head_loss(model: VoxtralForConditionalGeneration, states: Tensor, labels: Tensor) -> Tensor:
+    """`cross_entropy` of the output layer's logits where that layer is not trained: no logits where there is no label,
+    few at once, and none kept. states: (B, T, D); labels: (B, T).
+    """
+    labelled = labels != IGNORE
+    states = states[labelled]
+    dtype = autocast_dtype(states)
+    with torch.autocast(states.device.type, enabled=False):
+        return _HeadLoss.apply(states.to(dtype), model.lm_head.weight.to(dtype), labels[labelled])
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """In which precision x is multiplied here."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of states (N, D) by a fixed weight (V, D); the gradient is computed on the way."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        gradient = torch.empty_like(states) if ctx.needs_input_grad[0] else None
+        loss = torch.zeros((), dtype=torch.float32, device=states.device)
+        rows = max(1, LOGITS // len(weight))
+        for start in range(0, len(states), rows):
+            part = slice(start, start + rows)
+            logits = F.linear(states[part], weight).float()
+            whole = logits.logsumexp(dim=-1, keepdim=True)
+            loss += (whole - logits.gather(1, labels[part, None])).sum()
+            if gradient is not None:
+                logits.sub_(whole).exp_()  # probabilities
+                logits[torch.arange(len(logits), device=logits.device), labels[part]] -= 1
+                gradient[part] = logits.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        ctx.count = len(states)
+        return loss / len(states)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return gradient * (grad / ctx.count).to(gradient.dtype), None, None
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

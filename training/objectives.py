@@ -4,8 +4,9 @@
 - reinforce-rej: groups whose attempts are all right or all wrong teach nothing and are dropped (arXiv:2504.11343); of
   the others each attempt counts by its reward less the group's mean.
 - pairs: the best attempt against the worst, by a margin over the model that sampled them (DPO, arXiv:2305.18290).
-- gdpo: each reward is normalised within its group by itself, then they are added and normalised over the batch
-  (arXiv:2601.05242): added first, rewards can give attempts one advantage that differ in every one of them.
+- gdpo: each reward is normalised within its group by itself, then they are added and normalised over the batch, which
+  is all rollouts here (arXiv:2601.05242): added first, rewards can give attempts one advantage that differ in every one
+  of them.
 
 N groups of K attempts; R rewards of each.
 """

@@ -77,11 +77,17 @@ class PolicyTuning(Finetuning):
 
     def __init__(self, tuned: PeftModel, prompt: Prompt, learned: Attempts, config: SftConfig):
         super().__init__(tuned, prompt, learned.clips, learned.texts, config)
-        self.learned = learned
+        self.learned, self._beyond = learned, [0, 0]
         tuned.eval()
         self._old = self._probabilities(learned.texts)
         self._old_worst = self._probabilities(learned.worst) if learned.config.method == "pairs" else []
         tuned.train()
+
+    @property
+    def beyond(self) -> float:
+        """Share of the tokens that it has learned from whose probability had left the clip range: how far the policy
+        has moved from the one that sampled."""
+        return self._beyond[0] / max(1, self._beyond[1])
 
     @torch.no_grad()
     def _probabilities(self, texts: list[str]) -> list[Tensor]:
@@ -97,7 +103,7 @@ class PolicyTuning(Finetuning):
         batch = self.collate(indices, self.prompt, texts, True, None).to(self.device)
         with loop.autocast(self.device):
             audio = model.project(self.base, model.encode(self.base, batch.mels))
-            logits = model.text_logits(self.base, audio, batch.prompt, batch.text, 0.0)
+            logits = model.text_logits(self.base, audio, batch.prompt, batch.text)
         return objectives.log_probability(logits, batch.labels, model.IGNORE)
 
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
@@ -105,17 +111,24 @@ class PolicyTuning(Finetuning):
         lengths = [len(old) for old in self._old]
         pairs = self.learned.config.method == "pairs"
         total = len(batch) if pairs else sum(lengths[i] for i in batch)
-        for number, indices, counts in self._parts(step):
-            self._seeded(step, number)
+        for first, indices, counts in self._parts(step):
+            self._seeded(step, first)
             part = len(indices) if pairs else sum(lengths[i] for i in indices)
             weight = processes * part / total if counts else 0.0
             yield {"loss": (self._pair_loss(indices) if pairs else self._policy_loss(indices)) * weight}
+
+    def one_clip(self) -> None:
+        longest = max(range(len(self.texts)), key=lambda i: len(self.texts[i]))
+        (self._pair_loss if self.learned.config.method == "pairs" else self._policy_loss)([longest])
 
     def _policy_loss(self, indices: list[int]) -> Tensor:
         new, counts = self._forward(indices, [self.texts[i] for i in indices])
         old = torch.nn.utils.rnn.pad_sequence([self._old[i] for i in indices], batch_first=True)
         old = torch.nn.functional.pad(old, (0, new.shape[1] - old.shape[1])).to(self.device)
         advantage = torch.tensor([self.learned.advantages[i] for i in indices], device=self.device)
+        limit = torch.tensor(1 + self.learned.config.clip).log()
+        self._beyond[0] += int(((new.detach() - old).abs() > limit).sum())
+        self._beyond[1] += int(counts.sum())
         return objectives.policy_loss(new, old, counts, advantage, self.learned.config.clip)
 
     def _pair_loss(self, indices: list[int]) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evoxtral.errors import RecipeError
 from evoxtral.model.lora import LoraRecipe
+from training import passes
 from training.bank import BankConfig
 from training.bench import BenchConfig
 from training.dataset import DataConfig
@@ -71,7 +72,15 @@ def with_source(
 
 def same(written: str, settings: Recipe) -> bool:
     """Whether a recipe.json is of this recipe; what it does not have yet is as it was then: the default."""
-    return _read(Recipe, json.loads(written), "recipe.json") == settings
+    content = json.loads(written)
+    content.pop(passes.AS_RUN, None)
+    return _as_it_matters(_read(Recipe, content, "recipe.json")) == _as_it_matters(settings)
+
+
+def _as_it_matters(settings: Recipe) -> Recipe:
+    """The recipe without how batches go through memory, which changes nothing."""
+    raft = replace(settings.raft, sft=replace(settings.raft.sft, micro_batch=0))
+    return replace(settings, sft=replace(settings.sft, micro_batch=0), raft=raft)
 
 
 def known() -> list[str]:

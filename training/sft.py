@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from evoxtral import metrics
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
 from evoxtral.model.lora import LoraRecipe
-from training import dataset, loop, model
-from training.dataset import Clips, Collator
+from training import dataset, loop, lora, model, noise, passes
+from training.dataset import Batch, Clips, Collator
+from training.passes import Need, Passes
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +27,25 @@ SPARE = 16  # tokens that a shown prediction may be longer than its reference
 
 @dataclass(frozen=True)
 class SftConfig:
-    """The published recipe. batch: clips per step, over all processes; micro_batch: clips that go through at once."""
+    """The published recipe. batch: clips per step, over all processes; micro_batch: clips that go through at once, if
+    memory holds so many (0: as many as are of use)."""
 
     learning_rate: float = 2e-4
     warmup: int = 50
     epochs: int = 3
     batch: int = 16
-    micro_batch: int = 2
+    micro_batch: int = 0
     weight_decay: float = 0.01
     clip: float = 1.0
     neftune: float = 5.0
-    cropped: float = 0.0  # share of micro-batches that end with their longest clip: quicker, but not as in use
+    cropped: float = 0.0  # share of batches that end with their longest clip: quicker, but not as in use
     vary: bool = False  # speak each clip a little differently every time, see dataset.vary
     language: str = "en"
     seed: int = 42
 
     def __post_init__(self):
-        if min(self.epochs, self.batch, self.micro_batch) < 1:
-            raise ValueError("epochs, batch and micro_batch must be at least 1")
+        if min(self.epochs, self.batch) < 1 or self.micro_batch < 0:
+            raise ValueError("epochs and batch must be at least 1, micro_batch at least 0")
 
 
 class Finetuning:
@@ -58,6 +59,8 @@ class Finetuning:
         self.collate = Collator(clips, prompt)
         self.prompt = prompt.transcription_ids(config.language)
         self.device = next(self.base.parameters()).device
+        self.most = passes.most(config.micro_batch, config.batch, prompt.window_frames // 2, self.device)
+        self.passes = Passes(self.most)
         self.steps_per_epoch = -(-len(clips) // config.batch)
         self.steps = self.steps_per_epoch * config.epochs
         self._epoch: tuple[int, list[list[int]]] = (-1, [])
@@ -73,19 +76,43 @@ class Finetuning:
 
     def losses(self, step: int) -> Iterator[dict[str, Tensor]]:
         """Micro-batches of this process's share; their gradients add up to those of the whole batch."""
-        processes, batch = loop.world()[1], self._batch(step)
-        total = sum(len(self.collate.prompt.encode(self.texts[i])) + 1 for i in batch)  # tokens with a loss
-        for number, indices, counts in self._parts(step):
-            rng = self._seeded(step, number)
-            loss, count = self._loss(indices, rng)
+        processes = loop.world()[1]
+        whole = self._collated(self._batch(step), np.random.default_rng((self.config.seed, step)))
+        total = int((whole.labels != model.IGNORE).sum())  # tokens with a loss
+        for first, part, counts in self._parts(step):
+            self._seeded(step, first)
+            loss, count = self._loss(whole.rows(first, len(part)), self.config.neftune)
             yield {"loss": loss * count * (processes / total if counts else 0.0)}
 
+    def run_as(self, chosen: Passes) -> None:
+        self.passes = chosen
+        if chosen.checkpointing:
+            self.base.gradient_checkpointing_enable()
+
+    def needed(self, parameters: int) -> Need:
+        """The memory that training takes. parameters: that are trained."""
+        longest = max(len(self.collate.prompt.encode(text)) for text in self.texts)
+        positions = self.collate.prompt.window_frames // 2, len(self.prompt) + longest
+        return passes.needed(self.base, parameters, self.one_clip, positions)
+
+    def one_clip(self) -> None:
+        """A pass of the clip with the longest text: none takes more memory."""
+        longest = max(range(len(self.texts)), key=lambda i: len(self.texts[i]))
+        self._loss(self._collated([longest]), self.config.neftune)
+
+    def _collated(self, indices: list[int], rng: np.random.Generator | None = None) -> Batch:
+        """Clips with their texts. rng: for what makes training harder; without it they are as in use."""
+        full, varied = True, None
+        if rng:
+            full, varied = rng.random() >= self.config.cropped, rng if self.config.vary else None
+        return self.collate(indices, self.prompt, [self.texts[i] for i in indices], full, varied)
+
     def _parts(self, step: int) -> list[tuple[int, list[int], bool]]:
-        """This process's micro-batches: number in the batch, clips, whether they count. The batch is divided alike for
-        any number of processes, which take turns, unless they are more than there are micro-batches."""
+        """This process's micro-batches: number in the batch of the first clip, clips, whether they count. Processes
+        take turns, unless they are more than there are micro-batches."""
         (rank, processes), batch = loop.world(), self._batch(step)
-        size = min(self.config.micro_batch, max(1, self.config.batch // processes))
-        parts = [(k, batch[start : start + size], True) for k, start in enumerate(range(0, len(batch), size))]
+        size = min(self.passes.micro_batch, max(1, self.config.batch // processes))
+        parts = [(start, batch[start : start + size], True) for start in range(0, len(batch), size)]
         # A last batch may have fewer than there are processes: one without takes part in the exchange of gradients.
         return parts[rank::processes] or [(0, batch[:1], False)]
 
@@ -93,31 +120,28 @@ class Finetuning:
         """How many micro-batches of a step this process has."""
         return len(self._parts(step))
 
-    def _seeded(self, step: int, number: int) -> np.random.Generator:
-        """Random numbers of one micro-batch, PyTorch's as well: the same in whichever process it is computed."""
-        torch.manual_seed((self.config.seed * 1_000_003 + step) * 1_009 + number)
-        return np.random.default_rng((self.config.seed, step, number))
+    def _seeded(self, step: int, first: int) -> None:
+        """Random numbers of a step: the same for a clip in whichever pass and process it goes through."""
+        torch.manual_seed(self.config.seed * 1_000_003 + step)
+        noise.begin_at(first)
 
-    def _loss(self, indices: list[int], rng: np.random.Generator | None = None) -> tuple[Tensor, int]:
-        """Mean cross-entropy over the labelled tokens, and their number. rng: for what makes training harder."""
-        full, varied, noise = True, None, 0.0
-        if rng:
-            full, noise = rng.random() >= self.config.cropped, self.config.neftune
-            varied = rng if self.config.vary else None
-        texts = [self.texts[i] for i in indices]
-        batch = self.collate(indices, self.prompt, texts, full, varied).to(self.device)
+    def _loss(self, batch: Batch, alpha: float = 0.0) -> tuple[Tensor, int]:
+        """Mean cross-entropy over the labelled tokens, and their number. alpha: NEFTune's."""
+        batch = batch.to(self.device)
+        counts = (batch.labels != model.IGNORE).sum(dim=1)
+        noisy = partial(noise.neftune, lengths=len(batch.prompt) + counts - 1, alpha=alpha) if alpha else None
         with loop.autocast(self.device):
             audio = model.project(self.base, model.encode(self.base, batch.mels))
-            logits = model.text_logits(self.base, audio, batch.prompt, batch.text, noise)
-            loss = model.cross_entropy(logits, batch.labels)
-        return loss, int((batch.labels != model.IGNORE).sum())
+            states = model.text_states(self.base, audio, batch.prompt, batch.text, noisy)
+            loss = model.head_loss(self.base, states, batch.labels)
+        return loss, int(counts.sum())
 
     @torch.no_grad()
     def validate(self, count: int = 96) -> float:
         """Mean loss over the first clips, nothing dropped and no noise."""
         self.base.eval()
         indices = range(min(count, len(self.texts)))
-        parts = [self._loss(list(indices[i : i + 8])) for i in range(0, len(indices), 8)]
+        parts = [self._loss(self._collated(list(indices[i : i + 8]))) for i in range(0, len(indices), 8)]
         self.base.train()
         return float(sum(loss * n for loss, n in parts) / sum(n for _, n in parts))
 
@@ -155,56 +179,45 @@ class Finetuning:
 def adapted(base: Path, recipe: LoraRecipe, start: Path | None, device: torch.device) -> PeftModel:
     """The base with a LoRA to train: a new one, or the one saved in `start`."""
     plain = checkpoints.load_base(base, torch.float32 if device.type == "cpu" else torch.bfloat16).to(device)
-    if device.type == "cuda":
-        plain.gradient_checkpointing_enable()  # memory is what 24 GB cards lack
+    if device.type == "cpu" and loop.matmul_dtype(device) is torch.bfloat16:
+        # The fused one's backward pass takes twice as long there. In float32 it takes no longer, and the unfused one's
+        # sums were once found to hang on where memory lay; in bfloat16 they do not.
+        plain.set_attn_implementation("eager")
     if start:
         # transformers' own loader, inside PeftModel, is only right for adapters of this transformers: they are.
-        return _dropping_fast(PeftModel.from_pretrained(plain, start, is_trainable=True))
-    config = LoraConfig(
-        r=recipe.r,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(recipe.targets),
-        task_type="CAUSAL_LM",
-    )
-    return _dropping_fast(get_peft_model(plain, config))
-
-
-class FastDropout(nn.Module):
-    """Dropout on a CPU, where drawing a mask takes longer than the product behind it: each mask is a stretch of one
-    long table that was drawn once, from a place drawn anew.
-    """
-
-    TABLE = 1 << 22  # entries; a larger input goes through it several times
-    _tables: ClassVar[dict[tuple[float, torch.dtype], Tensor]] = {}
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self._mask(x) if self.training and self.p else x
-
-    def _mask(self, x: Tensor) -> Tensor:
-        if (self.p, x.dtype) not in self._tables:
-            kept = torch.rand(self.TABLE, generator=torch.Generator().manual_seed(0)) >= self.p
-            self._tables[self.p, x.dtype] = (kept / (1 - self.p)).to(x.dtype)
-        table, first = self._tables[self.p, x.dtype], int(torch.randint(self.TABLE, ()))
-        pieces, missing = [], x.numel()
-        while missing > 0:
-            pieces.append(table[first : first + missing])
-            missing, first = missing - len(pieces[-1]), 0
-        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).view(x.shape)
-
-
-def _dropping_fast(tuned: PeftModel) -> PeftModel:
-    """The same model; on a CPU with `FastDropout` in the place of the adapters' own."""
-    if next(tuned.parameters()).device.type == "cpu":
-        for module in tuned.modules():
-            for name, dropout in getattr(module, "lora_dropout", {}).items():
-                if isinstance(dropout, nn.Dropout):
-                    module.lora_dropout[name] = FastDropout(dropout.p)
+        tuned = PeftModel.from_pretrained(plain, start, is_trainable=True)
+    else:
+        config = LoraConfig(
+            r=recipe.r,
+            lora_alpha=recipe.alpha,
+            lora_dropout=recipe.dropout,
+            target_modules=list(recipe.targets),
+            task_type="CAUSAL_LM",
+        )
+        tuned = get_peft_model(plain, config)
+    _dropping_by_clip(tuned)
+    lora.multiply_at_once(tuned)
+    if loop.matmul_dtype(device) is torch.bfloat16:
+        _rounded_once(tuned)
     return tuned
+
+
+def _rounded_once(tuned: PeftModel) -> None:
+    """Puts weights that do not change in the precision in which they are multiplied: autocast would round them in every
+    pass, and keep a copy for the gradients."""
+    looked_up = tuned.get_input_embeddings().weight  # the output layer may have the same
+    for module in tuned.modules():
+        multiplied = isinstance(module, nn.Linear | nn.Conv1d) and module.weight is not looked_up
+        if multiplied and not module.weight.requires_grad:
+            module.to(torch.bfloat16)
+
+
+def _dropping_by_clip(tuned: PeftModel) -> None:
+    """Puts `noise.Dropout` in the place of the adapters' own."""
+    for module in tuned.modules():
+        for name, dropout in getattr(module, "lora_dropout", {}).items():
+            if isinstance(dropout, nn.Dropout):
+                module.lora_dropout[name] = noise.Dropout(dropout.p)
 
 
 def train(
@@ -233,10 +246,13 @@ def train(
     task = make_task(tuned, prompt, clips, texts, config)
     held = Finetuning(tuned, prompt, validation, [clip.text for clip in validation.clips], config)
     parameters = [p for p in tuned.parameters() if p.requires_grad]
+    need = task.needed(sum(p.numel() for p in parameters))
+    task.run_as(passes.decide(folder, name, need, device, task.most))
+    watched = passes.Watched(name, task, need)
     loop.fit(
         [tuned],
         [torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)],
-        task.losses,
+        watched.losses,
         loop.Schedule(config.learning_rate, config.warmup, task.steps),
         folder,
         name,
@@ -245,7 +261,7 @@ def train(
         evaluate=partial(_evaluate, held, folder / f"{name}.predictions.jsonl", shown),
         evaluate_every=max(1, task.steps // 6),
         clips=config.batch,
-        micro_batches=task.micro_batches,
+        micro_batches=watched.micro_batches,
     )
     if loop.world()[0] == 0:
         with checkpoints.atomic_folder(folder / name) as out:
