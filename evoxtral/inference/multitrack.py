@@ -24,16 +24,17 @@ def stream(
     decoding: "Decoding | None" = None,
     gone: Callable[[], bool] = lambda: False,
     client: Hashable = None,
+    first: str | None = None,
 ) -> Iterator[dict[str, Transcript]]:
     """Partial transcripts of a recording, or of one track or channel of it. Where each is asked for, one final
-    transcript, whose cues name theirs."""
+    transcript, whose cues name theirs.  first: see `Engine.stream`."""
     if "each" in (track, channels):
         chosen = variants, language, max_seconds, track, channels, False, decoding, gone, client
         found = [*transcribe(engine, source, *chosen)]
         yield together(found) if track == "each" or len(found) > 1 else found[0]
         return
     (recording,) = audio.recordings(source, max_seconds, track, channels)
-    yield from engine.stream(recording, variants, language, decoding, gone=gone, client=client)
+    yield from engine.stream(recording, variants, language, decoding, gone=gone, client=client, first=first)
 
 
 def transcribe(
