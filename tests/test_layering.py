@@ -26,7 +26,7 @@ BELOW = {
     "speech": {"audio", "foreign_formats", "tags", "errors"},
     "model": {"errors"},
     "inference": {"audio", "model", "confidence", "transcript", "words", "results", "exports", "tags", "errors"},
-    "bench": {"inference", "audio", "model", "speech", "metrics", "transcript", "tags", "errors"},
+    "bench": {"inference", "audio", "model", "speech", "metrics", "transcript", "words", "tags", "errors"},
     "serve": {"exports", "foreign_formats", "inference", "audio", "model", "transcript", "results", "tags", "errors"},
     "ui": {
         "exports",

@@ -33,7 +33,13 @@ def page(found: Mapping, worst: Sequence[tuple[Clip, Mapping]], variant: str) ->
     clips = sum(one["n"] for entry in found["sets"].values() for one in entry["rungs"].values())
     origin = " · ".join(
         f"{label} {found[key]}".strip()
-        for key, label in (("date", ""), ("commit", "commit"), ("weights", "weights"), ("seed", "seed"))
+        for key, label in (
+            ("date", ""),
+            ("commit", "commit"),
+            ("weights", "weights"),
+            ("precision", "in"),
+            ("seed", "seed"),
+        )  # fmt: skip
         if found.get(key) is not None
     )
     parts = [
@@ -48,6 +54,7 @@ def page(found: Mapping, worst: Sequence[tuple[Clip, Mapping]], variant: str) ->
         *(Markup('<p class="muted">{} is left out. {}</p>').format(*pair) for pair in found["left_out"].items()),
         *(Markup('<p class="muted">{}: {}</p>').format(*pair) for pair in found["failed"].items()),
         *(_set(name, entry, found["variants"]) for name, entry in found["sets"].items()),
+        *(_precision(kind, other, found) for kind, other in found["other_precisions"].items()),
         _worst(worst, variant),
     ]
     return Markup(
@@ -88,6 +95,49 @@ def _set(name: str, entry: Mapping, variants: Sequence[str]) -> Markup:
     ).format(name, entry["about"][0].upper() + entry["about"][1:], head, Markup("").join(rows))
 
 
+def _precision(kind: str, other: Mapping, found: Mapping) -> Markup:
+    """Every rung with weights in another precision, and what that changes."""
+    labels = {metric.name: metric.label for metric in (*METRICS, *FURTHER)}
+    rows = []
+    for name, rungs in other["cost"].items():
+        for rung, by_variant in rungs.items():
+            summaries = other["sets"][name]["rungs"][rung]["variants"]
+            for variant, one in by_variant.items():
+                apart = one["tag_probability"]
+                rows.append(
+                    Markup('<tr><th scope="row">{} {}</th><td>{}</td>{}<td>{:.0f}</td><td>{}</td></tr>').format(
+                        name,
+                        rung,
+                        variant,
+                        _costs(summaries[variant], one),
+                        100 * one["same_text"],
+                        "–" if apart is None else f"{apart:.4f}",
+                    )
+                )
+    return Markup(
+        '<h2>Weights in {kind}</h2><p class="muted">Δ: the paired difference {kind} − {exact}, in points; bold where '
+        "its interval leaves zero out. Same: texts that are equal, in percent. Tags: the mean difference of the "
+        'probabilities of tags that both wrote.</p><div class="wide" tabindex="0"><table><thead><tr><th></th>'
+        '<th scope="col">variant</th>{head}<th scope="col">Same</th><th scope="col">Tags</th></tr></thead>'
+        "<tbody>{rows}</tbody></table></div>"
+    ).format(
+        kind=kind,
+        exact=found["precision"],
+        head=Markup("").join(Markup('<th scope="col">{}</th>').format(labels[key]) for key in COLUMNS),
+        rows=Markup("").join(rows),
+    )
+
+
+def _costs(summary: Mapping, one: Mapping) -> Markup:
+    """A cell for each of COLUMNS: the figure, and how it differs."""
+    return Markup("").join(
+        Markup("<td>{:.1f}{}</td>").format(100 * summary[key], _change(one["differences"].get(key)))
+        if summary.get(key) is not None
+        else Markup("<td>–</td>")
+        for key in COLUMNS
+    )
+
+
 def _both(one: Mapping, variant: str) -> Markup:
     if "both_right" not in one:
         return Markup("")
@@ -107,7 +157,7 @@ def _cell(one: Mapping, variant: str, key: str, variants: Sequence[str]) -> Mark
 
 
 def _change(change: Mapping | None) -> Markup:
-    """The paired difference of the last two variants; bold where its interval leaves zero out."""
+    """A paired difference; bold where its interval leaves zero out."""
     if not change:
         return Markup("")
     figures = [f"{100 * change[end]:+.1f}".replace("-", "−") for end in ("value", "low", "high")]
