@@ -195,9 +195,10 @@ def test_one_run_measures_several_precisions_on_the_same_clips(tmp_path, capsys)
         assert change["value"] == pytest.approx(summary["variants"]["rl"][name] - exact[name])
         assert change["low"] <= change["value"] <= change["high"]
     assert cost["tags"] > 0 and 0 < cost["tag_probability"] < 0.02
+    assert other["pooled"]["rl"] == cost, "there is one rung"
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "Weights in int8" in page and "int8 − fp32" in page and " · in fp32 · " in page
-    assert "int8 - fp32, points" in printed
+    assert "int8 - fp32, points" in printed and "all together" in printed and "all together" in page
     assert "other_precisions" not in running.brief(found) and running.brief(found)["precision"] == "fp32"
     assert cli.main([*asked, "fp32,int4"]) == 2
     assert "other variants, precisions, texts or seed" in capsys.readouterr().err

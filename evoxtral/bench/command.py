@@ -82,11 +82,11 @@ def _costs(found: dict) -> list[str]:
     for kind, other in found["other_precisions"].items():
         title = f"{kind} - {found['precision']}, points"
         lines += ["", f"{title:41}" + "".join(f"{heading:<26}" for _, heading in SHOWN) + "same text"]
-        for name, rungs in other["cost"].items():
-            for rung, by_variant in rungs.items():
-                for variant, one in by_variant.items():
-                    cells = "".join(f"{_points(one['differences'].get(key)):<26}" for key, _ in SHOWN)
-                    lines.append(f"{name + ' ' + rung:34}{variant:7}{cells}{one['same_text']:.0%}")
+        rungs = {f"{name} {rung}": one for name, some in other["cost"].items() for rung, one in some.items()}
+        for title, by_variant in (rungs | {"all together": other["pooled"]}).items():
+            for variant, one in by_variant.items():
+                cells = "".join(f"{_points(one['differences'].get(key)):<26}" for key, _ in SHOWN)
+                lines.append(f"{title:34}{variant:7}{cells}{one['same_text']:.0%}")
     return lines
 
 

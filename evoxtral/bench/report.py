@@ -98,22 +98,18 @@ def _set(name: str, entry: Mapping, variants: Sequence[str]) -> Markup:
 def _precision(kind: str, other: Mapping, found: Mapping) -> Markup:
     """Every rung with weights in another precision, and what that changes."""
     labels = {metric.name: metric.label for metric in (*METRICS, *FURTHER)}
+    lines = [
+        (f"{name} {rung}", variant, other["sets"][name]["rungs"][rung]["variants"][variant], one)
+        for name, rungs in other["cost"].items()
+        for rung, by_variant in rungs.items()
+        for variant, one in by_variant.items()
+    ]
+    lines += [("all together", variant, {}, one) for variant, one in other["pooled"].items()]
     rows = []
-    for name, rungs in other["cost"].items():
-        for rung, by_variant in rungs.items():
-            summaries = other["sets"][name]["rungs"][rung]["variants"]
-            for variant, one in by_variant.items():
-                apart = one["tag_probability"]
-                rows.append(
-                    Markup('<tr><th scope="row">{} {}</th><td>{}</td>{}<td>{:.0f}</td><td>{}</td></tr>').format(
-                        name,
-                        rung,
-                        variant,
-                        _costs(summaries[variant], one),
-                        100 * one["same_text"],
-                        "–" if apart is None else f"{apart:.4f}",
-                    )
-                )
+    for title, variant, summary, one in lines:
+        apart = "–" if one["tag_probability"] is None else f"{one['tag_probability']:.4f}"
+        line = Markup('<tr><th scope="row">{}</th><td>{}</td>{}<td>{:.0f}</td><td>{}</td></tr>')
+        rows.append(line.format(title, variant, _costs(summary, one), 100 * one["same_text"], apart))
     return Markup(
         '<h2>Weights in {kind}</h2><p class="muted">Δ: the paired difference {kind} − {exact}, in points; bold where '
         "its interval leaves zero out. Same: texts that are equal, in percent. Tags: the mean difference of the "
@@ -129,13 +125,11 @@ def _precision(kind: str, other: Mapping, found: Mapping) -> Markup:
 
 
 def _costs(summary: Mapping, one: Mapping) -> Markup:
-    """A cell for each of COLUMNS: the figure, and how it differs."""
-    return Markup("").join(
-        Markup("<td>{:.1f}{}</td>").format(100 * summary[key], _change(one["differences"].get(key)))
-        if summary.get(key) is not None
-        else Markup("<td>–</td>")
-        for key in COLUMNS
-    )
+    """A cell for each of COLUMNS: the figure, where it is known, and how it differs."""
+    figures = (f"{100 * summary[key]:.1f}" if summary.get(key) is not None else "" for key in COLUMNS)
+    changes = (_change(one["differences"].get(key)) for key in COLUMNS)
+    cells = (Markup("{}{}").format(*cell) or "–" for cell in zip(figures, changes, strict=True))
+    return Markup("").join(Markup("<td>{}</td>").format(cell) for cell in cells)
 
 
 def _both(one: Mapping, variant: str) -> Markup:

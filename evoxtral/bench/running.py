@@ -65,7 +65,8 @@ def bench(
         log.info("%s is left out. %s", name, reason)
     about = {"model": checkpoint.name, "weights": fingerprint(checkpoint), "variants": list(chosen), "seed": seed}
     about["texts"] = hashlib.sha256(sets.TEXTS.read_bytes()).hexdigest()[:12]
-    _claim(out, about | ({"precisions": [*kinds]} if len(kinds) > 1 else {}))
+    about |= {"precisions": [*kinds]} if len(kinds) > 1 else {}
+    _claim(out, about)
     by_kind: dict[str, dict[str, dict]] = {}
     failed: dict[str, str] = {}
     for kind in kinds:
@@ -87,7 +88,11 @@ def bench(
         "sets": results(kept, chosen),
         "calibration": calibration(kept, chosen),
         "other_precisions": {
-            kind: {"sets": results(some, chosen), "cost": costs(some, kept, chosen)}
+            kind: {
+                "sets": results(some, chosen),
+                "cost": costs(some, kept, chosen),
+                "pooled": pooled(some, kept, chosen),
+            }
             for kind, some in zip(kinds[1:], others, strict=True)
         },
         "elapsed": round(time.perf_counter() - started, 1),
@@ -247,6 +252,13 @@ def costs(ours: Iterable[tuple[Clip, Mapping]], exact: Iterable[tuple[Clip, Mapp
         name: {rung: precisions.cost(rows, before[name][rung], variants) for rung, rows in rungs.items()}
         for name, rungs in _by_rung(ours).items()
     }
+
+
+def pooled(
+    ours: Iterable[tuple[Clip, Mapping]], exact: Iterable[tuple[Clip, Mapping]], variants: Sequence[str]
+) -> dict:
+    """The same over the clips of all sets together."""
+    return precisions.cost([row for _, row in ours], [row for _, row in exact], variants)
 
 
 def _by_rung(kept: Iterable[tuple[Clip, Mapping]]) -> dict[str, dict[str, list[Mapping]]]:
