@@ -3,11 +3,13 @@
     python benchmarks/laptop.py parts --baseline ../older-checkout   # 2 layers of each kind, in turns; 8 GB, minutes
     python benchmarks/laptop.py whole --weights int8                 # all layers: load, one clip, peak memory; 7 GB
     python benchmarks/laptop.py whole --baseline ../older-checkout   # the same in 16 bits by the older one; 14 GB
+    python benchmarks/laptop.py parts --baseline ../older-checkout --avx2   # as on a CPU with AVX2 alone
 
 Weights are random. `parts` measures a step of three rows, a prompt and an encoder's window of three variants in models
 of 2 layers, and counts what one layer takes as often as the published model has layers; the output layer once. `whole`
-writes a quantised file of the published size, loads it in a fresh process and transcribes 5 s by all three variants.
-Results go to benchmarks/laptop.json, by processor and part.
+writes a quantised file of the published size, loads it in a fresh process and transcribes 5 s by all three variants,
+then again with RL shown before the others, and in another process by RL alone. Results go to benchmarks/laptop.json, by
+processor and part; `docs` writes docs/speed.md's tables and the README's row from them.
 """
 
 import argparse
@@ -21,20 +23,40 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.models import SHAPES, Shape, build, randomise
-from benchmarks.precision import processor
-from evoxtral.model import lora, stored
-from evoxtral.model.quantized import Quantized
+from benchmarks import instructions
+
+LIMITED = instructions.limit(sys.argv)
+
+import torch  # noqa: E402
+
+from benchmarks.models import SHAPES, Shape, build, randomise  # noqa: E402
+from benchmarks.precision import processor  # noqa: E402
+from evoxtral.model import lora, stored  # noqa: E402
+from evoxtral.model.quantized import Quantized  # noqa: E402
+from training.command import write_block  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix(".json")
 LAYERS = 2
 STEPS = 6
 TOKENS = 128  # of a clip
+WAYS = {"today": "16 bits, e94a239", "int8": "int8", "int4": "int4"}
+WHOLE = (  # title, where it is in a result, unit and its size
+    ("three variants", ("3 variants", "clip_s"), "s", 1),
+    ("RL alone", ("1 variants", "clip_s"), "s", 1),
+    ("RL first: its text", ("rl first", "first_s"), "s", 1),
+    ("RL first: all texts", ("rl first", "all_s"), "s", 1),
+    ("load, file in the page cache", ("3 variants", "load_s"), "s", 1),
+    ("peak memory", ("3 variants", "peak_bytes"), "GB", 1e9),
+)
+PARTS = {
+    "encoder, three variants": "encoder_s",
+    "prompts, three variants": "prompts_s",
+    "step of three rows": "step_s",
+    "clip of 5 s, 128 tokens": "clip_s",
+}
 
 # Also run by older checkouts: only what all of them have, by either's names.
 WORKER = """
@@ -73,8 +95,19 @@ def run(what):
             engine.batch([clip], names, decoding=decoding)
     return time.perf_counter() - begun
 
+def shown_first(tokens):
+    begun, first = time.perf_counter(), None
+    decoding = Decoding(max_tokens=tokens, stop_loops=False)
+    for step in engine.stream((16000, clip), names, decoding=decoding, first=names[-1]):
+        if step[names[-1]].done and first is None:
+            first = time.perf_counter() - begun
+    return {"first_s": first, "all_s": time.perf_counter() - begun}
+
 print(json.dumps({"load": load, "dtype": str(engine.dtype)}), flush=True)
 for line in sys.stdin:
+    if line.startswith("first "):
+        print(json.dumps(shown_first(int(line.split()[1]))), flush=True)
+        continue
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"seconds": run(line.strip()), "peak_before": peak,
                       "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
@@ -192,6 +225,9 @@ def whole(full: Shape, folder: Path, weights: str, threads: int, checkout: Path 
     for names in (("base", "sft", "rl"), ("rl",)):
         worker = Worker(checkout, folder, weights, names, threads)
         clip = worker.run(str(TOKENS))
+        if weights != "today" and len(names) > 1:
+            found["rl first"] = worker.run(f"first {TOKENS}")
+            print("RL before the others", found["rl first"], flush=True)
         worker.end()
         row = {"load_s": worker.loaded["load"][0], "load_processor_s": worker.loaded["load"][1]}
         row |= {"clip_s": clip["seconds"], "peak_loaded_bytes": clip["peak_before"], "peak_bytes": clip["peak"]}
@@ -200,18 +236,91 @@ def whole(full: Shape, folder: Path, weights: str, threads: int, checkout: Path 
     return found
 
 
+def table(content: dict) -> str:
+    """Markdown of every processor's results."""
+    lines = []
+    for name, own in content.items():
+        wholes = {key.removeprefix("whole "): one for key, one in own.items() if key.startswith("whole ")}
+        if wholes:
+            lines += ["", f"{name}, {next(iter(wholes.values()))['threads']} threads:", "", *_whole_table(wholes)]
+        if "parts" in own:
+            lines += [
+                "",
+                f"{name}, in turns, {own['parts']['threads']} thread, seconds:",
+                "",
+                *_parts_table(own["parts"]),
+            ]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _whole_table(wholes: dict) -> list[str]:
+    ways = [way for way in WAYS if way in wholes]
+    lines = [f"| | {' | '.join(WAYS[way] for way in ways)} |", "|---" * (len(ways) + 1) + "|"]
+    for title, keys, unit, scale in WHOLE:
+        found = {way: _at(wholes[way], keys) for way in ways}
+        if all(value is None for value in found.values()):
+            continue
+        base = found.get("today")
+        cells = [
+            "–"
+            if v is None
+            else f"{v / scale:.1f} {unit}" + (f" ({base / v:.1f} ×)" if base and way != "today" else "")
+            for way, v in found.items()
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def _parts_table(parts: dict) -> list[str]:
+    ways = [way for way in WAYS if way in parts]
+    lines = [f"| | {' | '.join(WAYS[way] for way in ways)} |", "|---" * (len(ways) + 1) + "|"]
+    for title, key in PARTS.items():
+        cells = [
+            f"{parts[way][key]:.2f}" + (f" ({parts['today'][key] / parts[way][key]:.1f} ×)" if way != "today" else "")
+            for way in ways
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
+def _at(found: dict, keys: tuple[str, ...]) -> float | None:
+    for key in keys:
+        found = found.get(key, {})
+    return found or None
+
+
+def readme(content: dict) -> str:
+    """What the README says of a laptop."""
+    name, own = next((name, own) for name, own in content.items() if "whole int8" in own)
+    found = own["whole int8"]
+    alone, three = (found[f"{count} variants"]["clip_s"] for count in (1, 3))
+    peak = found["3 variants"]["peak_bytes"] / 1e9
+    return (
+        f"in 8 bits, with {peak:.1f} GB of memory: a clip of 5 s with {TOKENS} tokens "
+        f"took {alone:.0f} s by RL alone and {three:.0f} s by all three on two cores of an {name.split(',')[0]}"
+    )
+
+
+def write_docs(content: dict) -> None:
+    write_block(ROOT / "docs" / "speed.md", "<!-- laptop:start -->\n", "<!-- laptop:end -->", table(content))
+    write_block(ROOT / "README.md", "<!-- laptop:start -->", "<!-- laptop:end -->", readme(content))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("parts", "whole"))
+    parser.add_argument("part", choices=("parts", "whole", "docs"))
     parser.add_argument("--baseline", type=Path, help="an older checkout; in `whole` it alone is measured")
     parser.add_argument("--weights", nargs="+", default=["int8", "int4"], choices=stored.WEIGHTS)
     parser.add_argument("--shape", choices=SHAPES, default="3b", help="tiny: seconds, does it run?")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keep the models there, and use those that are there")
+    parser.add_argument("--avx2", action="store_true", help="as on a CPU that has no more than AVX2")
     args = parser.parse_args()
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    own, shape = content.setdefault(f"{processor()}, {args.shape}", {}), SHAPES[args.shape]
+    if args.part == "docs":
+        return write_docs(content)
+    own, shape = content.setdefault(f"{processor()}{LIMITED}, {args.shape}", {}), SHAPES[args.shape]
     with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
         if args.part == "parts":
             ways = parts(shape, Path(folder), args.baseline.resolve(), args.weights, args.repeats, args.threads)

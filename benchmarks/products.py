@@ -2,6 +2,7 @@
 
     python benchmarks/products.py                 # one thread, some minutes, up to 2 GB
     python benchmarks/products.py --rows 3 384    # fewer
+    python benchmarks/products.py --avx2          # as on a CPU that has no more than AVX2
 
 Every operator multiplies the same activations by the same weights, in turns, each time by another copy of them: what a
 cache of the processor holds from the call before would not be there in a model. Prints the median milliseconds and the
@@ -16,13 +17,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch.nn.functional import linear
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.precision import processor
-from evoxtral.model.backends import onednn_linear
+from benchmarks import instructions
+
+LIMITED = instructions.limit(sys.argv)
+
+import torch  # noqa: E402
+from torch.nn.functional import linear  # noqa: E402
+
+from benchmarks.precision import processor  # noqa: E402
+from evoxtral.model.backends import onednn_linear  # noqa: E402
 
 RESULTS = Path(__file__).with_suffix(".json")
 SHAPES = {"gate and up": (3072, 8192), "down": (8192, 3072), "fc1 of the encoder": (1280, 5120)}  # inputs, outputs
@@ -214,6 +219,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--avx2", action="store_true", help="as on a CPU that has no more than AVX2")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     shapes = {}
@@ -230,9 +236,10 @@ def main() -> None:
     flags = torch.cpu.get_capabilities()
     kind = " ".join(name for name in ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8") if flags.get(name))
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    before = content.get(f"{processor()}, {kind}", {}).get("products", {})  # of other rows
+    key = f"{processor()}, {kind}{LIMITED}"
+    before = content.get(key, {}).get("products", {})  # of other rows
     products = {name: before.get(name, {}) | shapes[name] for name in shapes}
-    content[f"{processor()}, {kind}"] = {"torch": torch.__version__, "threads": args.threads, "products": products}
+    content[key] = {"torch": torch.__version__, "threads": args.threads, "products": products}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

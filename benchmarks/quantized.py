@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.precision import processor
 from evoxtral import audio, metrics
+from evoxtral.bench import precisions
 from evoxtral.inference.engine import Engine
 from evoxtral.model import checkpoints, stored
 from evoxtral.model.checkpoints import Checkpoint
@@ -59,11 +59,10 @@ def paired_tags(ours: Heard, reference: Heard, variant: str) -> tuple[list[float
     """The probabilities of tags that both wrote, in the same order."""
     pairs: tuple[list[float], list[float]] = ([], [])
     for mine, other in zip(ours, reference, strict=True):
-        tags = [found[variant][0].tags for found in (mine, other)]
-        matcher = SequenceMatcher(None, *([tag.name for tag in side] for side in tags), autojunk=False)
-        for first, second, size in matcher.get_matching_blocks():
-            for side, start, into in zip(tags, (first, second), pairs, strict=True):
-                into += [tag.probability for tag in side[start : start + size]]
+        sides = ([(tag.name, tag.probability) for tag in found[variant][0].tags] for found in (mine, other))
+        for both in precisions.paired(*sides):
+            for probability, into in zip(both, pairs, strict=True):
+                into.append(probability)
     return pairs
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import spoken, tone
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -26,6 +27,7 @@ from waiting import PATIENCE, wait_until
 from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.model.checkpoints import Checkpoint
+from evoxtral.model.precision import Precision
 from evoxtral.speech import performer, speak
 from evoxtral.ui import compare_events, page
 from evoxtral.ui import decoder as decoder_module
@@ -426,14 +428,14 @@ def test_the_page_shows_the_progress_of_loading_and_then_stops_polling(monkeypat
         waiting, timer, _ = page.head(model)
         assert "Loading the model… Downloading me/base: 40% of 9.4 GB, 01:20 left." in waiting
         assert "active" not in timer
-        return SimpleNamespace(checkpoint=checkpoint, precision=SimpleNamespace(weights="fp32"))
+        return SimpleNamespace(checkpoint=checkpoint, precision=Precision("fp32", torch.float32, "a small model"))
 
     monkeypatch.setattr("evoxtral.inference.engine.Engine", load)
     model = Model("tiny")
     model.engine()
     model.wait()
     named, timer, _ = page.head(model)
-    assert "the scale model" in named and not timer.active
+    assert "the scale model" in named and "; weights in fp32 (a small model)" in named and not timer.active
 
 
 def test_the_page_names_the_model_and_what_it_understands(checkpoint):

@@ -10,7 +10,7 @@ import soundfile
 from conftest import tone
 
 from evoxtral import audio, cli, tags, words
-from evoxtral.bench import running, sets
+from evoxtral.bench import precisions, running, sets
 from evoxtral.bench.sets import SETS, TEXTS, BenchError, Clip
 from evoxtral.inference import text_only
 from evoxtral.speech import acoustics
@@ -172,6 +172,54 @@ def test_a_folder_is_measured_resumed_and_reported(bench, folder, tmp_path):
     assert not list(out.glob("clips-*"))
 
 
+def test_one_run_measures_several_precisions_on_the_same_clips(tmp_path, capsys):
+    out = tmp_path / "out"
+    asked = ["-q", "bench", "clean", "--model", "tiny", "--limit", "3", "-o", str(out), "--weights"]
+    assert cli.main([*asked, "int8,fp32"]) == 0
+    printed = capsys.readouterr().out
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert found["precision"] == "fp32", "the more exact one, whatever the order"
+    assert found["precisions"] == ["fp32", "int8"] and [*found["other_precisions"]] == ["int8"]
+    other = found["other_precisions"]["int8"]
+    rows = {
+        kind: [json.loads(line) for line in (out / f"predictions-{kind}.jsonl").read_text("utf-8").splitlines()]
+        for kind in ("fp32", "int8")
+    }
+    assert {kind: {row["precision"] for row in some} for kind, some in rows.items()} == {k: {k} for k in rows}
+    assert [row["id"] for row in rows["fp32"]] == [row["id"] for row in rows["int8"]]
+    cost, summary = other["cost"]["clean"]["as spoken"]["rl"], other["sets"]["clean"]["rungs"]["as spoken"]
+    exact = found["sets"]["clean"]["rungs"]["as spoken"]["variants"]["rl"]
+    assert summary["n"] == 3
+    for name in ("wer", "tagged_placed_tag_f1"):
+        change = cost["differences"][name]
+        assert change["value"] == pytest.approx(summary["variants"]["rl"][name] - exact[name])
+        assert change["low"] <= change["value"] <= change["high"]
+    assert cost["tags"] > 0 and 0 < cost["tag_probability"] < 0.02
+    assert other["pooled"]["rl"] == cost, "there is one rung"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Weights in int8" in page and "int8 − fp32" in page and " · in fp32 · " in page
+    assert "int8 - fp32, points" in printed and "all together" in printed and "all together" in page
+    assert "other_precisions" not in running.brief(found) and running.brief(found)["precision"] == "fp32"
+    assert cli.main([*asked, "fp32,int4"]) == 2
+    assert "other variants, precisions, texts or seed" in capsys.readouterr().err
+
+
+def test_tags_are_compared_where_both_texts_have_them():
+    row = {"predictions": {"rl": "[sad] one, [laughs] two"}, "probabilities": {"rl": [0.9, 1.0, 0.5, 1.0]}}
+    ours, exact = precisions.tags_of(row, "rl"), [("[laughs]", 0.75), ("[sighs]", 0.5)]
+    assert ours == [("[sad]", 0.9), ("[laughs]", 0.5)]
+    assert [*precisions.paired(ours, exact)] == [(0.5, 0.75)]
+    assert precisions.tags_of({"predictions": {"rl": "[sad] a"}}, "rl") == ()
+
+
+def test_a_run_does_not_mix_precisions(bench, folder, tmp_path):
+    bench([str(folder)], tmp_path / "out", limit=1)
+    path = tmp_path / "out" / "predictions.jsonl"
+    path.write_text(path.read_text("utf-8").replace('"precision": "fp32"', '"precision": "int8"'), "utf-8")
+    with pytest.raises(BenchError, match="clips by weights in int8, and fp32 would be taken now"):
+        bench([str(folder)], tmp_path / "out", limit=2)
+
+
 def test_what_is_in_a_text_is_no_markup_in_the_report(bench, folder, tmp_path):
     (folder / "metadata.jsonl").write_text('{"file_name": "0.wav", "text": "<img src=x> [laughs]"}\n', encoding="utf-8")
     bench([str(folder)], tmp_path / "out")
@@ -209,6 +257,8 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(folder, content, complaint
     [
         (["bench", "noises"], "There is no set and no folder 'noises'; the sets are clean, noise"),
         (["bench", "noise", "--limit", "0"], "--limit is 0"),
+        (["bench", "noise", "--weights", "int8,int2"], "--weights is 'int8,int2': name one of auto, fp32, bf16"),
+        (["bench", "noise", "--weights", "int8,auto"], "or several but auto"),
         (["bench", "noise", "--variant", "dpo"], "has no variant 'dpo'; choose of base, sft, rl"),
     ],
 )

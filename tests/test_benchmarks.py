@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import decode, speed_records, train
+from benchmarks import decode, laptop, speed_records, train
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +89,22 @@ def test_a_training_step_is_measured_on_the_published_recipe(tmp_path):
     assert entry["part"] == "train" and (entry["batch"], entry["micro_batch"]) == (2, 2)
     assert entry["step_s"] > 0 and entry["peak_bytes"] > 0
     assert "a step of SFT on 2 clips of 30 s with 9 tokens each" in speed_records.tables([entry])
+
+
+def test_what_the_docs_say_of_a_laptop_is_in_its_results():
+    content = json.loads(laptop.RESULTS.read_text(encoding="utf-8"))
+    root = laptop.ROOT
+    assert laptop.table(content) in (root / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert laptop.readme(content) in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_laptop_is_measured_in_parts_and_whole(tmp_path):
+    """In the tiny shape, which takes seconds: an older checkout is stood for by this one."""
+    model = tmp_path / "int8"
+    found = laptop.whole(laptop.SHAPES["tiny"], model, "int8", 1)
+    assert 0 < found["rl first"]["first_s"] < found["rl first"]["all_s"]
+    assert found["3 variants"]["peak_bytes"] > found["file_bytes"]
+    ways = laptop.parts(laptop.SHAPES["tiny"], tmp_path / "parts", laptop.ROOT, ["int8"], 1, 1)
+    assert ways.keys() == {"today", "int8"} and all(row["encoder_s"] > 0 for row in ways.values())
+    shown = laptop.table({"a CPU, tiny": {"whole int8": found, "parts": {"threads": 1, **ways}}})
+    assert shown.count("| three variants |") == 1 and shown.count("| step of three rows |") == 1

@@ -46,6 +46,18 @@ def test_the_last_step_shows_the_result_and_adds_it_to_the_history(tab, clip):
     assert columns == compare_events.draw(comparison, view_state.tag_filter, "[sad] So.")
 
 
+def test_a_slow_model_shows_one_text_before_the_others_and_says_that_they_follow(tab, clip, monkeypatch):
+    monkeypatch.setitem(vars(tab.model.engine()), "seconds", 42.0)
+    _, *steps, (last, _, _, columns) = decoding(tab, ViewState(), clip)
+    told = [(comparison.results[0].written["rl"].done, status, drawn) for comparison, _, status, drawn in steps]
+    assert {done for done, _, _ in told} >= {True}
+    for done, status, drawn in told:
+        assert ("RL is complete" if done else "RL comes first") + "; Base and SFT follow…" in status
+        assert "data-edit" not in drawn, "an edit would be lost when the next text comes"
+        assert ("data-speak" in drawn) <= done
+    assert last.done and 'aria-busy="true"' not in columns
+
+
 def test_a_control_changed_during_decoding_takes_effect_at_once(tab, clip):
     view_state = ViewState()
     steps = decoding(tab, view_state, clip)

@@ -37,7 +37,7 @@ BELOW = {
         "tags",
         "errors",
     },
-    "bench": {"inference", "audio", "model", "speech", "metrics", "transcript", "tags", "errors"},
+    "bench": {"inference", "audio", "model", "speech", "metrics", "transcript", "words", "tags", "errors"},
     "serve": {"exports", "foreign_formats", "inference", "audio", "model", "transcript", "results", "tags", "errors"},
     "ui": {
         "exports",

@@ -240,15 +240,39 @@ def test_a_file_that_lacks_a_tensor_is_named(int8_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("free", "gain", "weights"),
-    [(math.inf, 1.5, "int8"), (math.inf, 0.8, "bf16"), (9e9, 0.8, "int8"), (5.5e9, 1.5, "int4"), (1e9, 0.8, "int4")],
+    ("free", "gain", "weights", "reason"),
+    [
+        (math.inf, 1.5, "int8", "1.5 times as fast here as bf16"),
+        (13e9, 1.5, "int8", "1.5 times as fast here as bf16"),
+        (13e9, 0.8, "bf16", "8 bits take 1.2 times as long here"),
+        (9e9, 0.8, "int8", "9.0 GB of memory are free, and 16 bits need 12.3"),
+        (5.5e9, 1.5, "int4", "5.5 GB of memory are free, and 8 bits need 6.8"),
+    ],
 )
-def test_a_large_model_takes_what_is_fastest_and_fits(monkeypatch, free, gain, weights):
+def test_a_large_model_takes_the_fastest_that_fits_and_says_why(tmp_path, monkeypatch, free, gain, weights, reason):
+    """The published model's 9.4 GB of files, of which nothing is read; free memory and durations are given."""
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(9_400_000_000)
+    monkeypatch.setattr(precision, "free_bytes", lambda: free)
+    monkeypatch.setattr(precision, "default_dtype", lambda size: torch.bfloat16)
     monkeypatch.setattr(precision, "product_duration", lambda dtype: gain)
     monkeypatch.setattr(precision, "quantized_duration", lambda dtype: 1.0)
-    found = precision._for_a_large_one("bf16", torch.bfloat16, 9.4e9, free)
-    assert found.weights == weights
-    assert found.reason
+    found = precision.choose("auto", tmp_path, CPU)
+    assert (found.weights, found.reason, found.dtype) == (weights, reason, torch.bfloat16)
+
+
+def test_a_large_model_that_fits_in_no_precision_is_refused_with_what_to_do():
+    def unexpected(dtype):
+        raise AssertionError("what does not fit is not measured")
+
+    with pytest.raises(CheckpointError, match="3.0 GB of memory are free here and this model needs 4.9 even in 4 bits"):
+        precision.for_a_large_one(9.4e9, 3e9, torch.bfloat16, unexpected, unexpected)
+    assert precision.for_a_large_one(9.4e9, 5e9, torch.bfloat16, unexpected, unexpected).weights == "int4"
+
+
+def test_a_small_model_is_not_refused_for_its_memory(checkpoint, monkeypatch):
+    monkeypatch.setattr(precision, "free_bytes", lambda: 0.0)
+    assert precision.choose("auto", Path(checkpoint.base), CPU).reason == "a small model"
 
 
 def test_what_is_asked_for_is_taken(checkpoint, monkeypatch):

@@ -18,7 +18,7 @@ from evoxtral.inference.batch import Batch
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding, Row
 from evoxtral.inference.scheduler import PREPARED, Abandoned
-from evoxtral.model import checkpoints
+from evoxtral.model import checkpoints, duration
 from evoxtral.serve.api import create_app
 from evoxtral.serve.limits import Limits
 from evoxtral.speech.synthesis import VOICES, speak
@@ -51,6 +51,63 @@ def test_greedy_tokens_in_a_crowd_are_those_of_a_request_alone(scale):
     assert crowd == alone
     assert max(scale.scheduler.steps) > 5, "they were decoded together"
     assert scale.scheduler.rows == scale.scheduler.waiting == 0
+
+
+def test_a_variant_shown_first_has_ended_before_the_others_begin_and_no_token_differs(scale):
+    clip = (SAMPLE_RATE, np.concatenate([said(3), np.zeros(SAMPLE_RATE, np.float32), said(2)]))
+    *growing, last = scale.stream(clip, first="rl")
+    alone = [step for step in growing if not step["rl"].done]
+    others = [step for step in growing if step["rl"].done]
+    assert alone and others
+    assert not any(cue.tokens for step in alone for name in ("base", "sft") for cue in step[name].cues)
+    assert all(tokens(step)["rl"] == tokens(last)["rl"] for step in others), "it is final"
+    assert [one.done for one in last.values()] == [True] * 3
+    assert list(last) == ["base", "sft", "rl"]
+    assert last["rl"].elapsed < last["base"].elapsed
+    together = scale.compare(clip)
+    assert tokens(last) == tokens(together)
+    assert [one.confidence for one in last.values()] == pytest.approx([one.confidence for one in together.values()])
+    assert len(together["rl"].cues) > 1
+
+
+def test_what_is_sampled_does_not_hang_on_the_order(scale):
+    clip, sampling = (SAMPLE_RATE, said(0)), Decoding(temperature=1.0, seed=5, max_tokens=12)
+    *_, last = scale.stream(clip, decoding=sampling, first="sft")
+    assert tokens(last) == tokens(scale.compare(clip, decoding=sampling))
+
+
+@pytest.mark.parametrize("how", ["gone", "closed"])
+def test_who_has_read_the_first_and_leaves_does_not_wait_for_the_others(engine, how):
+    gone = threading.Event()
+    endless = Decoding(max_tokens=40, stop_loops=False)
+    stream = engine.stream((SAMPLE_RATE, spoken(9.0)), decoding=endless, gone=gone.is_set, first="rl")
+    step = next(step for step in stream if step["rl"].done)
+    assert not step["base"].done and not step["base"].text
+    if how == "closed":
+        stream.close()
+    else:
+        gone.set()
+        with pytest.raises(Abandoned):
+            list(stream)
+    wait_until(lambda: not engine.scheduler._requests)
+    assert engine.scheduler.rows == engine.scheduler.waiting == 0
+
+
+def test_one_variant_comes_first_where_all_of_them_take_long(engine, monkeypatch):
+    def unexpected(config):
+        raise AssertionError("a small model's duration is not measured")
+
+    monkeypatch.setattr(duration, "clip_seconds", unexpected)
+    monkeypatch.delitem(vars(engine), "seconds", raising=False)
+    assert engine.shown_first() is None
+    for seconds, first in ((42.0, "rl"), (3.0, None)):
+        monkeypatch.delitem(vars(engine), "seconds")
+        monkeypatch.setattr(duration, "work", lambda config: (1e12, 3.6e9))
+        monkeypatch.setattr(duration, "clip_seconds", lambda config, seconds=seconds: seconds)
+        assert engine.shown_first() == first
+        assert engine.shown_first(("rl",)) is None
+    monkeypatch.setitem(vars(engine), "seconds", 42.0)
+    assert engine.shown_first(("sft", "base")) == "sft"
 
 
 @torch.inference_mode()

@@ -4,10 +4,11 @@ import json
 import logging
 import signal
 import threading
+import time
 
 import httpx
 import pytest
-from conftest import tone
+from conftest import spoken, tone
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from served import served
@@ -239,6 +240,30 @@ def test_text_of_every_variant_grows_and_ends_in_the_result(engine):
         del entry["elapsed"]
     assert result == whole
     assert client.post("/transcribe/stream", files={"file": ("a.wav", b"none")}).status_code == 422
+
+
+def test_a_slow_model_streams_one_variant_before_the_others_and_tells_when_it_is_final(engine, monkeypatch):
+    monkeypatch.setitem(vars(engine), "seconds", 42.0)
+    asked = []
+    stream = engine.stream
+
+    def noted(*arguments, first=None, **settings):
+        asked.append(first)
+        for step in stream(*arguments, first=first, **settings):
+            yield step
+            if step["rl"].done:
+                time.sleep(0.2)  # only the newest step is told: this one is not to be overtaken
+
+    monkeypatch.setattr(engine, "stream", noted)
+    client = client_of(engine, Limits())
+    files, form = {"file": ("a.wav", audio.wav_bytes(spoken(9.0)))}, {"variant": "all"}
+    lines = client.post("/transcribe/stream", files=files, data=form).text.splitlines()
+    partial = [json.loads(line.removeprefix("data: ")) for line in lines if '"final"' in line]
+    assert {tuple(one["final"]) for one in partial} <= {(), ("rl",)}
+    assert all(one["final"] or not one["variants"]["base"] for one in partial)
+    assert partial, "RL's text is told when it is final, if not before"
+    client.post("/transcribe", files=files, data=form)
+    assert asked == ["rl", None], "who does not read along gets all of them sooner"
 
 
 def test_aliases_must_name_a_variant(engine):

@@ -33,7 +33,13 @@ def page(found: Mapping, worst: Sequence[tuple[Clip, Mapping]], variant: str) ->
     clips = sum(one["n"] for entry in found["sets"].values() for one in entry["rungs"].values())
     origin = " · ".join(
         f"{label} {found[key]}".strip()
-        for key, label in (("date", ""), ("commit", "commit"), ("weights", "weights"), ("seed", "seed"))
+        for key, label in (
+            ("date", ""),
+            ("commit", "commit"),
+            ("weights", "weights"),
+            ("precision", "in"),
+            ("seed", "seed"),
+        )  # fmt: skip
         if found.get(key) is not None
     )
     parts = [
@@ -48,6 +54,7 @@ def page(found: Mapping, worst: Sequence[tuple[Clip, Mapping]], variant: str) ->
         *(Markup('<p class="muted">{} is left out. {}</p>').format(*pair) for pair in found["left_out"].items()),
         *(Markup('<p class="muted">{}: {}</p>').format(*pair) for pair in found["failed"].items()),
         *(_set(name, entry, found["variants"]) for name, entry in found["sets"].items()),
+        *(_precision(kind, other, found) for kind, other in found["other_precisions"].items()),
         _worst(worst, variant),
     ]
     return Markup(
@@ -88,6 +95,43 @@ def _set(name: str, entry: Mapping, variants: Sequence[str]) -> Markup:
     ).format(name, entry["about"][0].upper() + entry["about"][1:], head, Markup("").join(rows))
 
 
+def _precision(kind: str, other: Mapping, found: Mapping) -> Markup:
+    """Every rung with weights in another precision, and what that changes."""
+    labels = {metric.name: metric.label for metric in (*METRICS, *FURTHER)}
+    lines = [
+        (f"{name} {rung}", variant, other["sets"][name]["rungs"][rung]["variants"][variant], one)
+        for name, rungs in other["cost"].items()
+        for rung, by_variant in rungs.items()
+        for variant, one in by_variant.items()
+    ]
+    lines += [("all together", variant, {}, one) for variant, one in other["pooled"].items()]
+    rows = []
+    for title, variant, summary, one in lines:
+        apart = "–" if one["tag_probability"] is None else f"{one['tag_probability']:.4f}"
+        line = Markup('<tr><th scope="row">{}</th><td>{}</td>{}<td>{:.0f}</td><td>{}</td></tr>')
+        rows.append(line.format(title, variant, _costs(summary, one), 100 * one["same_text"], apart))
+    return Markup(
+        '<h2>Weights in {kind}</h2><p class="muted">Δ: the paired difference {kind} − {exact}, in points; bold where '
+        "its interval leaves zero out. Same: texts that are equal, in percent. Tags: the mean difference of the "
+        'probabilities of tags that both wrote.</p><div class="wide" tabindex="0"><table><thead><tr><th></th>'
+        '<th scope="col">variant</th>{head}<th scope="col">Same</th><th scope="col">Tags</th></tr></thead>'
+        "<tbody>{rows}</tbody></table></div>"
+    ).format(
+        kind=kind,
+        exact=found["precision"],
+        head=Markup("").join(Markup('<th scope="col">{}</th>').format(labels[key]) for key in COLUMNS),
+        rows=Markup("").join(rows),
+    )
+
+
+def _costs(summary: Mapping, one: Mapping) -> Markup:
+    """A cell for each of COLUMNS: the figure, where it is known, and how it differs."""
+    figures = (f"{100 * summary[key]:.1f}" if summary.get(key) is not None else "" for key in COLUMNS)
+    changes = (_change(one["differences"].get(key)) for key in COLUMNS)
+    cells = (Markup("{}{}").format(*cell) or "–" for cell in zip(figures, changes, strict=True))
+    return Markup("").join(Markup("<td>{}</td>").format(cell) for cell in cells)
+
+
 def _both(one: Mapping, variant: str) -> Markup:
     if "both_right" not in one:
         return Markup("")
@@ -107,7 +151,7 @@ def _cell(one: Mapping, variant: str, key: str, variants: Sequence[str]) -> Mark
 
 
 def _change(change: Mapping | None) -> Markup:
-    """The paired difference of the last two variants; bold where its interval leaves zero out."""
+    """A paired difference; bold where its interval leaves zero out."""
     if not change:
         return Markup("")
     figures = [f"{100 * change[end]:+.1f}".replace("-", "−") for end in ("value", "low", "high")]

@@ -3,6 +3,7 @@
 What was transcribed is kept clip by clip: an interrupted run goes on with the clips that are missing.
 """
 
+import gc
 import hashlib
 import json
 import logging
@@ -12,12 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 from evoxtral import audio, metrics, tags
-from evoxtral.bench import report, sets
+from evoxtral.bench import precisions, report, sets
 from evoxtral.bench.sets import SETS, BenchError, Clip
 from evoxtral.errors import EvoxtralError
 from evoxtral.inference import bulk, text_only
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 PREDICTIONS, RESULTS, REPORT, RUN = "predictions.jsonl", "results.json", "report.html", "run.json"
 CLEAN, EVERYTHING = "clean", "every set"  # pools of clips whose calibration is computed
 UNCALIBRATED = ("controls", "people")  # not heard, or with references that have no tags
+NOT_BRIEF = ("sets", "calibration", "other_precisions", "elapsed")
 WORST = 20  # clips in the report, with their audio
 # What the Metrics tab shows of each rung.
 BRIEF = (
@@ -48,31 +50,35 @@ def bench(
     limit: int | None = None,
     seed: int = 0,
     quiet: bool = False,
+    weights: Sequence[str] = (),
 ) -> dict:
     """Run sets and folders on a model, write `out`, and give what results.json has.
 
     names: of SETS, GROUPS, or folders.  variants: None for all.  limit: clips of each rung at most.  seed: of noises
-    and rooms.  Raises EvoxtralError: BenchError for a set that does not exist, or an `out` that holds another run.
+    and rooms.  weights: precisions, the most exact first, with which the others are compared; () for the checkpoint's.
+    Raises EvoxtralError: BenchError for a set that does not exist, or an `out` that holds another run.
     """
     started = time.perf_counter()
-    chosen = tuple(variants or checkpoint.variants)
+    chosen, kinds = tuple(variants or checkpoint.variants), tuple(weights) or (checkpoint.weights,)
     clips, left_out = sets.resolve(names, limit, seed)
     for name, reason in left_out.items():
         log.info("%s is left out. %s", name, reason)
     about = {"model": checkpoint.name, "weights": fingerprint(checkpoint), "variants": list(chosen), "seed": seed}
     about["texts"] = hashlib.sha256(sets.TEXTS.read_bytes()).hexdigest()[:12]
+    about |= {"precisions": [*kinds]} if len(kinds) > 1 else {}
     _claim(out, about)
-    rows = _read(out / PREDICTIONS)
-    missing = [clip for clip in clips if clip.id not in rows]
-    log.info("%d clips, %d of them done already", len(clips), len(clips) - len(missing))
+    by_kind: dict[str, dict[str, dict]] = {}
     failed: dict[str, str] = {}
-    if missing:
-        failed = _predict(Engine(checkpoint), missing, chosen, out, quiet)
-        rows = _read(out / PREDICTIONS)
-    kept = [(clip, rows[clip.id]) for clip in clips if clip.id in rows]
-    if not kept:
+    for kind in kinds:
+        path = out / (PREDICTIONS if len(kinds) == 1 else f"predictions-{kind}.jsonl")
+        by_kind[kind], own = _complete(replace(checkpoint, weights=kind), clips, chosen, path, quiet)
+        failed |= own
+    read = [clip for clip in clips if all(clip.id in rows for rows in by_kind.values())]
+    if not read:
         raise BenchError(f"None of the {len(clips)} recordings could be read: {next(iter(failed.values()))}")
+    kept, *others = ([(clip, rows[clip.id]) for clip in read] for rows in by_kind.values())
     found = about | {
+        "precision": kept[0][1].get("precision", kinds[0]),
         "date": date.today().isoformat(),
         "commit": commit(),
         "limit": limit,
@@ -81,6 +87,14 @@ def bench(
         "failed": failed,
         "sets": results(kept, chosen),
         "calibration": calibration(kept, chosen),
+        "other_precisions": {
+            kind: {
+                "sets": results(some, chosen),
+                "cost": costs(some, kept, chosen),
+                "pooled": pooled(some, kept, chosen),
+            }
+            for kind, some in zip(kinds[1:], others, strict=True)
+        },
         "elapsed": round(time.perf_counter() - started, 1),
     }
     _write(out / RESULTS, json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -90,13 +104,37 @@ def bench(
     return found
 
 
+def _complete(
+    checkpoint: Checkpoint, clips: Sequence[Clip], variants: Sequence[str], path: Path, quiet: bool
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Rows of all clips by their ids, those that a file has not yet transcribed now; and what could not be read."""
+    rows = _read(path)
+    missing = [clip for clip in clips if clip.id not in rows]
+    log.info("%d clips, %d of them done already", len(clips), len(clips) - len(missing))
+    if not missing:
+        return rows, {}
+    engine = Engine(checkpoint)
+    before = {row["precision"] for row in rows.values() if "precision" in row} - {engine.precision.weights}
+    if before:
+        raise BenchError(
+            f"{path.parent} has clips by weights in {before.pop()}, and {engine.precision.weights} would be taken now: "
+            "name the precision with --weights, or a new folder."
+        )
+    failed = _predict(engine, missing, variants, path, quiet)
+    del engine
+    gc.collect()  # before another precision is loaded
+    return _read(path), failed
+
+
 def _claim(out: Path, about: dict) -> None:
     """Make the folder, or find that it holds a run of the same model, variants and seed."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if (out / RUN).is_file():
             if json.loads((out / RUN).read_text(encoding="utf-8")) != about:
-                raise BenchError(f"{out} holds a run of another model, other variants, texts or seed: name a new one.")
+                raise BenchError(
+                    f"{out} holds a run of another model, other variants, precisions, texts or seed: name a new one."
+                )
         elif any(out.iterdir()):
             raise BenchError(f"{out} holds other files and no run of the bench: name a new folder.")
         else:
@@ -121,12 +159,11 @@ def _read(path: Path) -> dict[str, dict]:
     return {row["id"]: row for row in map(json.loads, lines)}
 
 
-def _predict(engine: Engine, clips: Sequence[Clip], variants: Sequence[str], out: Path, quiet: bool) -> dict[str, str]:
+def _predict(engine: Engine, clips: Sequence[Clip], variants: Sequence[str], path: Path, quiet: bool) -> dict[str, str]:
     """Append a row for each clip; gives the recordings that could not be read, and why."""
     from tqdm import tqdm
 
     failed = {}
-    path = out / PREDICTIONS
     if path.is_file():  # what an interrupted run left of a line
         whole = path.read_bytes().rpartition(b"\n")
         path.write_bytes(whole[0] + whole[1])
@@ -134,13 +171,13 @@ def _predict(engine: Engine, clips: Sequence[Clip], variants: Sequence[str], out
         path.open("a", encoding="utf-8") as file,
         tqdm(total=len(clips), unit="clip", file=sys.stderr, disable=quiet, smoothing=0.05) as bar,
     ):
-        for clip, found in _transcribed(engine, clips, variants, out):
+        for clip, found in _transcribed(engine, clips, variants, path.parent):
             bar.update()
             if isinstance(found, EvoxtralError):
                 failed[clip.id] = str(found)
                 bar.write(f"{clip.id}: {found}", file=sys.stderr)
                 continue
-            row = {"id": clip.id, "reference": clip.reference, **found}
+            row = {"id": clip.id, "reference": clip.reference, "precision": engine.precision.weights, **found}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
     return failed
@@ -199,16 +236,36 @@ def _row(found: Mapping[str, Transcript], variants: Sequence[str]) -> dict:
 
 def results(kept: Iterable[tuple[Clip, Mapping]], variants: Sequence[str]) -> dict:
     """Set → rung → every figure of every variant, and the paired differences of neighbouring variants."""
-    groups: dict[str, dict[str, list[Mapping]]] = {}
-    for clip, row in kept:
-        groups.setdefault(clip.set, {}).setdefault(clip.rung, []).append(row)
     return {
         name: {
             "about": SETS[name].about if name in SETS else "a folder of recordings",
             "rungs": {rung: _rung(rows, variants, paired=name == "pairs") for rung, rows in rungs.items()},
         }
-        for name, rungs in groups.items()
+        for name, rungs in _by_rung(kept).items()
     }
+
+
+def costs(ours: Iterable[tuple[Clip, Mapping]], exact: Iterable[tuple[Clip, Mapping]], variants: Sequence[str]) -> dict:
+    """Set → rung → what a precision costs against a more exact one, see `precisions.cost`; the same clips of both."""
+    before = _by_rung(exact)
+    return {
+        name: {rung: precisions.cost(rows, before[name][rung], variants) for rung, rows in rungs.items()}
+        for name, rungs in _by_rung(ours).items()
+    }
+
+
+def pooled(
+    ours: Iterable[tuple[Clip, Mapping]], exact: Iterable[tuple[Clip, Mapping]], variants: Sequence[str]
+) -> dict:
+    """The same over the clips of all sets together."""
+    return precisions.cost([row for _, row in ours], [row for _, row in exact], variants)
+
+
+def _by_rung(kept: Iterable[tuple[Clip, Mapping]]) -> dict[str, dict[str, list[Mapping]]]:
+    groups: dict[str, dict[str, list[Mapping]]] = {}
+    for clip, row in kept:
+        groups.setdefault(clip.set, {}).setdefault(clip.rung, []).append(row)
+    return groups
 
 
 def _rung(rows: Sequence[Mapping], variants: Sequence[str], paired: bool) -> dict:
@@ -261,7 +318,7 @@ def _calibrated(rows: Sequence[Mapping], variant: str) -> dict:
 
 def brief(found: Mapping) -> dict:
     """What the Metrics tab shows of `bench`'s results: a few figures of each rung as [value, low, high]."""
-    return {key: value for key, value in found.items() if key not in ("sets", "calibration", "elapsed")} | {
+    return {key: value for key, value in found.items() if key not in NOT_BRIEF} | {
         "left_out": list(found.get("left_out", ())),  # why is about the machine
         "sets": {
             name: {

@@ -23,12 +23,12 @@ from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
 from evoxtral.inference.scheduler import Request, Scheduler, Window
 from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
-from evoxtral.model import backends, checkpoints, hub, lora, phoneme_head, precision, stored
+from evoxtral.model import backends, checkpoints, duration, hub, lora, phoneme_head, precision, stored
 from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
 from evoxtral.model.linear import Mix, wait_for_quantized
-from evoxtral.model.memory import freed_memory_returned
+from evoxtral.model.memory import KEPT, KEPT_OF_LARGE, freed_memory_returned
 from evoxtral.model.text import TextModel
 from evoxtral.transcript import Transcript
 
@@ -40,6 +40,7 @@ BATCH_MEMORY = {"cuda": 12e9, "cpu": 2e9}  # bytes for the rows of one batch
 MAX_FREE_SHARE = 0.4  # at most this share of a CUDA device's free memory: a growing cache is there twice for a moment
 MAX_ROWS = 96  # that are decoded together
 TURN_GAP = 1.0  # s of silence that end the turn of a speaker with a channel of their own
+LONG_WAIT = 10.0  # s for a short clip and one variant, from which on one variant is shown before the others
 
 
 class Engine:
@@ -82,7 +83,7 @@ class Engine:
         self.config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
         too_large = CheckpointError(MODEL_TOO_LARGE.format(checkpoint.name, self.device.type))
-        with freed_memory_returned(), _memory_or(too_large):
+        with freed_memory_returned(KEPT_OF_LARGE if self._large else KEPT), _memory_or(too_large):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs
         self.scheduler = Scheduler(self)
@@ -127,35 +128,64 @@ class Engine:
         max_seconds: float = audio.MAX_SECONDS,
         gone: Callable[[], bool] = lambda: False,
         client: Hashable = None,
+        first: str | None = None,
     ) -> Iterator[dict[str, Transcript]]:
         """Transcribe a clip, giving growing transcripts of every variant; the last ones have done=True.
 
         source: path, bytes, (rate in Hz, array), or a recording that was read.  variants: None for all.
         language: ISO 639-1 code, None to detect.  max_seconds: longest clip accepted.  gone: whether nobody waits any
         more; asked before every step, from another thread.  client: who asks; clients take turns, whatever each asks.
+        first: a variant that is decoded to its end, and has done=True, before the others begin; see `shown_first`.
         Raises AudioError, EvoxtralError for an unknown variant or language, and Abandoned for who is gone.
         """
         selected = self.ordered(variants)
         self.prompt.transcription_ids(language)  # raises for an unknown language before any work is done
-        decoding = decoding or Decoding()
+        decoding = _seeded(decoding or Decoding())
         recording = source if isinstance(source, audio.Recording) else audio.read(source, max_seconds)
         waveform = audio.levelled(recording.waveform)
         pause = TURN_GAP if recording.channel else audio.MAX_PAUSE
         segments = audio.segments(waveform, self.window_seconds, pause)
         waveforms = [segment.of(waveform) for segment in segments]
         growing = {name: GrowingTranscript(audio.duration(waveform), segments) for name in selected}
-        clock = Clock()
-        request = self._request(waveforms, selected, language, decoding, range(len(segments)), gone=gone)
-        request.client = client or request.client
-        for windows in self._decode(request, lambda: clock.until_update) if segments else ():
-            for k, transcript in enumerate(growing.values()):
-                transcript.update([window.rows[k] for window in windows], clock.elapsed)
-            if not request.done.is_set() and clock.update_due:
-                with clock.paused():
-                    yield {name: transcript.snapshot(self.prompt, done=False) for name, transcript in growing.items()}
-        last = {name: transcript.snapshot(self.prompt, done=True) for name, transcript in growing.items()}
         about = {name: getattr(recording, name) for name in ("incomplete", "notes", "track", "channel")}
-        yield {name: replace(self.calibration.judged(transcript), **about) for name, transcript in last.items()}
+        clock, ended = Clock(), set()
+
+        def told() -> dict[str, Transcript]:
+            found = {name: one.snapshot(self.prompt, done=name in ended) for name, one in growing.items()}
+            return found | {name: replace(self.calibration.judged(found[name]), **about) for name in ended}
+
+        for turn in _turns(selected, first):
+            request = self._request(waveforms, turn, language, decoding, range(len(segments)), gone=gone)
+            request.client = client or request.client
+            for windows in self._decode(request, lambda: clock.until_update) if segments else ():
+                for k, name in enumerate(turn):
+                    growing[name].update([window.rows[k] for window in windows], clock.elapsed)
+                if not request.done.is_set() and clock.update_due:
+                    with clock.paused():
+                        yield told()
+            ended |= {*turn}
+            with clock.paused():
+                yield told()
+
+    def shown_first(self, variants: Sequence[str] | None = None) -> str | None:
+        """The variant that whoever reads along should get before the others, the last of several; None where all of
+        them together are there soon.
+
+        Alone it comes in about half of the time, and all of them in a fifth more (docs/speed.md): every step reads the
+        weights for as many rows as there are.
+        """
+        selected = self.ordered(variants)
+        return selected[-1] if len(selected) > 1 and self.seconds > LONG_WAIT else None
+
+    @cached_property
+    def seconds(self) -> float:
+        """About how long one variant takes for a clip of 5 s on this CPU; 0 for small models, and on a GPU."""
+        return duration.clip_seconds(self.config) if self._large and self.device.type == "cpu" else 0.0
+
+    @property
+    def _large(self) -> bool:
+        """Whether its text model has so many weights that a CPU takes seconds for a clip."""
+        return duration.work(self.config)[1] >= precision.LARGE_MODEL / 2
 
     def compare(
         self,
@@ -255,9 +285,7 @@ class Engine:
 
         keys: a number for each waveform, which with the seed decides what is sampled for it.
         """
-        decoding = decoding or Decoding()
-        if decoding.temperature and decoding.seed is None:  # one for all windows
-            decoding = replace(decoding, seed=np.random.SeedSequence().entropy)
+        decoding = _seeded(decoding or Decoding())
         windows = []
         for waveform, key in zip(waveforms, keys, strict=True):
             budget, draws = decoding.budget(audio.duration(waveform)), [None] * samples
@@ -343,6 +371,20 @@ def transcribe(
 ) -> Transcript:
     """The transcript of a clip by one variant of a model, None for its last; see `load` and `Engine.stream`."""
     return load(model).transcribe(source, variant, language)
+
+
+def _seeded(decoding: Decoding) -> Decoding:
+    """With a seed where something is sampled: one for all windows and variants."""
+    if decoding.temperature and decoding.seed is None:
+        return replace(decoding, seed=np.random.SeedSequence().entropy)
+    return decoding
+
+
+def _turns(selected: tuple[str, ...], first: str | None) -> list[tuple[str, ...]]:
+    """Variants that are decoded together, in the order of their turns."""
+    if first not in selected or len(selected) < 2:
+        return [selected]
+    return [(first,), tuple(name for name in selected if name != first)]
 
 
 def _empty(waveform: np.ndarray) -> Transcript:

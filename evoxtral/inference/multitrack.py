@@ -24,12 +24,13 @@ def stream(
     decoding: "Decoding | None" = None,
     gone: Callable[[], bool] = lambda: False,
     client: Hashable = None,
+    first: str | None = None,
 ) -> Iterator[dict[str, Transcript]]:
     """Partial transcripts of a recording, or of one track or channel of it. Where each is written, one final
-    transcript, whose cues name theirs."""
+    transcript, whose cues name theirs.  first: see `Engine.stream`."""
     read = audio.recordings(source, max_seconds, track, channels)
     if len(read) == 1 and "each" not in (track, channels):
-        yield from engine.stream(read[0], variants, language, decoding, gone=gone, client=client)
+        yield from engine.stream(read[0], variants, language, decoding, gone=gone, client=client, first=first)
         return
     found = [*_of_each(engine, read, variants, language, channels == "each", decoding, gone, client)]
     yield together(found) if track == "each" or len(found) > 1 else found[0]

@@ -125,7 +125,8 @@ class Cache:
     def _prefill(self, prompts: torch.Tensor, rows: slice | torch.Tensor) -> torch.Tensor:
         """Run prompts (P, T, D), each into its row. Returns the last positions, (P, 1, D).
 
-        On a CPU one prompt in chunks of positions, each through all layers before the next.
+        On a CPU one prompt in chunks of positions, each through all layers before the next. Of the last layer nothing
+        is needed but keys and values, and the last position.
         """
         end, chunk = 0, _QUANTIZED_CHUNK if self.text.quantized else _CHUNK
         for x in equal_parts(prompts, chunk if prompts.device.type == "cpu" else sys.maxsize, dim=1):
@@ -135,8 +136,10 @@ class Cache:
                 seen = self.positions[:end] <= self.positions[start:end, None]
                 mask = torch.where(seen, self.attended, self.masked)
             for layer, block in enumerate(self.text.blocks):
+                last = block is self.text.blocks[-1]
+                causal = not start and not last
 
-                def attend(q, k, v, layer=layer, start=start, end=end, mask=mask):
+                def attend(q, k, v, layer=layer, start=start, end=end, mask=None if last else mask, causal=causal):
                     if layer in self._watches and end == prompts.shape[1]:
                         slots, heads = self._watches[layer]
                         self._queries[rows, end - 1, slots] = q[:, :, -1].index_select(1, heads)
@@ -144,9 +147,9 @@ class Cache:
                     keys[rows, :, start:end], values[rows, :, start:end] = k, v
                     if start:
                         k, v = keys[rows, :, :end], values[rows, :, :end]
-                    return scaled_dot_product_attention(q, k, v, mask, is_causal=not start, enable_gqa=True)
+                    return scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
 
-                x = block(x, rotate, attend)
+                x = block(x, rotate, attend, last)
             if prompts.device.type == "cpu":
                 return_freed_memory()  # too fragmented for the next chunk to reuse
         return x[:, -1:].clone()  # a view would keep the whole chunk in memory

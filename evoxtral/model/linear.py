@@ -64,7 +64,8 @@ class MixedLinear(nn.Module):
     lora_b (N, r, outs): the B of all adapters, the layers side by side. With embedding bags each layer has its own
     instead. r is the largest rank, rounded up to a multiple of 8. Smaller adapters are padded with zeros; an adapter
     that does not change these layers is all zeros.
-    Quantised layers (StoredLinear) are a product of their own, and weight holds the A of the adapters alone.
+    Quantised layers (StoredLinear) are a product of their own. The A of each adapter is one, too, in `lows`, which only
+    the rows of its variant take.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix, device: torch.device):
@@ -89,10 +90,15 @@ class MixedLinear(nn.Module):
         bags = dtype is torch.bfloat16 and device.type == "cpu" and backends.fbgemm_is_here()
         self._bags_up_to = _BAGS if bags else 0
         self._matrices: list[torch.Tensor] = []
+        self.lows: list[Callable[[torch.Tensor], torch.Tensor]] = []
         if self.changed_by:
             lora_a, lora_b = _stacked(layers, adapters, like, dtype)
             self.rank, self.width = lora_b.shape[1], len(lora_a) // len(adapters)
-            weights.append(lora_a)
+            if quantized:
+                parts = lora_a.chunk(len(adapters))
+                self.lows = [_packed(part, None) or partial(nn.functional.linear, weight=part) for part in parts]
+            else:
+                weights.append(lora_a)
             if self._bags_up_to:  # an embedding bag would copy a tensor that is not contiguous, at every call
                 self._matrices = [part.contiguous() for part in lora_b.split(self._sizes, dim=-1)]
             else:
@@ -100,7 +106,7 @@ class MixedLinear(nn.Module):
         self.weight = _join(weights) if weights else None
         self.bias = None
         if any(linear.bias is not None for linear in linears):  # zero for layers without one, and for the adapters' A
-            rows = self.outs if quantized else len(self.weight)
+            rows = len(self.weight) if self.weight is not None else self.outs
             bias = torch.zeros(rows, dtype=dtype, device=device)
             for linear, part in zip(linears, bias[: self.outs].split(self._sizes), strict=True):
                 if linear.bias is not None:
@@ -111,18 +117,19 @@ class MixedLinear(nn.Module):
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in) times the weights and the A of all adapters -> (rows, …, outs + N x layers x r)."""
-        bias = None if self.quantized else self.bias
-        return self._prepacked(x) if self._prepacked else nn.functional.linear(x, self.weight, bias)
+        return self._prepacked(x) if self._prepacked else nn.functional.linear(x, self.weight, self.bias)
 
     def _products(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """x (rows, …, in) -> (rows, …, at least outs), x A of all adapters, and the first column of that."""
+        """x (rows, …, in) -> (rows, …, at least outs), x A of adapters side by side, and the first column of that: of
+        all adapters, or where they are quantised of those that are active."""
         if not self.quantized:
             y = self.product(x)
             return y, y, self.outs
         y = self.quantized.result()(x)
         if self.bias is not None:
             y += self.bias
-        return y, self.product(x) if self.changed_by else y, 0
+        lows = [self.lows[self._index_of[name]](x) for name in self.mix.active if name in self.changed_by]
+        return y, torch.cat(lows, dim=-1) if len(lows) > 1 else lows[0] if lows else y, 0
 
     def adapter_indices(self, device: torch.device) -> torch.Tensor:
         """Index of the adapter of each block of the current batch, (blocks,); -1 for none."""
@@ -144,12 +151,12 @@ class MixedLinear(nn.Module):
         rows = y.numel() // (wide * len(active))  # of each block, times positions
         # `as_strided` makes each view in one call (of the outputs, and of x A for the block's own adapter). Slicing
         # would take several, and while a short prompt is processed a GPU waits for the host.
-        for block, index, matrices in self._plans[active, together]:
+        for block, place, matrices in self._plans[active, together]:
             if sizes is not None:
                 rows = sizes[block]
             first = block * rows if together else sum(sizes[:block])
             column = first * wide
-            own = first * wide_lows + column_of_lows + index * self.width
+            own = first * wide_lows + column_of_lows + place * self.width
             for b in matrices:
                 count, rank, outs = b.shape
                 changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), column)
@@ -167,31 +174,36 @@ class MixedLinear(nn.Module):
         With plain weights PyTorch multiplies a few rows far below memory bandwidth: three rows take five times as long
         as prepacked in float32, and twice as long in bfloat16 (docs/speed.md).
         """
-        if self.weight is None:  # quantised, and no adapter changes these layers
-            return self
-        bias = None if self.quantized else self.bias
-        if backends.fbgemm_supports(self.weight.dtype, self.weight.device):
-            packed = torch.ops.quantized.linear_prepack_fp16(self.weight.float(), bias)
-            self._prepacked = partial(torch.ops.quantized.linear_dynamic_fp16, W_prepack=packed)
-            self.weight = None
-            self.bias = self.bias if self.quantized else None
-        elif backends.onednn_supports(self.weight):
-            packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
-            self._prepacked = partial(backends.onednn_linear, weight=packed, bias=bias)
-            self.weight = None
+        packed = None if self.weight is None else _packed(self.weight, self.bias)
+        if packed:
+            self._prepacked = packed
+            self.weight = self.bias = None
         return self
 
     def _plan(self, active: tuple[str, ...], together: bool) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
         """For each run of blocks with consecutive adapters, or for each block if not `together`: the first block, the
-        index of its adapter, and for each layer the B of the whole run, (blocks, r, outs)."""
+        place of its adapter's A in `_products`, and for each layer the B of the whole run, (blocks, r, outs).
+        """
         matrices = self._matrices or self.lora_b.split(self._sizes, dim=-1)
         pairs = [(block, self._index_of[name]) for block, name in enumerate(active) if name in self.changed_by]
         plan = []
         for _, run in groupby(pairs, lambda pair: pair[1] - pair[0] if together else pair):
             run = list(run)
             (block, index), (last, _) = run[0], run[-1]
-            plan.append((block, index, tuple(b[index : index + last - block + 1] for b in matrices)))
+            place = sum(other < block for other, _ in pairs) if self.quantized else index
+            plan.append((block, place, tuple(b[index : index + last - block + 1] for b in matrices)))
         return plan
+
+
+def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """The product of a weight (outs, in) on a CPU, in the layout of FBGEMM or oneDNN; None where neither has it."""
+    if backends.fbgemm_supports(weight.dtype, weight.device):
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
+        return partial(torch.ops.quantized.linear_dynamic_fp16, W_prepack=packed)
+    if backends.onednn_supports(weight):
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        return partial(backends.onednn_linear, weight=packed, bias=bias)
+    return None
 
 
 def _stacked(

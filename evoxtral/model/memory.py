@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
+KEPT, KEPT_OF_LARGE = 2 << 20, 32 << 20  # bytes of the largest block that stays in the heap when it is freed
 _CONTROL_GROUPS = tuple(  # version 2, and 1: the limit, and what is used of it
     tuple(Path("/sys/fs/cgroup") / name for name in names)
     for names in (
@@ -23,8 +24,8 @@ _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 @contextmanager
-def freed_memory_returned() -> Iterator[None]:
-    """Within this context, glibc returns every freed weight to the system at once.
+def freed_memory_returned(kept: int = KEPT) -> Iterator[None]:
+    """Within this context, glibc returns every freed weight to the system at once; after it, larger blocks than `kept`.
 
     By default it keeps freed memory in the arenas of the threads that read the weights, where other threads cannot use
     it: more than half the size of the base was left there after loading.
@@ -36,9 +37,9 @@ def freed_memory_returned() -> Iterator[None]:
     finally:
         return_freed_memory()
         if _libc:
-            # Activations stay in the heap and are reused: mapping fresh pages would slow the encoder down a lot.
-            _libc.mallopt(_MMAP_THRESHOLD, 2 << 20)
-            _libc.mallopt(_TRIM_THRESHOLD, 4 << 20)
+            # Activations stay in the heap and are reused: fresh pages took a fifth of a large model's encoder.
+            _libc.mallopt(_MMAP_THRESHOLD, kept)
+            _libc.mallopt(_TRIM_THRESHOLD, 2 * kept)
 
 
 def return_freed_memory() -> None:

@@ -1,6 +1,7 @@
 """Which precision a base's weights have in memory: asked for, or chosen by free memory and a measurement."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,10 @@ SMALL_MODEL, LARGE_MODEL = 1e8, 2e9
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _QUANTIZED = "{} runs on a CPU; on {} use bf16."
+_NO_ROOM = (
+    "{:.1f} GB of memory are free here and this model needs {:.1f} even in 4 bits: end other programs, take a machine "
+    "with more memory or the model tiny, or try it all the same with --weights int4."
+)
 # Peak memory with three variants as a share of the 16-bit files, and bytes beside it (docs/speed.md).
 _SHARE = {"16 bits": 1.2, "int8": 0.62, "int4": 0.42}
 _BESIDE = 1e9
@@ -61,21 +66,34 @@ def choose(asked: str, folder: Path, device: torch.device) -> Precision:
     name = NAMES[dtype]
     if size < LARGE_MODEL:
         return Precision(name, dtype, "a small model" if size <= SMALL_MODEL else "the fastest here")
-    return _for_a_large_one(name, dtype, size, free_bytes())
+    return for_a_large_one(size, free_bytes(), dtype, product_duration, quantized_duration)
 
 
-def _for_a_large_one(name: str, dtype: torch.dtype, size: int, free: float) -> Precision:
-    """Of 16, 8 and 4 bits the fastest that fits. Where none fits, 4 bits, and what is said when memory ends."""
+def for_a_large_one(
+    size: float,
+    free: float,
+    dtype: torch.dtype,
+    duration_of: Callable[[torch.dtype], float],
+    duration_in_8_bits: Callable[[torch.dtype], float],
+) -> Precision:
+    """Of 16, 8 and 4 bits the fastest that fits, and the sentence that says why.
+
+    size: bytes of its files in 16 bits.  free: bytes of memory.  dtype: the fastest of 16 bits.  duration_of,
+    duration_in_8_bits: seconds of a product with weights in this dtype, and in 8 bits with what is beside them in it;
+    asked for where both fit.  Raises CheckpointError where nothing fits.
+    """
     needs = {kind: share * size + _BESIDE for kind, share in _SHARE.items()}
     room = f"{free / 1e9:.1f} GB of memory are free"
+    if free < needs["int4"]:
+        raise CheckpointError(_NO_ROOM.format(free / 1e9, needs["int4"] / 1e9))
     if free < needs["int8"]:
         return Precision("int4", dtype, f"{room}, and 8 bits need {needs['int8'] / 1e9:.1f}")
     if free < needs["16 bits"]:
         return Precision("int8", dtype, f"{room}, and 16 bits need {needs['16 bits'] / 1e9:.1f}")
-    gain = product_duration(dtype) / quantized_duration(dtype)
+    gain = duration_of(dtype) / duration_in_8_bits(dtype)
     if gain > 1:
-        return Precision("int8", dtype, f"{gain:.1f} times as fast here as {name}")
-    return Precision(name, dtype, "the fastest here")
+        return Precision("int8", dtype, f"{gain:.1f} times as fast here as {NAMES[dtype]}")
+    return Precision(NAMES[dtype], dtype, f"8 bits take {1 / gain:.1f} times as long here")
 
 
 def fits(size: float) -> bool:

@@ -27,6 +27,7 @@ from evoxtral.model import backends
 GROUP = 64  # inputs that share a multiplier in 4 bits
 _MOST = 15  # the largest multiplier: 8 x 15 still fits 8 bits
 _FEW = 16  # rows up to which the product for 4 bits is faster than expanding the weights
+_LAID_OUT = 1024  # outputs whose 4 bits are laid out at once
 _BLOCK = 64  # outputs that PyTorch's layout for 4 bits interleaves
 _TINY = 1e-12  # in place of the size of a row of zeros
 
@@ -158,6 +159,11 @@ def _sizes(x: torch.Tensor) -> torch.Tensor:
     return x.abs().amax(dim=-1, keepdim=True).float().clamp_min_(_TINY)
 
 
+def _relative(x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """x (…, K) in units of its rows' sizes (…, 1), a float32 copy. In steps, as mixed dtypes would be copied twice."""
+    return x.to(torch.float32, copy=True).mul_(sizes.reciprocal())
+
+
 def _fbgemm(weight: Int8) -> Product:
     """FBGEMM's scale is one for all of x: rows are brought to the same size first."""
     packed = _packed_by_fbgemm(weight.q, weight.scale)
@@ -174,7 +180,7 @@ def _packed_by_fbgemm(q: torch.Tensor, scale: torch.Tensor) -> torch.ScriptObjec
 
 def _by_fbgemm(x: torch.Tensor, packed: torch.ScriptObject, reduce_range: bool) -> torch.Tensor:
     sizes = _sizes(x)
-    return torch.ops.quantized.linear_dynamic(x / sizes, packed, reduce_range).mul_(sizes).to(x.dtype)
+    return torch.ops.quantized.linear_dynamic(_relative(x, sizes), packed, reduce_range).mul_(sizes).to(x.dtype)
 
 
 @cache
@@ -196,7 +202,7 @@ def _onednn(weight: Int8) -> Product:
 
 def _by_onednn(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
     sizes = _sizes(x).div_(127)
-    q = (x / sizes).round_().add_(128).to(torch.uint8).flatten(0, -2)
+    q = _relative(x, sizes).round_().add_(128).to(torch.uint8).flatten(0, -2)
     y = torch.ops.onednn.qlinear_pointwise(
         q, 1.0, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
     )
@@ -210,7 +216,7 @@ def _plain(weight: Int8) -> Product:
 
 def _by_plain(x: torch.Tensor, transposed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     sizes = _sizes(x).div_(127)
-    q = (x / sizes).round_().to(torch.int8).flatten(0, -2)
+    q = _relative(x, sizes).round_().to(torch.int8).flatten(0, -2)
     y = torch._int_mm(q, transposed).float()
     return y.view(*x.shape[:-1], -1).mul_(sizes).mul_(scale).to(x.dtype)
 
@@ -253,7 +259,8 @@ class _Int4Product:
 
     def __init__(self, weight: Int4):
         outs, self.group = len(weight.q), weight.group
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(weight.codes().int(), 1)
+        parts = (part.int() for part in weight.codes().split(_LAID_OUT))  # at once: PyTorch takes 4 bytes for each code
+        self.packed = torch.cat([torch.ops.aten._convert_weight_to_int4pack_for_cpu(part, 1) for part in parts])
         steps = (weight.multipliers * weight.scale[:, None]).t().bfloat16()
         self.steps = torch.stack([steps, torch.zeros_like(steps)], dim=2)  # scale and zero of each group, (G, N, 2)
         self.multipliers = weight.multipliers.view(outs // _BLOCK, _BLOCK, -1).transpose(1, 2).contiguous()

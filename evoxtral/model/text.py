@@ -54,18 +54,20 @@ class Block(nn.Module):
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
 
-    def forward(self, x: torch.Tensor, rotate: Rotate, attend: Attend) -> torch.Tensor:
-        """x (B, T, D) -> (B, T, D).
+    def forward(self, x: torch.Tensor, rotate: Rotate, attend: Attend, last: bool = False) -> torch.Tensor:
+        """x (B, T, D) -> (B, T, D), or (B, 1, D) if `last`: of the last position alone.
 
         rotate: applies rotary embeddings to heads (B, …, T, d).
-        attend: (q (B, H, T, d), k (B, K, T, d), v (B, K, T, d)) -> (B, H, T, d); it also fills the cache.
+        attend: (q (B, H, T or 1, d), k (B, K, T, d), v (B, K, T, d)) -> as q; it also fills the cache.
         """
         b, t, _ = x.shape
         heads = self.qkv(rms_norm(x, x.shape[-1:], self.attention_norm, self.eps))
         heads = heads.view(b, t, -1, self.head_dim).transpose(1, 2)
         q, k = rotate(heads[:, : self.heads + self.kv_heads]).split([self.heads, self.kv_heads], dim=1)
+        if last:
+            x, q = x[:, -1:], q[:, :, -1:]
         y = attend(q, k, heads[:, self.heads + self.kv_heads :])
-        x = x + self.out(y.transpose(1, 2).reshape(b, t, -1))
+        x = x + self.out(y.transpose(1, 2).flatten(2))
         gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
         return x + self.down(silu(gate).mul_(up))
 

@@ -83,13 +83,14 @@ class Service:
     async def each(self, request: Request, task: Task) -> AsyncIterator[dict[str, Transcript] | None]:
         """Growing transcripts, None for a sign of life; see `last`."""
         self.loaded  # noqa: B018 - before anything is queued
-        async with aclosing(self.turns.each(request, lambda gone: self._stream(request, task, gone))) as steps:
+        async with aclosing(self.turns.each(request, lambda gone: self._stream(request, task, gone, True))) as steps:
             async for found in steps:
                 if found is not None and all(transcript.done for transcript in found.values()):
                     self.monitor.transcribed(found)
                 yield found
 
-    def _stream(self, request: Request, task: Task, gone: Gone) -> Iterator[dict[str, Transcript]]:
+    def _stream(self, request: Request, task: Task, gone: Gone, read: bool = False) -> Iterator[dict[str, Transcript]]:
+        """read: somebody reads along."""
         chosen = task.language, self.limits.seconds, task.track, task.channels, task.decoding
-        client = request.scope.get(CLIENT)
-        return multitrack.stream(self.loaded, task.data, task.variants, *chosen, gone=gone, client=client)
+        client, first = request.scope.get(CLIENT), self.loaded.shown_first(task.variants) if read else None
+        return multitrack.stream(self.loaded, task.data, task.variants, *chosen, gone=gone, client=client, first=first)

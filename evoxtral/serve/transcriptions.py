@@ -49,9 +49,9 @@ _RESULT = {
     "track": None,
     "channel": None,
 }
-_STREAMED = events.event({"file": "clip.wav", "variants": {"rl": "[nervous] I didn't"}}, "partial") + events.event(
-    _RESULT, "result"
-)
+_STREAMED = events.event(
+    {"file": "clip.wav", "variants": {"rl": "[nervous] I didn't"}, "final": []}, "partial"
+) + events.event(_RESULT, "result")
 
 PART = "^(mix|each|[1-9][0-9]?)$"
 Upload = Annotated[UploadFile, File(description=f"{', '.join(FORMATS)}.")]
@@ -143,7 +143,8 @@ def router(service: Service) -> APIRouter:
         track: Track = None,
         channels: Channels = None,
     ) -> Response:
-        """Transcribe one recording and see its text grow: events `partial`, with the text so far of every variant,
+        """Transcribe one recording and see its text grow: events `partial`, with the text so far of every variant and
+        in `final` those whose text will not change (where decoding is slow, one variant comes before the others),
         then `result`, which is what `/transcribe` answers; `error` with `detail` if it fails in between."""
         name = file.filename or ""
 
@@ -151,7 +152,8 @@ def router(service: Service) -> APIRouter:
             if all(transcript.done for transcript in transcripts.values()):
                 return (events.event(asdict(FileResult.of(name, service.model, transcripts)), "result"),)
             texts = {variant: transcript.text for variant, transcript in transcripts.items()}
-            return (events.event({"file": name, "variants": texts}, "partial"),)
+            final = [variant for variant, transcript in transcripts.items() if transcript.done]
+            return (events.event({"file": name, "variants": texts, "final": final}, "partial"),)
 
         def failure(error: EvoxtralError) -> str:
             return events.event({"detail": str(error)}, "error")

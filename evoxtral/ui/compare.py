@@ -239,14 +239,16 @@ class CompareTab:
         yield gr.skip(), gr.skip(), status_line.working(DECODING if self.model.ready else LOADING), gr.skip()
         try:
             for transcripts in self.decoder.stream(clip, language, part=part or EVERYTHING):
-                name, model = Path(clip).name, self.model.engine().checkpoint.name
+                engine = self.model.engine()
+                name, model = Path(clip).name, engine.checkpoint.name
                 comparison = Comparison((Result(number, name, model, now, transcripts, reference),), clip=clip)
                 changes = history.additions(*comparison.results) if comparison.done else gr.skip()
                 if view_state.decoding == number:
+                    order = status_line.following(comparison.columns(), engine.shown_first())
                     yield (
                         comparison,
                         changes,
-                        status_line.working(DECODING),
+                        status_line.working(order or DECODING),
                         events.draw(comparison, view_state.tag_filter, reference),
                     )
                 else:

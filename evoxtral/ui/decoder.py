@@ -101,7 +101,9 @@ class Decoder:
             of an exception arrives: so errors are yielded instead of raised.
             """
             try:
-                yield from model.engine().stream((audio.SAMPLE_RATE, waveform), variants, language)
+                engine = model.engine()
+                first = engine.shown_first(variants)
+                yield from engine.stream((audio.SAMPLE_RATE, waveform), variants, language, first=first)
             except EvoxtralError as error:
                 yield error
 

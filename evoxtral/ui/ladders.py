@@ -44,9 +44,19 @@ def page(content: Mapping) -> Markup:
 def _origin(content: Mapping) -> str:
     counts = [one["n"] for entry in content["sets"].values() for one in entry["rungs"].values()]
     n = f"n = {min(counts)}" if min(counts) == max(counts) else f"n = {min(counts)} to {max(counts)}"
-    parts = [content["model"], f"weights {content['weights']}", f"{n} clips of each rung", f"seed {content['seed']}"]
+    parts = [
+        content["model"],
+        f"weights {content['weights']}",
+        *_precision(content),
+        f"{n} clips of each rung",
+        f"seed {content['seed']}",
+    ]
     parts += [content["date"], f"commit {content['commit']}" if content.get("commit") else ""]
     return " · ".join(filter(None, parts))
+
+
+def _precision(content: Mapping) -> list[str]:
+    return [f"in {content['precision']}"] if content.get("precision") else []
 
 
 def _reading(content: Mapping) -> list[Markup]:

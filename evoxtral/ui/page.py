@@ -43,8 +43,7 @@ def head(model: Model) -> tuple:
         return HEAD.format(model.progress), gr.skip(), gr.skip()
     engine = model.engine()
     title, understands = description(engine.checkpoint)
-    if engine.precision.weights != "fp32":
-        understands += f"; weights in {engine.precision.weights} ({engine.precision.reason})"
+    understands += f"; weights in {engine.precision.weights} ({engine.precision.reason})"
     running = Markup("Running <b>{}</b>: {}. {}").format(title, understands, model.coming)
     label, _ = model.offered() or ("", "")
     return HEAD.format(running), gr.Timer(active=not model.settled), gr.Button(label, visible=bool(label))

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from evoxtral import confidence, tags
 from evoxtral.ui.diff import TagChange, tag_change, word_agreement
 from evoxtral.ui.view import EVERYTHING, Column, Filter
-from evoxtral.ui.wording import counted, percent
+from evoxtral.ui.wording import counted, enumerated, percent
 
 
 def _change(before: str, after: str, change: TagChange) -> str:
@@ -47,6 +47,16 @@ def agreement(columns: Sequence[Column], tag_filter: Filter = EVERYTHING) -> str
         change = tag_change(before.key, after.key, texts)
         sentence += f"; {_change(before.heading.title, after.heading.title, change)}"
     return sentence + "."
+
+
+def following(columns: Sequence[Column], first: str | None) -> str:
+    """While one variant is decoded before the others: which is there, and that the others follow; else ""."""
+    titles = {column.key: column.heading.title for column in columns}
+    if first not in titles:
+        return ""
+    there = next(column.transcript.done for column in columns if column.key == first)
+    others = enumerated([title for key, title in titles.items() if key != first])
+    return f"{titles[first]} {'is complete' if there else 'comes first'}; {others} follow…"
 
 
 def status(sentence: str) -> Markup:

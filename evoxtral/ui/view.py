@@ -277,8 +277,10 @@ def draw_column(
     marks: Marks = NO_MARKS,
     scores: Mapping[str, str] | None = None,
     editing: bool = False,
+    complete: bool = True,
 ) -> Markup:
-    """One column. scores: metric → figure, against a reference.  editing: whether its editor is open."""
+    """One column. scores: metric → figure, against a reference.  editing: whether its editor is open.  complete:
+    whether the columns beside it are: what is edited before would be lost."""
     title, line = column.heading.title, column.heading.description
     transcript = column.transcript
     text = Markup('<p class="ev-note">{}</p>').format(column.heading.placeholder)
@@ -290,7 +292,7 @@ def draw_column(
         foot = _stats(column.written or transcript, len(visible.tags))
         if transcript.done and not editing:
             foot += _exports(transcript, tag_filter, column.stem)
-        buttons = _edit_buttons(transcript, editing)
+        buttons = _edit_buttons(transcript, editing) if complete else buttons
         if transcript.edited:
             badge = Markup(' <span class="ev-badge" title="{}">edited</span>').format(
                 "A person changed this text: marks, scores and exports are of the text as it stands here"
@@ -328,7 +330,8 @@ def draw_columns(
     Differences are marked once all texts are complete: from the reference where there is one, else among the columns of
     one clip.  scores: key → metric → figure.  editing: key of the column whose editor is open.
     """
-    marks = _marks(columns, tag_filter) if all(column.transcript.done for column in columns) else {}
+    complete = all(column.transcript.done for column in columns)
+    marks = _marks(columns, tag_filter) if complete else {}
     return _side_by_side(
         draw_column(
             column,
@@ -336,6 +339,7 @@ def draw_columns(
             marks.get(column.key, NO_MARKS),
             (scores or {}).get(column.key),
             editing=column.key == editing,
+            complete=complete,
         )
         for column in columns
     )

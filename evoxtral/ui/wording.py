@@ -13,6 +13,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def enumerated(things: Sequence[str]) -> str:
+    """ "Base, SFT and RL"."""
+    *others, last = things
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def clock(seconds: float) -> str:
     """75.2 → "1:15"."""
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
