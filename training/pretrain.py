@@ -63,7 +63,7 @@ class PretrainConfig:
     masks: float = 0.0  # share of clips with `augment.masked`, until four fifths of the run
     frozen: float = 0.0  # share of the run in which the encoder waits for the rest
     embedded_end: float = 0.0  # share of the run, its end, in which two clips of three are in the embedded voice
-    keep: float = 0.0  # share of the weights that it began with in those that it ends with, see `mixed`
+    keep: float = 0.0  # share of the weights of `start` in those that it ends with, see `mixed`
     short_share: float = 0.1  # of the run, twice, on clips under `short_frames`
     short_frames: int = 200
     seed: int = 0
@@ -309,7 +309,8 @@ def pretrain(
             shutil.copytree(start, out, ignore=weights, dirs_exist_ok=True)
             write_head(out, list(task.symbols), task.head)
             if config.keep:
-                mixed(base, checkpoints.load_base(start, torch.float32), config.keep)
+                first = hub.fetch(checkpoints.resolve(config.start).base)  # before any distillation
+                mixed(base, checkpoints.load_base(first, torch.float32), config.keep)
             base.to(torch.bfloat16).save_pretrained(out)
 
 
