@@ -7,6 +7,8 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start, too: threads that wait burn time
+
 import numpy as np
 import pytest
 import torch

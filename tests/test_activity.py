@@ -72,6 +72,14 @@ def test_noise_tones_and_music_are_not_sent(kind, level):
     assert not audio.is_silent(waveform.astype(np.float32), any_sound=True)
 
 
+@pytest.mark.parametrize(("begin", "level"), [(3.750572799628002, 0.7208546267465732), (1.8009977094673526, 0.7)])
+def test_a_ringing_tone_whose_onset_the_detector_takes_for_speech_is_not_sent(begin, level):
+    """ITU-T E.180, North America: 2 s of 6; the second recording begins inside a tone, 0.2 s before its end."""
+    t = np.arange(12 * SAMPLE_RATE) / SAMPLE_RATE + begin
+    tones = (np.sin(2 * np.pi * 440 * t) + np.sin(2 * np.pi * 480 * t)) * (t % 6 < 2)
+    assert seconds(effects.peak(tones, level)) == 0
+
+
 def test_rumble_that_swells_is_not_sent():
     """Wind and traffic: brown noise. Seconds of it rise and move as a sigh does."""
     for seed in range(12):

@@ -71,7 +71,7 @@ def test_each_track_is_transcribed_where_it_is_asked_for(client):
     answer = upload(client, two, track="each")
     assert answer.status_code == 200
     cues = answer.json()["variants"]["rl"]["segments"]
-    assert [cue["channel"] for cue in cues] == ["1", "2"]
+    assert [cue["channel"] for cue in cues] == ["track 1", "track 2"]
     assert upload(client, two, track="both").status_code == 422
 
 

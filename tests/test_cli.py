@@ -433,11 +433,11 @@ def test_of_several_tracks_a_folder_has_one_file_with_all_of_them(run, model, tm
     meeting = tmp_path / "meeting.mkv"
     in_turn, at_once = ([(0.0, tone(1.2))], [(1.5, tone(1.2))]), ([(0.0, spoken(2.0))], [(0.0, spoken(2.0, seed=1))])
     meeting.write_bytes(container("matroska", *(in_turn if asked else at_once)))
-    for form in ("json", "vtt", "srt"):
+    for form in ("json", "vtt", "srt") if asked == () else ("json", "srt"):
         out = f"{tmp_path / form}/"
         code, _, _ = run("-q", "transcribe", str(meeting), "--model", model, *asked, "--format", form, "-o", out)
         assert code == 0 and [file.name for file in Path(out).iterdir()] == [f"meeting.{form}"]
-    assert json.loads((tmp_path / "json" / "meeting.json").read_text())["channel"] == "1, 2"
+    assert json.loads((tmp_path / "json" / "meeting.json").read_text())["channel"] == "track 1, track 2"
 
 
 def test_tracks_and_channels_are_listed(run, call, tmp_path):

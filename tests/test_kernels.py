@@ -13,7 +13,7 @@ from evoxtral.model.checkpoints import Checkpoint
 
 triton = pytest.importorskip("triton", reason="Triton is for Linux, where the extra dev brings it")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PROMPT, STEPS = 5, 3
+PROMPT, STEPS = 5, 2
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def decoded(engine: Engine, kernels, names: tuple[str, ...], rows: int) -> tuple
 
 @pytest.mark.parametrize(
     ("names", "rows"),
-    [(("base",), 1), (("rl",), 17), (("base", "sft", "rl"), 1), (("sft", "wide", "part"), 2)],
+    [(("rl",), 17), (("base", "sft", "rl"), 1), (("sft", "wide", "part"), 2)],
     ids=lambda value: value if isinstance(value, int) else "+".join(value),
 )
 def test_a_step_gives_the_logits_and_the_cache_that_pytorch_gives(mixed, kernels, names, rows):

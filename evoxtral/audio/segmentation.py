@@ -22,6 +22,7 @@ MAX_PAUSE = 3.0  # s; a longer silence stands between utterances
 MARGIN = round(1.5 * FRAMES_PER_SECOND)  # frames of a short silence kept around sound: a [pause] there is heard
 SHORT_MARGIN = round(0.3 * FRAMES_PER_SECOND)  # frames kept of a silence between utterances: no [pause] is heard
 LIKELY_SPEECH, SURE_SPEECH = 0.3, 0.5  # probabilities; a stretch of speech reaches the second, as its authors advise
+MIN_SPEECH = 0.2  # s; the detector takes the onset of a tone for speech, for a shorter time
 GROUP_GAP = FRAMES_PER_SECOND  # frames of silence at most between sounds that are judged together
 DETECTOR_LEAD = round(0.25 * FRAMES_PER_SECOND)  # frames that the detector reads before a sound
 WORD_EDGE = round(0.3 * FRAMES_PER_SECOND)  # frames around speech that belong to it, in noise that is as loud
@@ -189,7 +190,7 @@ def _sounds(waveform: np.ndarray, power: np.ndarray, any_sound: bool) -> np.ndar
     if len(runs) == 0:
         return runs
     around = _near(speech, AROUND_SPEECH)
-    smooth = np.convolve(level, np.full(SMOOTH, 1 / SMOOTH), mode="same")
+    smooth = np.convolve(np.pad(level, SMOOTH // 2, mode="edge"), np.full(SMOOTH, 1 / SMOOTH), mode="valid")
     kept = np.zeros(len(power), bool)
     for group in _together(runs):
         start, end = int(group[0, 0]), int(group[-1, 1])
@@ -240,11 +241,12 @@ def _speech(waveform: np.ndarray, runs: np.ndarray, power: np.ndarray) -> np.nda
 
 
 def _detected(probabilities: np.ndarray) -> np.ndarray:
-    """Which of the detector's frames hold speech: stretches above one threshold that reach the higher one."""
+    """Which of the detector's frames hold speech: stretches of MIN_SPEECH above one threshold that reach the higher."""
     above = probabilities >= LIKELY_SPEECH
     runs = np.flatnonzero(np.diff(above, prepend=False, append=False)).reshape(-1, 2)
     for start, end in runs.tolist():
-        above[start:end] = probabilities[start:end].max() >= SURE_SPEECH
+        long_enough = (end - start) * activity.HOP >= MIN_SPEECH * SAMPLE_RATE
+        above[start:end] = long_enough and probabilities[start:end].max() >= SURE_SPEECH
     return above
 
 
@@ -264,7 +266,7 @@ def _stands_out(level: np.ndarray, start: int, end: int) -> bool:
 def _may_be_vocal(level: np.ndarray) -> bool:
     """Whether a sound by itself, its smoothed levels (frames,) in dBFS, may be a laugh, a sigh, a gasp or a cough: its
     loudness moves as a breath's does. Tones of telephones and machines are steady."""
-    edge = len(level) // 8
+    edge = max(len(level) // 8, SMOOTH // 2)  # where it begins and ends, its level moves in any case
     return len(level) >= MIN_VOCAL and float(np.std(level[edge : len(level) - edge])) >= MIN_MOVEMENT
 
 

@@ -84,7 +84,7 @@ def _of_each(
 
 def together(found: Sequence[Mapping[str, Transcript]]) -> dict[str, Transcript]:
     """The transcripts of each track as one, whose cues name their track, and their channel behind it."""
-    by_track = {next(iter(transcripts.values())).track or "": transcripts for transcripts in found}
+    by_track = {f"track {next(iter(transcripts.values())).track}": transcripts for transcripts in found}
     return {
         name: replace(interleaved({track: own[name] for track, own in by_track.items()}), track=None)
         for name in found[0]
