@@ -170,7 +170,9 @@ class Transcript:
         for offset, raw, kind in words.split(text):
             own = tokens[bisect_right(ends, offset) : bisect_left(starts, offset + len(raw))]
             probability = _product([token.probability for token in own])
-            found.append(Word(raw, own[0].start, own[-1].end, probability, kind, offset))
+            timed = [token for token in own if token.start is not None]  # not all are, as a space before it
+            start, end = (timed[0].start, timed[-1].end) if timed else (None, None)
+            found.append(Word(raw, start, end, probability, kind, offset))
         return words.with_extents(found)
 
     @property

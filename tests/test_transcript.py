@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evoxtral import tags
+from evoxtral.exports import content
 from evoxtral.transcript import Cue, TagSpan, Token, Transcript
 
 
@@ -20,6 +21,15 @@ def transcript(*cues: list[tuple[str, float]], truncated: bool = False) -> Trans
         duration=2.0 * len(cues),
         elapsed=0.5,
     )
+
+
+def test_a_word_has_a_start_and_an_end_or_neither():
+    timed, tokens = (0.1, 0.4), ("He", "llo", " you")
+    for known in ({0}, {1}, {0, 1}):
+        cue = Cue(0.0, 1.0, tuple(Token(t, 0.9, *(timed if i in known else ())) for i, t in enumerate(tokens)))
+        made = Transcript((cue,), 1.0, 0.1)
+        assert [(word.text, word.start, word.end) for word in made.words] == [("Hello", *timed), ("you", None, None)]
+        assert content(made, "srt")
 
 
 def typed(text: str, duration: float = 1.0) -> Transcript:
