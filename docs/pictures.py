@@ -184,6 +184,7 @@ def dashboard(run: Path, path: Path) -> None:
             try:
                 _answering(page, f"http://127.0.0.1:{port}/?project=evoxtral")
                 page.get_by_placeholder("e.g., loss|ndcg@10|gpu").fill(CURVES)
+                page.locator('input[type="range"]').first.fill("0")  # curves as they are, not smoothed
                 page.get_by_text("validation_loss").first.wait_for()
                 page.wait_for_timeout(3000)  # the curves are drawn
                 shot = page.screenshot()

@@ -360,6 +360,20 @@ def test_a_corpus_becomes_the_clips_that_its_splits_say(tmp_path):
     assert test.clips[0].slice == "light" and test.mel(0).shape == (test.clips[0].frames, 128)
 
 
+def test_texts_that_would_teach_something_wrong_are_refused_before_a_clip_is_read(tmp_path):
+    folder = write(tmp_path / "corpus", *lines(3), {"file_name": "train0.flac", "text": "(laughs) No."})
+    with pytest.raises(RecipeError, match=r"^metadata.jsonl, line 4: \(laughs\) would be trained as words"):
+        clips.plan(tmp_path / "data", reading.read(str(folder)), "en")
+    assert not (tmp_path / "data").exists()
+
+
+def test_few_clips_are_trained_on_with_a_warning(tmp_path, caplog):
+    folder = write(tmp_path / "corpus", *lines(3))
+    clips.plan(tmp_path / "data", reading.read(str(folder)), "en")
+    assert caplog.messages == [f"{folder}: 3 clips are too few to learn from: add some."]
+    assert clips.planned(tmp_path / "data")
+
+
 def test_a_corpus_that_cannot_be_trained_on_is_refused_by_its_line(tmp_path):
     folder = write(tmp_path / "corpus", *lines(12))
     (folder / "train0.flac").write_bytes(flac(11))

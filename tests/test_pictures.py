@@ -29,3 +29,13 @@ def test_the_walk_is_a_small_animation_of_four_pictures():
     with Image.open(path) as image:
         assert image.format == "WEBP" and image.n_frames == 4
     assert path.stat().st_size < 300_000
+
+
+def test_the_dashboard_is_a_small_picture_that_the_document_shows():
+    from PIL import Image
+
+    path = pictures.IMAGES / "dashboard.webp"
+    with Image.open(path) as image:
+        assert image.format == "WEBP" and image.size == (1280, 800)
+    assert path.stat().st_size < 100_000
+    assert "images/dashboard.webp" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

@@ -37,7 +37,7 @@ def check(options: argparse.Namespace) -> int:
     print(report.splitting)
     print(f"Everything is on {options.page}.")
     if report.fatal:
-        print(f"{report.fatal} findings make training wrong: put them right first.", file=sys.stderr)
+        print(f"Findings that make training wrong: {report.fatal}. Put them right first.", file=sys.stderr)
     return 2 if report.fatal else 0
 
 

@@ -81,6 +81,10 @@ def check(corpus: Corpus, window: float = 30.0, listen: int = 10) -> Report:
 # --- one line --------------------------------------------------------------------------------------------------
 
 
+def too_few(corpus: Corpus, count: int) -> Finding:
+    return Finding(corpus.name, f"{count} clips are too few to learn from: add some.", fatal=False)
+
+
 def about_text(row: Row) -> list[Finding]:
     """What is wrong with a text alone."""
     found = []
@@ -212,7 +216,7 @@ def about_all(corpus: Corpus, clips: Sequence[Heard]) -> list[Finding]:
         if not counts[name]:
             found.append(Finding(corpus.name, f"there is no clip to {_USES[name]} ({name}): add clips."))
     if len(clips) < FEW:
-        found.append(Finding(corpus.name, f"{len(clips)} clips are too few to learn from: add some.", fatal=False))
+        found.append(too_few(corpus, len(clips)))
     if clips and not any(tags.names(clip.row.text) for clip in clips):
         found.append(
             Finding(corpus.name, "no text has a tag such as [laughs]: there is nothing to learn.", fatal=False)
@@ -221,7 +225,7 @@ def about_all(corpus: Corpus, clips: Sequence[Heard]) -> list[Finding]:
     shared = sorted({clip.row.speaker for clip in clips if clip.row.split == "test"} & trained)
     if shared:
         found.append(
-            Finding(corpus.name, f"{len(shared)} speakers of test are in train too ({', '.join(shared[:3])}).", False)
+            Finding(corpus.name, f"Speakers of test are in train too: {', '.join(shared[:3])} ({len(shared)}).", False)
         )
     sources: dict[Source, set[str]] = defaultdict(set)
     for clip in clips:

@@ -29,17 +29,22 @@ log = logging.getLogger(__name__)
 def plan(folder: Path, corpus: reading.Corpus, language: str) -> None:
     """Write the rows of every split of a corpus into `folder`; a plan that is there already is kept.
 
-    language: clips of another one are left out. Raises RecipeError for a corpus with lines that cannot be read.
+    language: clips of another one are left out. Raises RecipeError for a corpus with lines that cannot be read, or with
+    texts that would teach something wrong.
     """
     if planned(folder):
         return
-    if wrong := [finding for finding in corpus.findings if finding.fatal]:
-        raise RecipeError(f"{wrong[0]} There are {len(wrong)} such lines: see `training/corpus.py check`.")
+    texts = [finding for row in corpus.rows for finding in checking.about_text(row)]
+    if wrong := [finding for finding in (*corpus.findings, *texts) if finding.fatal]:
+        more = f" {len(wrong) - 1} more lines are wrong: see `training/corpus.py check`." if len(wrong) > 1 else ""
+        raise RecipeError(f"{wrong[0]}{more}")
     spoken = [row for row in corpus.rows if language_of(row.language) in ("", language)]
     if len(spoken) < len(corpus.rows):
         log.info("%s: %d clips are not in %s", corpus.name, len(corpus.rows) - len(spoken), language)
     rows, how = splitting.split(spoken) if spoken else ([], "")
     log.info("%s: %s", corpus.name, how)
+    if len(spoken) < checking.FEW:
+        log.warning("%s", checking.too_few(corpus, len(spoken)))
     folder.mkdir(parents=True, exist_ok=True)
     for name in splitting.SHARES:
         chosen = [row for row in rows if row.split == name]

@@ -63,7 +63,7 @@ def figures(clips: Sequence[Heard]) -> dict[str, str]:
 
 def _verdict(report: Report) -> str:
     if report.fatal:
-        return f'<p class="fatal">{report.fatal} findings make training wrong: put them right first.</p>'
+        return f'<p class="fatal">Findings that make training wrong: {report.fatal}. Put them right first.</p>'
     return f"<p>This corpus can be trained on. {escape(report.splitting)}</p>"
 
 
