@@ -1,12 +1,13 @@
 """The published model's shapes on a CPU with weights in 8 and 4 bits, against an older checkout in 16 bits.
 
-    python benchmarks/laptop.py parts --baseline ../older-checkout   # 2 layers of each kind, in turns; 8 GB, minutes
+    python benchmarks/laptop.py parts --baseline ../older-checkout   # 2 layers of each kind, in turns; 3 GB, minutes
     python benchmarks/laptop.py whole --weights int8                 # all layers: load, one clip, peak memory; 7 GB
     python benchmarks/laptop.py whole --baseline ../older-checkout   # the same in 16 bits by the older one; 14 GB
     python benchmarks/laptop.py parts --baseline ../older-checkout --avx2   # as on a CPU with AVX2 alone
 
 Weights are random. `parts` measures a step of three rows, a prompt and an encoder's window of three variants in models
-of 2 layers, and counts what one layer takes as often as the published model has layers; the output layer once. `whole`
+of 2 layers and an eighth of the vocabulary, in processor seconds a thread, and counts what one layer takes as often as
+the published model has layers. `whole`
 writes a quantised file of the published size, loads it in a fresh process and transcribes 5 s by all three variants,
 then again with RL shown before the others, and in another process by RL alone. Results go to benchmarks/laptop.json, by
 processor and part; `docs` writes docs/speed.md's tables and the README's row from them.
@@ -40,6 +41,7 @@ from training.command import write_block  # noqa: E402
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix(".json")
 LAYERS = 2
+PART_OF_VOCABULARY = 8
 STEPS = 6
 TOKENS = 128  # of a clip
 WAYS = {"today": "16 bits, e94a239", "int8": "int8", "int4": "int4"}
@@ -79,12 +81,17 @@ begun, used = time.perf_counter(), time.process_time()
 engine = Engine(Checkpoint("random", f"{folder}/base", adapters, **chosen), device="cpu")
 load = time.perf_counter() - begun, time.process_time() - used
 engine.prompt.eos_id = -1
+if sys.argv[5] == "few layers":  # of a model that is large with all of them
+    with suppress(ImportError):
+        from evoxtral.model.memory import KEPT_OF_LARGE, freed_memory_returned
+        with freed_memory_returned(KEPT_OF_LARGE):
+            pass
 t = np.arange(5 * 16000) / 16000
 clip = (0.05 * np.random.default_rng(0).normal(size=len(t)) * (1 + np.sin(8 * np.pi * t))).astype(np.float32)
 mel = engine.prompt.log_mel([clip], engine.device).to(engine.activations)
 
 def run(what):
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     with torch.inference_mode():
         if what == "encoder":
             engine._encoder(mel, names)
@@ -93,15 +100,15 @@ def run(what):
         else:
             decoding = Decoding(max_tokens=int(what), stop_loops=False)
             engine.batch([clip], names, decoding=decoding)
-    return time.perf_counter() - begun
+    return {"seconds": time.perf_counter() - begun, "processor_s": time.process_time() - used}
 
 def shown_first(tokens):
-    begun, first = time.perf_counter(), None
+    begun, used, first = time.perf_counter(), time.process_time(), None
     decoding = Decoding(max_tokens=tokens, stop_loops=False)
     for step in engine.stream((16000, clip), names, decoding=decoding, first=names[-1]):
         if step[names[-1]].done and first is None:
-            first = time.perf_counter() - begun
-    return {"first_s": first, "all_s": time.perf_counter() - begun}
+            first = {"first_s": time.perf_counter() - begun, "first_processor_s": time.process_time() - used}
+    return first | {"all_s": time.perf_counter() - begun, "all_processor_s": time.process_time() - used}
 
 print(json.dumps({"load": load, "dtype": str(engine.dtype)}), flush=True)
 for line in sys.stdin:
@@ -109,7 +116,7 @@ for line in sys.stdin:
         print(json.dumps(shown_first(int(line.split()[1]))), flush=True)
         continue
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": run(line.strip()), "peak_before": peak,
+    print(json.dumps({**run(line.strip()), "peak_before": peak,
                       "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True)
 """
 
@@ -117,9 +124,18 @@ for line in sys.stdin:
 class Worker:
     """An engine in a process of its own, of this checkout or an older one."""
 
-    def __init__(self, checkout: Path, folder: Path, weights: str, names: tuple[str, ...], threads: int):
+    def __init__(
+        self,
+        checkout: Path,
+        folder: Path,
+        weights: str,
+        names: tuple[str, ...],
+        threads: int,
+        layers: str = "all layers",
+    ):
         environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-W", "ignore", "-c", WORKER, str(folder), weights, ",".join(names), str(threads)]
+        arguments = [str(folder), weights, ",".join(names), str(threads), layers]
+        command = [sys.executable, "-W", "ignore", "-c", WORKER, *arguments]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             command, cwd=checkout, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
@@ -154,28 +170,30 @@ class Noise:
 
 def parts(full: Shape, folder: Path, baseline: Path, weights: list[str], repeats: int, threads: int) -> dict:
     """way -> what the published model would take (s), from models of LAYERS layers in turns."""
-    build(replace(full, encoder_layers=LAYERS, text_layers=LAYERS), folder, 2)
+    small = replace(full, encoder_layers=LAYERS, text_layers=LAYERS, vocabulary=full.vocabulary // PART_OF_VOCABULARY)
+    build(small, folder, 2)
     names = ("base", "sft", "rl")
     ways = {"today": (baseline, "today"), **{w: (ROOT, w) for w in weights}}
-    workers = {way: Worker(checkout, folder, w, names, threads) for way, (checkout, w) in ways.items()}
+    workers = {way: Worker(checkout, folder, w, names, threads, "few layers") for way, (checkout, w) in ways.items()}
     asked = ("encoder", "output", "1", str(1 + STEPS))
     times: dict[str, dict[str, list[float]]] = {way: {what: [] for what in asked} for way in workers}
     for turn in range(1 + repeats):  # the first warms up
         for what in asked:
             for way, worker in workers.items():
-                seconds = worker.run(what)["seconds"]
+                seconds = worker.run(what)["processor_s"] / threads
                 if turn:
                     times[way][what].append(seconds)
     found = {}
     for way, worker in workers.items():
         worker.end()
         encoder, output, one, more = (statistics.median(times[way][what]) for what in asked)
-        step = (more - one) / STEPS
+        step = (more - one) / STEPS - output
+        whole_output = output * PART_OF_VOCABULARY
         row = {
             "encoder_s": encoder * full.encoder_layers / LAYERS,
             "prompts_s": (one - encoder - output) * full.text_layers / LAYERS,
-            "step_s": (step - output) * full.text_layers / LAYERS + output,
-            "output_s": output,
+            "step_s": step * full.text_layers / LAYERS + whole_output,
+            "output_s": whole_output,
             "dtype": worker.loaded["dtype"],
         }
         row["clip_s"] = row["encoder_s"] + row["prompts_s"] + TOKENS * row["step_s"]
@@ -230,7 +248,8 @@ def whole(full: Shape, folder: Path, weights: str, threads: int, checkout: Path 
             print("RL before the others", found["rl first"], flush=True)
         worker.end()
         row = {"load_s": worker.loaded["load"][0], "load_processor_s": worker.loaded["load"][1]}
-        row |= {"clip_s": clip["seconds"], "peak_loaded_bytes": clip["peak_before"], "peak_bytes": clip["peak"]}
+        row |= {"clip_s": clip["seconds"], "clip_processor_s": clip["processor_s"]}
+        row |= {"peak_loaded_bytes": clip["peak_before"], "peak_bytes": clip["peak"]}
         found[f"{len(names)} variants"] = row
         print(len(names), "variants", row, flush=True)
     return found
@@ -246,7 +265,7 @@ def table(content: dict) -> str:
         if "parts" in own:
             lines += [
                 "",
-                f"{name}, in turns, {own['parts']['threads']} thread, seconds:",
+                f"{name}, in turns, {own['parts']['threads']} thread, processor seconds:",
                 "",
                 *_parts_table(own["parts"]),
             ]

@@ -4,6 +4,8 @@
     python benchmarks/quantized.py --model mini-3b --weights bf16 int8 int4 --clips 20
     python benchmarks/quantized.py --weights fp32 int8 --windows 8 6    # and in float32 with windows of 8 and 6 s
     python benchmarks/quantized.py --sensitive --clips 16   # instead: each kind of layer left in 16 bits, by 4 bits
+    python -m evoxtral bench all --model tiny --weights fp32,int8,int4 --limit 4 -o runs/precisions
+    python benchmarks/quantized.py --bench runs/precisions  # instead: what that run found over all its clips together
 
 The first precision named is the reference. Tags are paired in order where both texts have them; the difference of their
 probabilities is a mean of absolute values. Prints a table and stores it in benchmarks/quantized.json, by model.
@@ -148,6 +150,36 @@ def compared(
     return found
 
 
+def of_bench(folder: Path) -> tuple[str, dict]:
+    """The model of a run of the bench in several precisions, and what they cost over all its clips together.
+
+    half_interval: half of the 95 % interval of the most exact one's own score.
+    """
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    lines = (folder / f"predictions-{found['precision']}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["id"] not in found["failed"]]
+    half = {}
+    for variant in found["variants"]:
+        report = metrics.score([(row["predictions"][variant], row["reference"]) for row in rows])
+        intervals = metrics.intervals(report)
+        half[variant] = {name: (intervals[name].high - intervals[name].low) / 2 for name in SCORES if intervals[name]}
+    counts = {name: sum(one["n"] for one in entry["rungs"].values()) for name, entry in found["sets"].items()}
+    weights = {
+        kind: {
+            variant: one | {"differences": {name: one["differences"][name] for name in SCORES}}
+            for variant, one in other["pooled"].items()
+        }
+        for kind, other in found["other_precisions"].items()
+    }
+    about = {key: found[key] for key in ("date", "commit", "seed", "limit")}
+    sets = {"clips": sum(counts.values()), "sets": counts, "left_out": [*found["left_out"]]}
+    return found["model"], about | sets | {
+        "reference": found["precision"],
+        "half_interval": half,
+        "weights": weights,
+    }
+
+
 def _heard(engine: Engine, waveforms: Sequence[np.ndarray]) -> Heard:
     """Clips that fit one window in a batch, the others as `transcribe` does, cut at pauses."""
     fits = [len(waveform) <= engine.prompt.window_samples for waveform in waveforms]
@@ -167,7 +199,11 @@ def main() -> None:
     parser.add_argument("--windows", nargs="*", type=float, default=[], metavar="S")
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--sensitive", action="store_true")
+    parser.add_argument("--bench", type=Path, metavar="FOLDER")
     args = parser.parse_args()
+    if args.bench:
+        model, found = of_bench(args.bench)
+        return keep(f"{model}, bench", found)
     torch.set_num_threads(1)
     checkpoint = checkpoints.resolve(args.model)
     with tempfile.TemporaryDirectory() as folder:
@@ -179,8 +215,12 @@ def main() -> None:
         result["in 16 bits"] = {w: sensitive(checkpoint, waveforms, reference, w) for w in ("int4",)}
     else:
         result["weights"] = compared(checkpoint, args.weights, args.windows, waveforms, references)
+    keep(f"{checkpoint.name}, sensitive" if args.sensitive else checkpoint.name, result)
+
+
+def keep(name: str, result: dict) -> None:
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    content[f"{checkpoint.name}, sensitive" if args.sensitive else checkpoint.name] = result
+    content[name] = result
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

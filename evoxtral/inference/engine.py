@@ -171,8 +171,8 @@ class Engine:
         """The variant that whoever reads along should get before the others, the last of several; None where all of
         them together are there soon.
 
-        Alone it comes in about half of the time, and all of them in a fifth more (docs/speed.md): every step reads the
-        weights for as many rows as there are.
+        Alone it comes in little more than half of the time (docs/speed.md). The others come later than together, as
+        their steps read the weights again.
         """
         selected = self.ordered(variants)
         return selected[-1] if len(selected) > 1 and self.seconds > LONG_WAIT else None
