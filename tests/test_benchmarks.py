@@ -98,13 +98,16 @@ def test_what_the_docs_say_of_a_laptop_is_in_its_results():
     assert laptop.readme(content) in (root / "README.md").read_text(encoding="utf-8")
 
 
-def test_a_laptop_is_measured_in_parts_and_whole(tmp_path):
-    """In the tiny shape, which takes seconds: an older checkout is stood for by this one."""
-    model = tmp_path / "int8"
-    found = laptop.whole(laptop.SHAPES["tiny"], model, "int8", 1)
-    assert 0 < found["rl first"]["first_s"] < found["rl first"]["all_s"]
-    assert found["3 variants"]["peak_bytes"] > found["file_bytes"]
-    ways = laptop.parts(laptop.SHAPES["tiny"], tmp_path / "parts", laptop.ROOT, ["int8"], 1, 1)
-    assert ways.keys() == {"today", "int8"} and all(row["encoder_s"] > 0 for row in ways.values())
-    shown = laptop.table({"a CPU, tiny": {"whole int8": found, "parts": {"threads": 1, **ways}}})
-    assert shown.count("| three variants |") == 1 and shown.count("| step of three rows |") == 1
+def test_a_laptop_s_worker_measures_a_quantised_model_and_its_figures_make_a_table(tmp_path):
+    laptop.write_whole(laptop.SHAPES["tiny"], tmp_path / "int8", "int8")
+    worker = laptop.Worker(laptop.ROOT, tmp_path / "int8", "int8", ("base", "sft", "rl"), 1)
+    clip, first = worker.run("6"), worker.run("first 6")
+    worker.end()
+    assert clip["seconds"] > 0 and clip["processor_s"] > 0 and clip["peak"] >= clip["peak_before"]
+    assert 0 < first["first_s"] < first["all_s"] and 0 < first["first_processor_s"] < first["all_processor_s"]
+    one = {"clip_s": 10.0, "load_s": 2.0, "peak_bytes": 7e9}
+    slow = {"threads": 2, "3 variants": one | {"clip_s": 30.0}, "1 variants": one}
+    found = {"whole today": slow, "whole int8": {"threads": 2, "3 variants": one, "1 variants": one, "rl first": first}}
+    shown = laptop.table({"a CPU, tiny": found})
+    assert "a CPU, tiny, 2 threads:" in shown and "| three variants | 30.0 s | 10.0 s (3.0 ×) |" in shown
+    assert "| RL first: its text | – |" in shown
