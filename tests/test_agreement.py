@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from evoxtral import confidence, speech
+from evoxtral.errors import CheckpointError
 from evoxtral.inference import agreement
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
-from evoxtral.model import checkpoints
+from evoxtral.model import checkpoints, phoneme_head
 from evoxtral.speech.espeak import Espeak
 from evoxtral.speech.notation import phonemes
 from evoxtral.transcript import Agreement, Cue, Token, Transcript
@@ -91,3 +92,10 @@ def test_what_was_heard_is_not_kept_and_not_asked_for_without_times(engine):
     for _ in engine._decode(request):
         pass
     assert request.windows[0].rows[0].heard is None and request.windows[0].rows[0].agreement
+
+
+def test_a_broken_head_is_one_sentence_and_a_missing_one_is_none(tmp_path):
+    assert phoneme_head.read(tmp_path) is None
+    (tmp_path / phoneme_head.FILE).write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match=r"phonemes.safetensors cannot be used .*: repair it"):
+        phoneme_head.read(tmp_path)

@@ -103,7 +103,7 @@ def test_preloading_names_its_files_so_that_no_weights_are_downloaded_twice(fron
 
 
 # What our training writes beside a base: a Hub's base or adapter may have it, the published ones do not.
-OF_OUR_TRAINING = ("alignment.json", "confidence.json")
+OF_OUR_TRAINING = ("alignment.json", "confidence.json", "phonemes.safetensors")
 
 
 def test_preloaded_files_are_exactly_those_that_loading_needs(front_matter):

@@ -112,6 +112,8 @@ class Engine:
         self._mix = Mix(adapters)
         self.variants = self._mix.variants
         known = phoneme_head.read(folder)
+        if known and known[1].in_features != self.config.audio_config.hidden_size:
+            raise CheckpointError(f"{folder / phoneme_head.FILE} is not of this model: its encoder has another width.")
         self.symbols = tuple(known[0]) if known else ()
         # The text model first: it takes most of the adapters' matrices, which bounds peak memory.
         self._text = TextModel(model, adapters, self._mix, self.device)
