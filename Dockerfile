@@ -30,8 +30,8 @@ COPY training training
 RUN pip install ".[api]"
 
 USER 10001
-RUN if [ "${MODEL}" != tiny ]; then python -c "import os; from evoxtral.model import checkpoints as c; \
-m = c.resolve(os.environ['EVOXTRAL_MODEL']); [c.fetch(r) for r in (m.base, *m.adapters.values())]"; fi
+RUN if [ "${MODEL}" != tiny ]; then python -c "import os; from evoxtral.model import checkpoints, hub; \
+m = checkpoints.resolve(os.environ['EVOXTRAL_MODEL']); [hub.fetch(r) for r in (m.base, *m.adapters.values())]"; fi
 
 EXPOSE 8000
 VOLUME /data

@@ -11,6 +11,7 @@ from conftest import tone
 from fastapi.testclient import TestClient
 
 from evoxtral import audio, cli
+from evoxtral.model import hub
 from evoxtral.serve.api import create_app
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,16 @@ def test_modal_s_class_answers_when_it_is_run_locally(monkeypatch):
     assert client.get("/ready").status_code == 200
     answer = client.post("/transcribe", files={"file": ("a.wav", CLIP)}, data={"variant": "all"})
     assert answer.status_code == 200 and answer.json()["model"] == "tiny"
+
+
+def test_the_image_can_hold_the_weights_of_a_model(monkeypatch):
+    (code,) = re.findall(r'python -c "(.+?)"; fi$', (ROOT / "Dockerfile").read_text(), re.M | re.S)
+    fetched = []
+    fetch = hub.fetch
+    monkeypatch.setattr(hub, "fetch", lambda reference: fetched.append(fetch(reference)))
+    monkeypatch.setenv("EVOXTRAL_MODEL", "tiny")
+    exec(code.replace("\\\n", " "), {})
+    assert len(fetched) == 3 and all(folder.is_dir() for folder in fetched)
 
 
 def test_the_image_runs_as_nobody_special_and_starts_a_command_that_exists():

@@ -1,11 +1,14 @@
-"""`bulk --cluster` on several Ray nodes of this machine, some of which are killed. Not in `dev`: the extra `bulk`."""
+"""`bulk --cluster` on several Ray nodes of this machine, some of which are killed.
+
+Ray is not in the extra `dev`: these two tests start a dozen engines, minutes of a core.
+"""
 
 import os
 import sys
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'evoxtral[bulk]'")
+pytest.importorskip("ray", reason="to run it: pip install -e '.[bulk]' && python -m pytest tests/test_ray_bulk.py")
 
 import ray
 from ray import cloudpickle
