@@ -34,7 +34,7 @@ import torch  # noqa: E402
 
 from benchmarks.models import SHAPES, Shape, build, randomise  # noqa: E402
 from benchmarks.precision import processor  # noqa: E402
-from evoxtral.model import lora, stored  # noqa: E402
+from evoxtral.model import lora, quantized_files  # noqa: E402
 from evoxtral.model.quantized import Quantized  # noqa: E402
 from training.command import write_block  # noqa: E402
 
@@ -213,10 +213,10 @@ def write_whole(shape: Shape, folder: Path, weights: str) -> None:
         if not file.name.startswith(("config", "model")):
             (base / file.name).write_bytes(file.read_bytes())
     config.save_pretrained(base)
-    model = stored.skeleton(base)
+    model = quantized_files.skeleton(base)
     noise = Noise(model)
-    header = stored.Header(weights, stored.KEPT[weights], {})
-    stored.write_weights(model, noise, header, base / f"model-{weights}.safetensors")
+    header = quantized_files.Header(weights, quantized_files.KEPT[weights], {})
+    quantized_files.write_weights(model, noise, header, base / f"model-{weights}.safetensors")
     recipe = lora.LoraRecipe(r=shape.rank, alpha=2 * shape.rank)
     settings = json.loads((folder / "small" / "sft" / lora.CONFIG_FILE).read_text())
     for name in ("sft", "rl"):
@@ -329,7 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=("parts", "whole", "docs"))
     parser.add_argument("--baseline", type=Path, help="an older checkout; in `whole` it alone is measured")
-    parser.add_argument("--weights", nargs="+", default=["int8", "int4"], choices=stored.WEIGHTS)
+    parser.add_argument("--weights", nargs="+", default=["int8", "int4"], choices=quantized_files.WEIGHTS)
     parser.add_argument("--shape", choices=SHAPES, default="3b", help="tiny: seconds, does it run?")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

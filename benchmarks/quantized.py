@@ -30,7 +30,7 @@ from benchmarks.precision import processor
 from evoxtral import audio, metrics
 from evoxtral.bench import precisions
 from evoxtral.inference.engine import Engine
-from evoxtral.model import checkpoints, stored
+from evoxtral.model import checkpoints, quantized_files
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.transcript import Transcript
 from training import bench, dataset
@@ -91,14 +91,14 @@ def measured(ours: Heard, reference: Heard, references: Sequence[str], variants:
 
 
 def engine(checkpoint: Checkpoint, weights: str, kept: Sequence[str] | None = None) -> Engine:
-    """An engine in a precision; kept: ends of paths left in 16 bits instead of `stored.KEPT`."""
+    """An engine in a precision; kept: ends of paths left in 16 bits instead of `quantized_files.KEPT`."""
     if kept is None:
         return Engine(replace(checkpoint, weights=weights), device="cpu")
-    before, stored.KEPT = stored.KEPT, {**stored.KEPT, weights: tuple(kept)}
+    before, quantized_files.KEPT = quantized_files.KEPT, {**quantized_files.KEPT, weights: tuple(kept)}
     try:
         return Engine(replace(checkpoint, weights=weights), device="cpu")
     finally:
-        stored.KEPT = before
+        quantized_files.KEPT = before
 
 
 def clips(folder: Path, count: int) -> tuple[list[np.ndarray], list[str]]:

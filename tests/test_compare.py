@@ -7,7 +7,7 @@ import pytest
 from conftest import spoken
 
 from evoxtral import audio, tags
-from evoxtral.ui import compare, compare_events, decoder, history, view
+from evoxtral.ui import compare_events, compare_tab, decoder, history, view
 from evoxtral.ui.compare_events import ViewState
 from evoxtral.ui.comparison import Comparison
 from evoxtral.ui.model import Model
@@ -16,11 +16,11 @@ SKIPPED = gr.skip()
 
 
 @pytest.fixture(scope="module")
-def tab(checkpoint) -> compare.CompareTab:
+def tab(checkpoint) -> compare_tab.CompareTab:
     model = Model(str(Path(checkpoint.base).parent))
     model.engine()
     with gr.Blocks():
-        return compare.CompareTab(model, ())
+        return compare_tab.CompareTab(model, ())
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def clip(tmp_path_factory) -> str:
     return str(path)
 
 
-def decoding(tab: compare.CompareTab, view_state: ViewState, clip: str, reference: str = ""):
+def decoding(tab: compare_tab.CompareTab, view_state: ViewState, clip: str, reference: str = ""):
     return tab.decode("2026-11-22 14:32:05", "en", decoder.EVERYTHING, *controls(view_state, clip, reference))
 
 

@@ -7,7 +7,7 @@ import torch
 from evoxtral import metrics
 from evoxtral.bench import sets
 from evoxtral.errors import RecipeError
-from training import command, methods, objectives
+from training import command, objectives, rl_methods
 
 
 def test_raft_takes_the_first_best_of_each_clip():
@@ -91,39 +91,39 @@ def reports(*texts: tuple[str, str]) -> metrics.Report:
 
 def test_methods_are_compared_by_their_mean_over_seeds_and_all_that_is_worse_is_told():
     before = reports("[sad] a b", "c x")
-    found = methods.differences(before, [reports("[sad] a b", "c d"), reports("a b", "c d")], resamples=50)
+    found = rl_methods.differences(before, [reports("[sad] a b", "c d"), reports("a b", "c d")], resamples=50)
     assert found["wer"]["value"] == -0.25 and found["wer"]["seeds"] == [-0.25, -0.25]
     assert found["tagged_placed_tag_f1"]["value"] == -0.5 and found["tagged_placed_tag_f1"]["seeds"] == [0, -1]
     assert found["wer"]["low"] <= -0.25 <= found["wer"]["high"] <= 0
-    assert methods.is_no_worse(found)  # one seed of two lost the only tag
-    found = methods.differences(before, 2 * [reports("a b", "c d")], resamples=50)
-    assert not methods.is_no_worse(found) and methods.is_no_worse({"wer": found["wer"]})
+    assert rl_methods.is_no_worse(found)  # one seed of two lost the only tag
+    found = rl_methods.differences(before, 2 * [reports("a b", "c d")], resamples=50)
+    assert not rl_methods.is_no_worse(found) and rl_methods.is_no_worse({"wer": found["wer"]})
 
 
 def test_the_table_of_methods_stands_between_its_marks(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{methods.START}old\n{methods.END}\nafter\n", encoding="utf-8")
-    command.write_block(page, methods.START, methods.END, "new\n")
-    assert page.read_text(encoding="utf-8") == f"before\n{methods.START}new\n{methods.END}\nafter\n"
+    page.write_text(f"before\n{rl_methods.START}old\n{rl_methods.END}\nafter\n", encoding="utf-8")
+    command.write_block(page, rl_methods.START, rl_methods.END, "new\n")
+    assert page.read_text(encoding="utf-8") == f"before\n{rl_methods.START}new\n{rl_methods.END}\nafter\n"
     page.write_text("nothing", encoding="utf-8")
     with pytest.raises(RecipeError, match="no place for the table"):
-        command.write_block(page, methods.START, methods.END, "new\n")
+        command.write_block(page, rl_methods.START, rl_methods.END, "new\n")
     change = {"value": -0.01, "low": -0.02, "high": 0.001, "seeds": [-0.01, -0.01]}
     found = {key: 1 for key in ("rollouts", "clips", "seeds", "model", "weights", "commit", "date")}
     sft = {"wer": {"value": 0.1, "low": 0.05, "high": 0.15}}
     rung = {"n": 3, "sft": sft, "methods": {"gdpo": {"wer": change}}}
-    found |= {"rungs": {"noise, 20 dB": rung, methods.TOGETHER: rung}, "beyond": {"gdpo": 0.021}}
-    shown = methods.table(found | {"texts": {"gdpo": 7}}).splitlines()
+    found |= {"rungs": {"noise, 20 dB": rung, rl_methods.TOGETHER: rung}, "beyond": {"gdpo": 0.021}}
+    shown = rl_methods.table(found | {"texts": {"gdpo": 7}}).splitlines()
     assert "| gdpo, together | 7, 2.1 % | −1.00 (−2.00 to +0.10); −1.00, −1.00 | yes |" in shown
     assert "| gdpo, noise, 20 dB | | −1.00 (−2.00 to +0.10) | |" in shown
     assert "| SFT, noise, 20 dB | | 10.00 (5.00 to 15.00) | |" in shown
 
 
 def test_methods_are_judged_on_each_rung_and_on_all_of_them():
-    clips = [sets.Clip(name, rung, k, "[sad] a b", None) for name, rung in methods.RUNGS for k in range(2)]
+    clips = [sets.Clip(name, rung, k, "[sad] a b", None) for name, rung in rl_methods.RUNGS for k in range(2)]
     right, wrong = ["[sad] a b"] * 8, ["[sad] a b", "[sad] a x"] * 4
-    found = methods.figures({"sft": wrong, "gdpo-0": right, "gdpo-1": wrong}, clips)
-    assert [found[label]["n"] for label in found] == [2, 2, 2, 2, 8] and list(found)[-1] == methods.TOGETHER
+    found = rl_methods.figures({"sft": wrong, "gdpo-0": right, "gdpo-1": wrong}, clips)
+    assert [found[label]["n"] for label in found] == [2, 2, 2, 2, 8] and list(found)[-1] == rl_methods.TOGETHER
     assert found["dense, 8 or more"]["sft"]["wer"]["value"] == 0.25
-    assert found[methods.TOGETHER]["methods"]["gdpo"]["wer"]["seeds"] == [-0.25, 0]
-    assert found[methods.TOGETHER]["methods"]["gdpo"]["wer"]["value"] == -0.125
+    assert found[rl_methods.TOGETHER]["methods"]["gdpo"]["wer"]["seeds"] == [-0.25, 0]
+    assert found[rl_methods.TOGETHER]["methods"]["gdpo"]["wer"]["value"] == -0.125

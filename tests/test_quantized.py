@@ -15,7 +15,7 @@ from evoxtral import cli
 from evoxtral.errors import CheckpointError
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
-from evoxtral.model import checkpoints, lora, memory, precision, quantized, stored
+from evoxtral.model import checkpoints, lora, memory, precision, quantized, quantized_files
 from evoxtral.model.linear import Mix, MixedLinear
 from evoxtral.model.quantized import Int4, Int8, StoredLinear
 
@@ -33,7 +33,7 @@ def weight() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def int8_folder(checkpoint, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("quantized") / "model"
-    assert stored.write(checkpoint, "int8", folder)
+    assert quantized_files.write(checkpoint, "int8", folder)
     return folder
 
 
@@ -136,7 +136,9 @@ def test_a_quantised_folder_is_a_model_of_its_own(checkpoint, int8_folder):
     """Its layers are those that the source's weights give when they are quantised while loading."""
     found = checkpoints.resolve(str(int8_folder))
     assert found.variants == ("base", "sft", "rl")
-    from_file, from_source = (stored.load(Path(model.base), "int8", torch.float32) for model in (found, checkpoint))
+    from_file, from_source = (
+        quantized_files.load(Path(model.base), "int8", torch.float32) for model in (found, checkpoint)
+    )
     sides = [dict(model.named_modules()) for model in (from_file, from_source)]
     layers = [name for name, module in sides[0].items() if isinstance(module, StoredLinear)]
     assert {"lm_head", "model.multi_modal_projector.linear_1", "model.audio_tower.layers.1.fc2"} < {*layers}
@@ -146,7 +148,7 @@ def test_a_quantised_folder_is_a_model_of_its_own(checkpoint, int8_folder):
         assert torch.equal(one.scale, other.scale)
     whole = checkpoints.load_base(Path(checkpoint.base), torch.float32)
     tokens = torch.tensor([3, 300])
-    embedded = from_file.get_submodule(stored.EMBEDDINGS)(tokens)
+    embedded = from_file.get_submodule(quantized_files.EMBEDDINGS)(tokens)
     assert relative(embedded, whole.get_input_embeddings()(tokens)).max() < 0.02
     for name in ("model.audio_tower.conv1.weight", "model.language_model.norm.weight"):
         torch.testing.assert_close(from_file.get_parameter(name), whole.get_parameter(name))
@@ -164,28 +166,30 @@ def test_an_engine_runs_all_variants_of_a_quantised_folder(int8_folder):
 def test_4_bits_of_the_shipped_model(tmp_path):
     """Its text layers in 4 bits, the rest in 8; the file is a third of the source's."""
     source = checkpoints.resolve("tiny", {})
-    assert stored.write(source, "int4", tmp_path / "small")
-    file = stored.file_of(tmp_path / "small" / "base")
+    assert quantized_files.write(source, "int4", tmp_path / "small")
+    file = quantized_files.file_of(tmp_path / "small" / "base")
     tensors = load_file(file)
-    path = f"{stored.TEXT}.layers.0.mlp.down_proj"
+    path = f"{quantized_files.TEXT}.layers.0.mlp.down_proj"
     assert tensors[f"{path}.weight_packed"].dtype is torch.uint8
     assert tensors["model.audio_tower.layers.0.fc1.weight"].dtype is torch.int8
     assert file.stat().st_size < 0.5 * sum(f.stat().st_size for f in checkpoints.weight_files(Path(source.base)))
-    model = stored.load(file.parent, "int4", torch.float32)
+    model = quantized_files.load(file.parent, "int4", torch.float32)
     whole = checkpoints.load_base(Path(source.base), torch.float32)
     read = model.get_submodule(path).read().dequantized()
     assert relative(read, whole.get_parameter(f"{path}.weight").detach()).mean() < 0.12
 
 
 def test_layers_that_are_kept_stay_in_the_source_s_precision(checkpoint, tmp_path):
-    stored.write(checkpoint, "int8", tmp_path / "model", kept=("mlp.down_proj",))
-    file = stored.file_of(tmp_path / "model" / "base")
-    assert stored.Header.read(file).kept == ("mlp.down_proj",)
-    model = stored.load(file.parent, "int8", torch.float32)
-    down = model.get_submodule(f"{stored.TEXT}.layers.0.mlp.down_proj")
+    quantized_files.write(checkpoint, "int8", tmp_path / "model", kept=("mlp.down_proj",))
+    file = quantized_files.file_of(tmp_path / "model" / "base")
+    assert quantized_files.Header.read(file).kept == ("mlp.down_proj",)
+    model = quantized_files.load(file.parent, "int8", torch.float32)
+    down = model.get_submodule(f"{quantized_files.TEXT}.layers.0.mlp.down_proj")
     assert not isinstance(down, StoredLinear)
     whole = checkpoints.load_base(Path(checkpoint.base), torch.float32)
-    torch.testing.assert_close(down.weight, whole.get_submodule(f"{stored.TEXT}.layers.0.mlp.down_proj").weight)
+    torch.testing.assert_close(
+        down.weight, whole.get_submodule(f"{quantized_files.TEXT}.layers.0.mlp.down_proj").weight
+    )
 
 
 def test_quantize_writes_once_and_says_what_is_wrong(checkpoint, int8_folder, tmp_path, capsys, caplog):
@@ -222,21 +226,21 @@ def test_quantize_writes_once_and_says_what_is_wrong(checkpoint, int8_folder, tm
 def test_a_file_of_another_format_is_refused(int8_folder, tmp_path, change, sentence):
     folder = tmp_path / "base"
     shutil.copytree(int8_folder / "base", folder)
-    file = stored.file_of(folder)
+    file = quantized_files.file_of(folder)
     header = {"version": 1, "weights": "int8", "kept": [], "source": {}, **change} if change else {}
     save_file(load_file(file), file, {"evoxtral": json.dumps(header)})
     with pytest.raises(CheckpointError, match=sentence):
-        stored.load(folder, "int8", torch.float32)
+        quantized_files.load(folder, "int8", torch.float32)
 
 
 def test_a_file_that_lacks_a_tensor_is_named(int8_folder, tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(int8_folder / "base", folder)
-    file = stored.file_of(folder)
-    header = stored.Header.read(file).written()
+    file = quantized_files.file_of(folder)
+    header = quantized_files.Header.read(file).written()
     save_file({k: v for k, v in load_file(file).items() if not k.startswith("lm_head")}, file, header)
     with pytest.raises(CheckpointError, match=r"do not fit its config.json: lm_head.weight"):
-        stored.load(folder, "int8", torch.float32)
+        quantized_files.load(folder, "int8", torch.float32)
 
 
 @pytest.mark.parametrize(

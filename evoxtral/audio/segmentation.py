@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evoxtral.audio import activity, crowd
+from evoxtral.audio import activity, babble
 from evoxtral.audio.reading import duration
 from evoxtral.audio.tracks import SAMPLE_RATE
 
@@ -236,7 +236,7 @@ def _speech(waveform: np.ndarray, runs: np.ndarray, power: np.ndarray) -> np.nda
         for first, last in zip(edges[:-1], edges[1:], strict=True):
             if last - first >= MIN_CROWD and speech[first:last].any():
                 block = waveform[first * FRAME : last * FRAME]
-                speech[first:last] &= not crowd.is_crowd(block, power[first:last])
+                speech[first:last] &= not babble.is_babble(block, power[first:last])
     return speech
 
 

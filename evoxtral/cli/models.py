@@ -66,11 +66,11 @@ def add_quantize(commands: argparse._SubParsersAction) -> None:
 
 
 def _quantize(args: argparse.Namespace) -> int:
-    from evoxtral.model import checkpoints, stored
+    from evoxtral.model import checkpoints, quantized_files
 
     show_progress(not args.quiet)
     checkpoint = checkpoints.resolve(args.source)
-    written = stored.write(checkpoint, args.weights, Path(args.output))
+    written = quantized_files.write(checkpoint, args.weights, Path(args.output))
     state = "written" if written else "there already, from the same weights"
     log.info("%s: %s in %s, %s", args.output, checkpoint.name, args.weights, state)
     return OK

@@ -23,7 +23,7 @@ from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Decoding, Row, uniform_draws
 from evoxtral.inference.scheduler import Request, Scheduler, Window
 from evoxtral.inference.streaming import Clock, GrowingTranscript, cue_of
-from evoxtral.model import backends, checkpoints, duration, hub, lora, phoneme_head, precision, stored
+from evoxtral.model import backends, checkpoints, duration, hub, lora, phoneme_head, precision, quantized_files
 from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
@@ -103,7 +103,7 @@ class Engine:
     def _load(self, folder: Path, adapter_folders: dict[str, Path]) -> None:
         """Load the weights onto the device layer by layer, so that the base is never in memory twice."""
         if self.precision.quantized:
-            model = stored.load(folder, self.precision.weights, self.dtype)
+            model = quantized_files.load(folder, self.precision.weights, self.dtype)
         else:
             model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
         positions = model.model.audio_tower.embed_positions

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from evoxtral.errors import CheckpointError
-from evoxtral.model import backends, quantized, stored
+from evoxtral.model import backends, quantized, quantized_files
 from evoxtral.model.linear import Mix, MixedLinear
 from evoxtral.model.memory import free_bytes
 
@@ -41,18 +41,18 @@ class Precision:
 
     @property
     def quantized(self) -> bool:
-        return self.weights in stored.WEIGHTS
+        return self.weights in quantized_files.WEIGHTS
 
 
 def choose(asked: str, folder: Path, device: torch.device) -> Precision:
     """The precision for a base's folder on a device. Raises CheckpointError for what cannot be."""
-    written = stored.file_of(folder)
-    own = stored.Header.read(written).weights if written else None
+    written = quantized_files.file_of(folder)
+    own = quantized_files.Header.read(written).weights if written else None
     if own and asked not in ("auto", own):
         raise CheckpointError(
             f"{folder} holds its weights in {own} alone: choose {own}, or the model it was made from."
         )
-    if own or asked in stored.WEIGHTS:
+    if own or asked in quantized_files.WEIGHTS:
         weights = own or asked
         if device.type != "cpu":
             raise CheckpointError(_QUANTIZED.format(weights, device.type))

@@ -13,8 +13,8 @@ from evoxtral import audio
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.inference.multitrack import interleaved
 from evoxtral.transcript import Transcript
-from evoxtral.ui.gpu import GpuTime
 from evoxtral.ui.model import Model
+from evoxtral.ui.zerogpu import GpuTime
 
 # Voxtral's languages; tags were trained in English only.
 DETECT = "auto"

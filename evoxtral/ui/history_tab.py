@@ -7,7 +7,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from evoxtral.ui import history, status_line, view, wording
-from evoxtral.ui.compare import REDRAW_ONLY, CompareTab
+from evoxtral.ui.compare_tab import REDRAW_ONLY, CompareTab
 from evoxtral.ui.comparison import OTHER_CLIP, Comparison
 from evoxtral.ui.history import Result
 

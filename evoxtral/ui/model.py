@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evoxtral.errors import CheckpointError
-from evoxtral.ui import people_model
+from evoxtral.ui import model_offer
 from evoxtral.ui.metrics_tab import RESULTS
-from evoxtral.ui.people_model import CHOSEN, MINI, Offer, Remembered
+from evoxtral.ui.model_offer import CHOSEN, MINI, Offer, Remembered
 
 if TYPE_CHECKING:
     from evoxtral.inference.engine import Engine
@@ -81,7 +81,7 @@ class Model:
         if not self.settled:
             return None
         if self._engine.checkpoint.reason == CHOSEN:
-            return people_model.BACK, "auto"
+            return model_offer.BACK, "auto"
         return (self._offer.sentence, MINI) if self._offer else None
 
     def switch(self, name: str) -> None:
@@ -106,7 +106,7 @@ class Model:
         self._background.start()
 
     def _find_offer(self) -> None:
-        self._offer = people_model.offer(self._engine)
+        self._offer = model_offer.offer(self._engine)
 
     def _switch(self, name: str) -> None:
         try:

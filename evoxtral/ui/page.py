@@ -9,7 +9,7 @@ from markupsafe import Markup
 from evoxtral import audio
 from evoxtral.errors import CheckpointError
 from evoxtral.ui import history, theme
-from evoxtral.ui.compare import REDRAW_ONLY, CompareTab
+from evoxtral.ui.compare_tab import REDRAW_ONLY, CompareTab
 from evoxtral.ui.decoder import Example
 from evoxtral.ui.endpoints import answer_in_json
 from evoxtral.ui.history_tab import HistoryTab, not_stored_notice

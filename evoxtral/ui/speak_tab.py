@@ -16,7 +16,7 @@ from evoxtral.errors import EvoxtralError, SpeechError
 from evoxtral.speech import Speech, Timed, elevenlabs, performer
 from evoxtral.ui import status_line, theme, wording
 from evoxtral.ui.charts import Axis
-from evoxtral.ui.compare import REDRAW_ONLY, CompareTab
+from evoxtral.ui.compare_tab import REDRAW_ONLY, CompareTab
 from evoxtral.ui.endpoints import endpoint, json_output, text_input
 
 MAX_CHARACTERS = 2_000  # of a script: about two minutes of speech

@@ -4,7 +4,7 @@ import pytest
 
 from evoxtral.errors import AudioError
 from evoxtral.transcript import Cue, Token, Transcript
-from evoxtral.ui.gpu import MAX_SECONDS, MIN_SECONDS, WINDOW, GpuTime
+from evoxtral.ui.zerogpu import MAX_SECONDS, MIN_SECONDS, WINDOW, GpuTime
 
 QUOTA = 120.0  # s a day that a visitor without an account has
 FACTOR = 1.5  # by which the platform multiplies what is asked for

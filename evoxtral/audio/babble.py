@@ -7,7 +7,7 @@ speech is weak, so that they do not move at all (0.03 to 0.11), while those of a
 weak there, too, but nothing else is there. So a crowd is what has little movement, but some in the highest bands, and
 no pitch.
 
-Thresholds were chosen on one half of the voices and noises of `benchmarks/crowds.py`. On the other half, of 440
+Thresholds were chosen on one half of the voices and noises of `benchmarks/babble.py`. On the other half, of 440
 stretches of 8 s of one speaker, alone, in a room, or in five noises at 20 to 0 dB, 5 are taken for a crowd (2 of 20 in
 fan noise as loud as the speech), and 4 of 80 with a crowd behind, all at 0 dB. Of 60 crowds of forty voices all are, of
 twenty 49, of ten 17, of five 5.
@@ -30,7 +30,7 @@ PITCH_RATE = 4_000  # Hz, at which pitch is looked for
 PITCH_BAND = 1_000  # Hz, up to which
 
 
-def is_crowd(waveform: np.ndarray, power: np.ndarray) -> bool:
+def is_babble(waveform: np.ndarray, power: np.ndarray) -> bool:
     """Whether a stretch of speech (T,) at 16 kHz, of some seconds, is the babble of a crowd.
 
     power: of its frames of 1/64 s. Most stretches are told by it alone, which costs almost nothing.
@@ -42,7 +42,7 @@ def is_crowd(waveform: np.ndarray, power: np.ndarray) -> bool:
 
 
 def measured(waveform: np.ndarray, power: np.ndarray) -> tuple[float, float, float, float]:
-    """What `is_crowd` compares with STEADY, MOVEMENT, HIGH_MOVEMENT and PITCH, all of it."""
+    """What `is_babble` compares with STEADY, MOVEMENT, HIGH_MOVEMENT and PITCH, all of it."""
     return _steadiness(power), *_movements(waveform), _pitch(waveform)
 
 

@@ -1,6 +1,6 @@
-"""How well a crowd is told from one who speaks in noise (`evoxtral/audio/crowd.py`): two halves of voices and noises.
+"""How well a crowd is told from one who speaks in noise (`evoxtral/audio/babble.py`): two halves of voices and noises.
 
-    python benchmarks/crowds.py --count 20
+    python benchmarks/babble.py --count 20
 
 The thresholds are chosen on the validation half: the embedded voice and the natural voices that training hears. The
 test half has other speakers (natural voices that training never hears, and actors), other sentences, and noises of
@@ -9,7 +9,7 @@ taken for a crowd, and the crowds that are not; then what `segments` sends of ea
 activity detector.
 
 Needs the bank of natural voices that training makes, and the actors' lines (`evoxtral/bench/recordings.py`).
-Prints the figures and stores them in benchmarks/crowds.json. Some minutes on one core.
+Prints the figures and stores them in benchmarks/babble.json. Some minutes on one core.
 """
 
 import argparse
@@ -26,13 +26,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from evoxtral import audio  # noqa: E402 - after the path
-from evoxtral.audio import SAMPLE_RATE, crowd, frame_levels  # noqa: E402
+from evoxtral.audio import SAMPLE_RATE, babble, frame_levels  # noqa: E402
 from evoxtral.bench import recordings  # noqa: E402
 from evoxtral.speech import acoustics, effects, speak  # noqa: E402
 from evoxtral.speech.synthesis import VOICES  # noqa: E402
 from training import bank, scripts  # noqa: E402
 
-RESULTS = ROOT / "benchmarks" / "crowds.json"
+RESULTS = ROOT / "benchmarks" / "babble.json"
 STRETCH = 8 * SAMPLE_RATE
 SNRS = (20, 10, 5, 0)  # dB
 SIZES = (5, 10, 20, 40)  # voices of a crowd
@@ -75,7 +75,7 @@ def talk(rng: Rng, sentences: Sequence[np.ndarray]) -> np.ndarray:
     return 0.1 * whole / np.sqrt(np.mean(levels**2))
 
 
-def babble(rng: Rng, speakers: Speakers, size: int) -> np.ndarray:
+def many_speakers(rng: Rng, speakers: Speakers, size: int) -> np.ndarray:
     """So many speakers at once, at different distances, (STRETCH,)."""
     names = list(speakers)
     return sum(rng.uniform(0.3, 1) * talk(rng, speakers[names[rng.integers(len(names))]]) for _ in range(size))
@@ -121,7 +121,7 @@ def noises(rng: Rng, half: str, speakers: Speakers) -> dict[str, Callable[[], np
         "music": music,
         "white noise": white,
         "low noise": lambda: acoustics.coloured(white(), 1.0 if first else 1.8),
-        "a crowd": lambda: babble(rng, speakers, 25 if first else 15),
+        "a crowd": lambda: many_speakers(rng, speakers, 25 if first else 15),
     }
 
 
@@ -137,10 +137,10 @@ def stretches(rng: Rng, half: str, speakers: Speakers, count: int) -> Iterator[t
                 said = talk(rng, speakers[names[(i + k + snr) % len(names)]])
                 yield f"{kind}, {snr} dB", False, acoustics.mixed(said, make(), snr)
         for size in SIZES:
-            yield f"crowd of {size}", True, babble(rng, speakers, size)
+            yield f"crowd of {size}", True, many_speakers(rng, speakers, size)
             hall = acoustics.room(rng, rng.uniform(0.6, 1.2), 3.0)
-            yield f"crowd of {size} by telephone", True, acoustics.narrowband(babble(rng, speakers, size))
-            yield f"crowd of {size} in a hall", True, acoustics.reverberant(babble(rng, speakers, size), hall)
+            yield f"crowd of {size} by telephone", True, acoustics.narrowband(many_speakers(rng, speakers, size))
+            yield f"crowd of {size} in a hall", True, acoustics.reverberant(many_speakers(rng, speakers, size), hall)
 
 
 def judged(waveform: np.ndarray) -> tuple[bool, list[float], float]:
@@ -148,8 +148,8 @@ def judged(waveform: np.ndarray) -> tuple[bool, list[float], float]:
     waveform = audio.levelled(effects.peak(waveform, 0.5).astype(np.float32))
     power = 10 ** (frame_levels(waveform) / 10)
     sent = sum(end - start for segment in audio.segments(waveform, 30) for start, end in segment.sounds)
-    measured = [round(value, 3) for value in crowd.measured(waveform, power)]
-    return crowd.is_crowd(waveform, power), measured, sent * SAMPLE_RATE / len(waveform)
+    measured = [round(value, 3) for value in babble.measured(waveform, power)]
+    return babble.is_babble(waveform, power), measured, sent * SAMPLE_RATE / len(waveform)
 
 
 def main() -> None:
@@ -159,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     found: dict = {
         "stretches of each condition": args.count,
-        "thresholds": [crowd.STEADY, crowd.MOVEMENT, crowd.HIGH_MOVEMENT, crowd.PITCH],
+        "thresholds": [babble.STEADY, babble.MOVEMENT, babble.HIGH_MOVEMENT, babble.PITCH],
     }
     for half, seed in (("validation", 1), ("test", 2)):
         rng = np.random.default_rng(seed)

@@ -4,9 +4,9 @@ import pytest
 from local_hub import LocalHub
 
 from evoxtral.model import checkpoints, duration, precision
-from evoxtral.ui import people_model
+from evoxtral.ui import model_offer
 from evoxtral.ui.model import Model
-from evoxtral.ui.people_model import Offer, Remembered
+from evoxtral.ui.model_offer import Offer, Remembered
 
 TINY = checkpoints.TINY_FOLDER
 
@@ -17,7 +17,7 @@ def hub(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     for name in ("SPACE_ID", "EVOXTRAL_MODEL", "EVOXTRAL_ADAPTERS", "EVOXTRAL_SFT", "EVOXTRAL_RL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(people_model, "MINI_FILES", 20e6)
+    monkeypatch.setattr(model_offer, "MINI_FILES", 20e6)
     monkeypatch.setattr(duration, "clip_seconds", lambda config: 42.0)
     repos = {checkpoints.MINI_BASE: TINY / "base"}
     repos |= {checkpoints.MINI_ADAPTERS[name]: TINY / name for name in ("sft", "rl")}

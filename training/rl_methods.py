@@ -1,4 +1,4 @@
-"""RL's methods against each other at equal rollouts: `python -m training.methods`.
+"""RL's methods against each other at equal rollouts: `python -m training.rl_methods`.
 
 For each seed the model's SFT adapter is sampled on clips of its own, in noise and rooms and by voices that SFT has not
 heard, so that attempts differ. Each of `objectives.METHODS` learns from the same rollouts, at one rate, for one epoch.
@@ -289,7 +289,7 @@ def compare(folder: Path, model: str, asked: Comparison) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.methods", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m training.rl_methods", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default="tiny", help="whose SFT adapter is sampled")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "methods", help="where clips and adapters are kept")
     for name in ("clips", "tests", "seeds", "samples"):
