@@ -12,7 +12,7 @@ import openai
 import pytest
 import srt
 import webvtt
-from conftest import tone
+from conftest import spoken, tone
 from served import served
 
 from evoxtral import audio, tags
@@ -21,7 +21,7 @@ from evoxtral.serve.api import Options, create_app
 from evoxtral.serve.limits import Limits
 
 CLIP = audio.wav_bytes(tone(1.5))
-LONG = audio.wav_bytes(tone(23.0))  # three windows of the tiny model
+LONG = audio.wav_bytes(spoken(23.0))  # three windows of the tiny model
 FORM = {"model": "evoxtral-rl"}
 
 

@@ -210,7 +210,7 @@ def implausible(recording: Path, text: str) -> str:
     except AudioError:
         return "is no recording"
     seconds, said = audio.duration(waveform), len(tags.plain(text))
-    if audio.is_silent(waveform) or audio.loudness(waveform) < MIN_LEVEL:
+    if audio.is_silent(waveform, any_sound=True) or audio.loudness(waveform) < MIN_LEVEL:
         return "is silent"
     if said / max(seconds, 1e-3) > MAX_PACE:
         return f"is only {seconds:.1f} s long"
