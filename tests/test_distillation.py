@@ -15,7 +15,7 @@ from evoxtral import speech
 from evoxtral.audio.features import log_mel
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints, phoneme_head
-from training import dataset, distillation, model, pretrain, recipe, run
+from training import augment, dataset, distillation, model, pretrain, recipe, run
 from training.dataset import Clips, DataConfig
 from training.distillation import BANDS, STATES, UNIT, DistillationConfig
 
@@ -61,7 +61,7 @@ def test_targets_keep_step_with_a_clip_that_is_varied(spoken, tmp_path):
     mels, targets = task._heard([0, 1], False, np.random.default_rng(3), masks=False)
     again = np.random.default_rng(3)
     for index, row, target in zip((0, 1), mels, targets, strict=True):
-        mel, frames = dataset.vary(clips.mel(index), again, prompt.window_frames)
+        mel, frames = augment.vary(clips.mel(index), again, prompt.window_frames)
         assert target.shape == (len(mel) // 2, 2 * WIDTH) and len(target) <= row.shape[1] // 2
         wanted = torch.from_numpy(clips.beside(index, STATES)[frames[: 2 * len(target)], 0].astype(np.float32)) / UNIT
         assert torch.equal(target[:, 0], wanted[::2]) and torch.equal(target[:, -1], wanted[1::2])

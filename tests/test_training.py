@@ -29,7 +29,7 @@ from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints, phoneme_head
 from evoxtral.speech import notation
 from evoxtral.speech.espeak import Espeak
-from training import dataset, loop, model, muon, passes, policy, pretrain, raft, recipe, run, sft
+from training import augment, dataset, loop, model, muon, passes, policy, pretrain, raft, recipe, run, sft
 from training.dataset import Clips, Collator, DataConfig
 from training.raft import Sampled
 
@@ -295,9 +295,9 @@ def test_a_cropped_batch_ends_with_its_longest_clip(clips, prompt):
 def test_a_varied_clip_is_nearly_as_long_and_fits_the_window():
     rng = np.random.default_rng(0)
     mel = rng.standard_normal((500, 128)).astype(np.float16)
-    lengths = {len(dataset.vary(mel, rng, window=1000)[0]) for _ in range(50)}
+    lengths = {len(augment.vary(mel, rng, window=1000)[0]) for _ in range(50)}
     assert min(lengths) >= 500 / 1.06 and max(lengths) <= 500 / 0.94 + 1 and len(lengths) > 10
-    assert all(len(dataset.vary(mel, rng, window=505)[0]) <= 505 for _ in range(50))
+    assert all(len(augment.vary(mel, rng, window=505)[0]) <= 505 for _ in range(50))
 
 
 def test_on_full_windows_training_computes_what_the_model_itself_does(clips, prompt, checkpoint):

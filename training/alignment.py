@@ -30,8 +30,9 @@ from evoxtral.model import checkpoints, hub, lora
 from evoxtral.transcript import Transcript
 from evoxtral.words import split
 from training import scripts
+from training.augment import roomy
 from training.command import exit_code
-from training.dataset import ACCENTS, HELD_OUT, VARIANTS, roomy
+from training.dataset import ACCENTS, HELD_OUT, VARIANTS
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Spoken:
 def spoken(seed: int, split_name: str, seconds: float, rooms: bool = False) -> Iterator[Spoken]:
     """Endless clips of scripts in the embedded voice, every second one in a voice that no model was trained on.
 
-    seconds: no clip is longer.  rooms: in a room, with noise, as `dataset.roomy` makes them.
+    seconds: no clip is longer.  rooms: in a room, with noise, as `augment.roomy` makes them.
     """
     rng = random.Random(f"alignment/{split_name}/{seed}")
     slices, sources = scripts.Slices(), scripts.Sources(frames=0.77, open=0.2, words=0.03)

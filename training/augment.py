@@ -1,15 +1,18 @@
-"""A microphone for training clips, a chain of what `evoxtral.speech.acoustics` has, and masks for their log-mels, drawn
-anew for each clip.
+"""What makes training clips harder, drawn anew for each: rooms and noise, a microphone (a chain of what
+`evoxtral.speech.acoustics` has), and for their log-mels another throat and pace, and masks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.signal import lfilter, oaconvolve
 
+from evoxtral.audio import SAMPLE_RATE
 from evoxtral.speech.acoustics import Rng, coded, limited, mixed, narrowband_vocoder, noise, reverberant, room
-from evoxtral.speech.effects import peak
+from evoxtral.speech.effects import lowpass, peak
 
+SPREAD = 0.06  # of `vary`
 MASK_EVERY = 60  # frames of a log-mel for one mask in time
 MASK_FRAMES, MASK_BANDS = 8, 20  # the longest mask in time, and the widest of the two in frequency
 NARROW = 0.15  # share of coded clips that go through `narrowband_vocoder` instead
@@ -48,6 +51,40 @@ def microphone(waveform: np.ndarray, rng: Rng, others: Sequence[np.ndarray] = ()
         coder = narrowband_vocoder if rng.random() < NARROW else coded
         waveform = coder(waveform, rng)
     return np.clip(waveform, -1, 1).astype(np.float32)
+
+
+def roomy(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A room, a microphone's tone, a level and a noise floor, each some of the time. (T,) float32 -> (T,) float32."""
+    if rng.random() < 0.25:
+        n = int(0.12 * SAMPLE_RATE)
+        decay = np.exp(-np.arange(n) / (rng.uniform(0.01, 0.035) * SAMPLE_RATE))
+        response = rng.standard_normal(n) * decay * rng.uniform(0.02, 0.07)
+        response[0] = 1
+        waveform = oaconvolve(waveform, response)[: len(waveform)]
+    if rng.random() < 0.25:
+        waveform = lfilter([1, -rng.uniform(-0.5, 0.6)], [1], waveform)
+    waveform = peak(waveform, rng.uniform(0.3, 0.95))
+    if rng.random() < 0.4:
+        hiss = rng.standard_normal(len(waveform))
+        if rng.random() < 0.5:
+            hiss = lowpass(3 * hiss, 1000)
+        waveform = waveform + 10 ** rng.uniform(-4.2, -2.3) * hiss
+    return np.clip(waveform, -1, 1).astype(np.float32)
+
+
+def vary(
+    mel: np.ndarray, rng: np.random.Generator, window: int, spread: float = SPREAD
+) -> tuple[np.ndarray, np.ndarray]:
+    """Another speaker's throat and pace, for free: (F, 128) log-mel -> (F', 128), F' <= window, and which frame each
+    was (F',).
+
+    Vocal tract length perturbation (Jaitly & Hinton 2013) on the mel axis, and faster or slower, by up to `spread`.
+    """
+    pace = max(rng.uniform(1 - spread, 1 + spread), len(mel) / window)
+    frames = np.minimum(np.arange(0, len(mel), pace).astype(int), len(mel) - 1)
+    tract = rng.uniform(1 - spread, 1 + spread)
+    bands = np.minimum((np.arange(mel.shape[1]) * tract).round().astype(int), mel.shape[1] - 1)
+    return mel[frames[:, None], bands], frames
 
 
 def masked(mel: np.ndarray, rng: Rng) -> np.ndarray:

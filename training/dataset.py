@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.signal import lfilter, oaconvolve
 
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE, levelled
@@ -33,7 +32,6 @@ log = logging.getLogger(__name__)
 
 SHARD = 500  # clips
 SOURCES = ("embedded", "elevenlabs", "corpus")  # of clips
-SPREAD = 0.06  # of `vary`
 FRAMES, TOKENS = 64, 32  # what batches are rounded up to, in mel frames and text ids: few shapes occur
 HELD_OUT = frozenset({"f4", "Annie", "m3", "edward", "max"})  # voice variants that training never hears
 ACCENTS = {"en-us": 0.4, "en": 0.2, "en-gb-x-rp": 0.2, "en-gb-scotland": 0.2}
@@ -197,7 +195,7 @@ def _performance(
         others = [rng.choice(_bank(config.banks).items).waveform() for _ in range(4)] if config.banks else ()
         waveform = augment.microphone(waveform, np.random.default_rng(seed), others)
     elif config.augment:
-        waveform = roomy(waveform, np.random.default_rng(seed))
+        waveform = augment.roomy(waveform, np.random.default_rng(seed))
     waveform = levelled(waveform)  # as the engine does in use
     fits = len(waveform) <= (config.window_seconds - 0.1) * SAMPLE_RATE
     return (script, voice, seed, waveform) if fits else None
@@ -243,40 +241,6 @@ def is_held_out(voice: str) -> bool:
     if name:
         return kind == "natural" and not kokoro.heard_in(name).isdisjoint(kokoro.HELD_OUT)
     return voice.partition("+")[2] in HELD_OUT
-
-
-def roomy(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A room, a microphone's tone, a level and a noise floor, each some of the time. (T,) float32 -> (T,) float32."""
-    if rng.random() < 0.25:
-        n = int(0.12 * SAMPLE_RATE)
-        decay = np.exp(-np.arange(n) / (rng.uniform(0.01, 0.035) * SAMPLE_RATE))
-        room = rng.standard_normal(n) * decay * rng.uniform(0.02, 0.07)
-        room[0] = 1
-        waveform = oaconvolve(waveform, room)[: len(waveform)]
-    if rng.random() < 0.25:
-        waveform = lfilter([1, -rng.uniform(-0.5, 0.6)], [1], waveform)
-    waveform = speech.effects.peak(waveform, rng.uniform(0.3, 0.95))
-    if rng.random() < 0.4:
-        noise = rng.standard_normal(len(waveform))
-        if rng.random() < 0.5:
-            noise = speech.effects.lowpass(3 * noise, 1000)
-        waveform = waveform + 10 ** rng.uniform(-4.2, -2.3) * noise
-    return np.clip(waveform, -1, 1).astype(np.float32)
-
-
-def vary(
-    mel: np.ndarray, rng: np.random.Generator, window: int, spread: float = SPREAD
-) -> tuple[np.ndarray, np.ndarray]:
-    """Another speaker's throat and pace, for free: (F, 128) log-mel -> (F', 128), F' <= window, and which frame each
-    was (F',).
-
-    Vocal tract length perturbation (Jaitly & Hinton 2013) on the mel axis, and faster or slower, by up to `spread`.
-    """
-    pace = max(rng.uniform(1 - spread, 1 + spread), len(mel) / window)
-    frames = np.minimum(np.arange(0, len(mel), pace).astype(int), len(mel) - 1)
-    tract = rng.uniform(1 - spread, 1 + spread)
-    bands = np.minimum((np.arange(mel.shape[1]) * tract).round().astype(int), mel.shape[1] - 1)
-    return mel[frames[:, None], bands], frames
 
 
 class Clips:
@@ -402,7 +366,7 @@ class Collator:
         """
         mels = [self.clips.mel(i) for i in indices]
         if rng:
-            mels = [vary(mel, rng, self.prompt.window_frames)[0] for mel in mels]
+            mels = [augment.vary(mel, rng, self.prompt.window_frames)[0] for mel in mels]
         return self.padded(mels, full_window)
 
     def padded(self, mels: Sequence[np.ndarray], full_window: bool) -> torch.Tensor:

@@ -29,7 +29,7 @@ from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints
 from evoxtral.speech.notation import MARKS
-from training import dataset, loop, model, pretrain
+from training import augment, dataset, loop, model, pretrain
 from training.dataset import Clips
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class DistillationConfig:
     features: float = 1.0
     phonemes: float = 0.5
     tokens: float = 0.2
-    spread: float = dataset.SPREAD
+    spread: float = augment.SPREAD
     masks: float = 0.0
     evaluate_every: int = 200
     seed: int = 0

@@ -245,16 +245,9 @@ def fit(
                 steps = step + 1 - counted  # fewer than 20 after an interruption
                 means = {key: round(value / steps, 4) for key, value in sums.items()}
                 pace = (time.monotonic() - since) / steps
-                row = {
-                    "step": step + 1,
-                    **means,
-                    "norm": round(norms / steps, 4),
-                    "rate": schedule.learning_rate * factor,
-                    "seconds": round(pace, 3),
-                }
-                if clips:
-                    row["clips_per_second"] = round(clips / pace, 3)
-                append(history, row)
+                row = {"step": step + 1, **means, "norm": round(norms / steps, 4)}
+                row |= {"rate": schedule.learning_rate * factor, "seconds": round(pace, 3)}
+                append(history, row | ({"clips_per_second": round(clips / pace, 3)} if clips else {}))
                 bar.set_postfix(means, refresh=False)
                 sums, norms, since, counted = {}, 0.0, time.monotonic(), step + 1
             if first_process and evaluate and evaluate_every and (step + 1) % evaluate_every == 0:

@@ -25,7 +25,6 @@ from transformers import AutoConfig, VoxtralForConditionalGeneration
 from evoxtral import tags
 from evoxtral.inference.prompt import Prompt
 from evoxtral.model import checkpoints, hub, phoneme_head
-from evoxtral.model.phoneme_head import FILE
 from evoxtral.speech.espeak import Espeak
 from evoxtral.speech.notation import phonemes
 from training import augment, bank, dataset, loop, model, tokenizer
@@ -59,7 +58,7 @@ class PretrainConfig:
     token_ctc: float = 0.5  # weight of CTC on the audio tokens through the text model's own head, falls to 0
     text_only: float = 0.2  # weight of plain language modelling
     features: float = 0.0  # weight of the teacher's features, with `distillation.TaughtPretraining`
-    spread: float = dataset.SPREAD  # of throat and pace, see `dataset.vary`
+    spread: float = augment.SPREAD  # of throat and pace, see `augment.vary`
     masks: float = 0.0  # share of clips with `augment.masked`, until four fifths of the run
     frozen: float = 0.0  # share of the run in which the encoder waits for the rest
     embedded_end: float = 0.0  # share of the run, its end, in which two clips of three are in the embedded voice
@@ -103,7 +102,7 @@ def write_head(folder: Path, symbols: Sequence[str], head: nn.Linear) -> None:
     list in the file's metadata: espeak-ng's phonemes, marks of stress and melody, and tags in brackets.
     """
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in head.state_dict().items()}
-    save_file(tensors, folder / FILE, {"symbols": json.dumps(list(symbols), ensure_ascii=False)})
+    save_file(tensors, folder / phoneme_head.FILE, {"symbols": json.dumps(list(symbols), ensure_ascii=False)})
 
 
 class Pretraining:
@@ -119,9 +118,8 @@ class Pretraining:
     ):
         """head: the folder of a base, whose CTC head is gone on with."""
         self.base, self.clips, self.config = base, clips, config
-        if (
-            known := phoneme_head.read(head) if head else None
-        ):  # what it knows is kept; what is new to it, it does not hear
+        known = phoneme_head.read(head) if head else None
+        if known:  # what it knows is kept; what is new to it, it does not hear
             symbols, self.head = known[0], known[1].requires_grad_(True)
         else:
             symbols = sorted({symbol for row in heard(clips.clips[:2000]) for symbol in row})
@@ -216,7 +214,7 @@ class Pretraining:
         """Log-mels (B, 128, frames), each clip a little varied, and of each what `_taught` compares its states with."""
         varied, targets = [], []
         for index in indices:
-            mel, frames = dataset.vary(self.clips.mel(index), rng, self.prompt.window_frames, self.config.spread)
+            mel, frames = augment.vary(self.clips.mel(index), rng, self.prompt.window_frames, self.config.spread)
             if masks and rng.random() < self.config.masks:
                 mel = augment.masked(mel, rng)
             varied.append(mel)
@@ -224,7 +222,7 @@ class Pretraining:
         return self.collate.padded(varied, full_window), targets
 
     def _target(self, index: int, frames: np.ndarray) -> Tensor:
-        """What is to be learnt of a clip, whose frames are these now (see `dataset.vary`): nothing here."""
+        """What is to be learnt of a clip, whose frames are these now (see `augment.vary`): nothing here."""
         return torch.empty(0)
 
     def _taught(self, states: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:

@@ -319,8 +319,8 @@ def run_stages(options: argparse.Namespace) -> None:
         options.runs / (options.name or Path(options.recipe).stem), _recipe(options), bool(tracks), options.budget
     )
     stages = stages or (VOICED_STAGES if run.recipe.banks else DEFAULT_STAGES)
-    recipe_ = run.recipe
-    if ("distil" in stages and recipe_.distillation.steps) or ("pretrain" in stages and recipe_.pretrain.features):
+    taught = run.recipe.distillation.steps if "distil" in stages else 0
+    if taught or ("pretrain" in stages and run.recipe.pretrain.features):
         distillation.check()  # now, not after hours of speaking
     with loop.first_then_others():
         run.claim()

@@ -39,7 +39,7 @@ class SftConfig:
     clip: float = 1.0
     neftune: float = 5.0
     cropped: float = 0.0  # share of batches that end with their longest clip: quicker, but not as in use
-    vary: bool = False  # speak each clip a little differently every time, see dataset.vary
+    vary: bool = False  # speak each clip a little differently every time, see augment.vary
     language: str = "en"
     seed: int = 42
 

@@ -115,9 +115,7 @@ def recordings(
         raise AudioError(f"{name} is incomplete: it {incomplete}; copy or record it again.")
     if track in (None, "mix") and channels in (None, "mix"):
         return _together(found, notes, incomplete, automatic=track is channels is None)
-    several = track == "each" or (
-        track in (None, "mix") and len(found) > 1
-    )  # with each channel, all tracks are given, too
+    several = track == "each" or len(found) > 1  # where only channels are chosen, those of all tracks are given
     chosen = [one for one in found for one in _channels(one, channels or "mix", name, several=several)]
     return [
         Recording(_scaled(waveform), incomplete, (*notes, *left), label, channel)

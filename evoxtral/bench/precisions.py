@@ -8,7 +8,6 @@ from evoxtral import metrics, words
 from evoxtral.errors import EvoxtralError
 from evoxtral.model.checkpoints import WEIGHTS
 
-EXACT_FIRST = ("fp32", "bf16", "fp16", "int8", "int4")
 Tags = Sequence[tuple[str, float]]  # a text's tags as written, and the probability of each
 
 
@@ -21,7 +20,7 @@ def chosen(text: str | None) -> tuple[str, ...]:
         raise EvoxtralError(
             f"--weights is {text!r}: name one of {', '.join(WEIGHTS)}, or several but auto, with commas between."
         )
-    return tuple(kind for kind in ("auto", *EXACT_FIRST) if kind in named)
+    return tuple(kind for kind in WEIGHTS if kind in named)
 
 
 def cost(ours: Sequence[Mapping], exact: Sequence[Mapping], variants: Sequence[str]) -> dict:

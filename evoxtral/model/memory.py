@@ -37,7 +37,7 @@ def freed_memory_returned(kept: int = KEPT) -> Iterator[None]:
     finally:
         return_freed_memory()
         if _libc:
-            # Activations stay in the heap and are reused: fresh pages took a fifth of a large model's encoder.
+            # Activations stay in the heap and are reused: a large model's would be fresh pages at every product.
             _libc.mallopt(_MMAP_THRESHOLD, kept)
             _libc.mallopt(_TRIM_THRESHOLD, 2 * kept)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from evoxtral import audio, tags
 from evoxtral.errors import AudioError, RecipeError
-from training import dataset, loop
+from training import augment, dataset, loop
 from training.corpora import checking, reading, splitting
 from training.corpora.reading import Row, Source
 from training.dataset import Clips, DataConfig, Spoken
@@ -109,7 +109,7 @@ def _spoken(stem: str, rows: list[Row], held_out: set[str], config: DataConfig) 
                     f"{config.window_seconds} s at once: see `training/corpus.py check`."
                 )
             if config.augment and stem.startswith("train"):
-                clip = dataset.roomy(clip, np.random.default_rng(seed))
+                clip = augment.roomy(clip, np.random.default_rng(seed))
             about = Spoken(row.text, slice_of(row.text), "corpus", row.speaker, row.speaker in held_out, seed)
             yield about, clip
 
