@@ -149,6 +149,10 @@ def test_files_are_found_once_and_in_order(clips):
     ]  # fmt: skip
 
 
+def _cut(waveform: np.ndarray) -> list[audio.Segment]:
+    return audio.segments(waveform, 10.0)
+
+
 def test_reading_ahead_is_bounded(clips):
     asked = []
 
@@ -157,19 +161,19 @@ def test_reading_ahead_is_bounded(clips):
             asked.append(number)
             yield str(clips / "a.wav")
 
-    reading = bulk._read_ahead(files(), window=10.0, max_seconds=60.0)
+    reading = bulk._read_ahead(files(), _cut, max_seconds=60.0)
     next(reading)
     assert len(asked) == bulk.READ_AHEAD + 1
     reading.close()
 
 
 def test_only_the_segments_of_a_long_recording_stay_in_memory(clips):
-    recording = bulk._read(str(clips / "a.wav"), window=10.0, max_seconds=60.0)
+    recording = bulk._read(str(clips / "a.wav"), _cut, max_seconds=60.0)
     assert recording.waveforms and all(waveform.base is None for waveform in recording.waveforms)
 
 
 def test_files_without_speech_are_grouped_in_pools_too(clips):
-    pools = bulk._pools([str(clips / "silent.wav")] * 7, window=10.0, segments=3, max_seconds=60.0)
+    pools = bulk._pools([str(clips / "silent.wav")] * 7, _cut, segments=3, max_seconds=60.0)
     assert [len(pool) for pool in pools] == [3, 3, 1]
 
 

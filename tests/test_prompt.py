@@ -97,6 +97,14 @@ def test_a_damaged_list_of_languages_is_an_error_in_one_sentence(checkpoint, lan
         Prompt(checkpoint.base, config)
 
 
+@pytest.mark.parametrize("max_pause", [0, "long"])
+def test_a_damaged_longest_pause_is_an_error_in_one_sentence(checkpoint, max_pause):
+    config = load_config(Path(checkpoint.base))
+    config.max_pause = max_pause
+    with pytest.raises(EvoxtralError, match="cannot be used .*: repair it"):
+        Prompt(checkpoint.base, config)
+
+
 def test_returned_ids_are_copies(engine):
     engine.prompt.transcription_ids("en").append(0)
     assert engine.prompt.transcription_ids("en")[-1] != 0

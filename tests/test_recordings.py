@@ -146,6 +146,31 @@ def test_tracks_in_which_people_speak_at_once_most_of_the_time_are_kept_apart_by
     assert in_turn.notes[0].startswith("2 tracks are mixed")
 
 
+def test_a_quiet_speaker_is_heard_beside_a_loud_one(keys, sister):
+    """As where one microphone of a call is far away: 30 dB below the other."""
+    gap, quiet = np.zeros(SAMPLE_RATE, np.float32), np.float32(10 ** (-30 / 20))
+    first, second = np.concatenate([keys, gap, 0 * sister]), np.concatenate([0 * keys, gap, sister])
+    by_track = audio.read(container("matroska", [(0.0, quiet * first)], [(0.0, second)], codec="flac"))
+    by_channel = audio.read((SAMPLE_RATE, np.stack([quiet * first, second], axis=1)))
+    for recording, name in ((by_track, "track 1"), (by_channel, "the left channel")):
+        assert recording.notes[-1].startswith(f"{name} is much quieter than the others and raised by ")
+        halves = np.split(recording.waveform[: len(first)], [len(keys) + len(gap) // 2])
+        likeness, levels = zip(*map(_likeness_and_level, halves, (keys, sister)), strict=True)
+        assert min(likeness) > 0.95 and 0.5 < levels[0] / levels[1] < 2
+
+
+def _likeness_and_level(waveform: np.ndarray, voice: np.ndarray) -> tuple[float, float]:
+    return lag_and_likeness(waveform, voice)[1], float(np.linalg.norm(waveform) / np.linalg.norm(voice))
+
+
+def test_a_voice_that_another_microphone_hears_from_afar_is_not_raised(keys, sister):
+    gap = np.zeros(SAMPLE_RATE, np.float32)
+    near = np.concatenate([0 * keys, gap, sister])
+    far = 0.03 * np.roll(near, 160) + 0.001 * np.random.default_rng(0).standard_normal(len(near))
+    recording = audio.read((SAMPLE_RATE, np.stack([far, near], axis=1).astype(np.float32)))
+    assert not any("raised" in note for note in recording.notes)
+
+
 def test_a_silent_track_is_left_out_and_named(keys):
     recording = audio.read(container("matroska", [(0.0, np.zeros_like(keys))], [(0.0, keys)]))
     assert lag_and_likeness(recording.waveform, keys)[1] > 0.95

@@ -29,6 +29,14 @@ def test_the_scale_model_has_all_variants_in_small_files(engine):
     assert max(sizes) < 10_000_000 and sum(sizes) < 30_000_000
 
 
+@pytest.mark.parametrize("pause", [1.1, 1.6, 2.4])
+def test_what_is_said_after_a_long_pause_is_not_lost(engine, pause):
+    first, second = speech.speak("I left my keys in the car."), speech.speak("The garden is beautiful today.")
+    clip = np.concatenate([first.waveform, np.zeros(round(pause * audio.SAMPLE_RATE), np.float32), second.waveform])
+    for transcript in engine.compare((audio.SAMPLE_RATE, clip)).values():
+        assert "keys" in transcript.plain and "garden" in transcript.plain
+
+
 def test_the_base_scores_exactly_what_writing_no_tag_and_no_stress_scores():
     base, n = MEASURED["variants"]["base"], MEASURED["n"]
     assert base["tag_f1"] == pytest.approx(MEASURED["clips"]["untagged"] / n)

@@ -48,6 +48,7 @@ def new_base(folder: Path, merges: list[bytes], shape: Shape, seed: int = 0) -> 
     vocabulary = 256 + len(merges) + N_SPECIAL
     config = VoxtralConfig(
         languages=["en"],
+        max_pause=1.3,  # s; the pauses of scripts are shorter, see `speech.synthesis.PAUSES`
         audio_token_id=AUDIO,
         audio_config={
             "model_type": "voxtral_encoder",

@@ -31,6 +31,8 @@ ALIKE = 0.5  # correlation of waveforms, either way, with the best channel; a ch
 MIN_AT_ONCE = 0.5  # s in which people speak at once, from which on it is said
 MIN_SHARE = 0.3  # of the time in which anybody speaks; from it on a mix could not be understood. In talk it is a tenth
 SOUNDS = 0.01  # of the power that a twentieth of the frames exceed, from which on a frame sounds
+FAR_BELOW = 10**0.9  # times less power (9 dB) than the loudest voice, from which on another one is raised to it
+MAX_RAISED = 10**6.0  # in power (60 dB)
 OFFSET = 0.05  # of a channel's deviation; a smaller mean is no constant offset
 
 
@@ -52,13 +54,15 @@ class Measures(NamedTuple):
 class Overlap(NamedTuple):
     """Time in which people speak at once: seconds, and the share of the time in which anybody does.
 
-    which: the channels that speak.  apart: whether no two of them hold the same voice.
+    which: the channels that speak.  apart: whether no two of them hold the same voice.  gains: of each that speaks, by
+    which a voice far below the loudest one is heard beside it in a mix.
     """
 
     seconds: float = 0.0
     share: float = 0.0
     which: tuple[int, ...] = ()
     apart: bool = False
+    gains: tuple[float, ...] = ()
 
     @property
     def told(self) -> bool:
@@ -87,15 +91,24 @@ def measured(track: Track) -> Measures:
     return Measures(scores, np.divide(products, size, out=np.zeros(channels), where=size > 0), offsets)
 
 
-def mix(track: Track, measures: Measures | None = None) -> tuple[np.ndarray, list[str]]:
-    """The mean (T,) of the channels that carry speech, with the polarity of the best one; and a note on the others.
+def mix(track: Track, measures: Measures | None = None, overlap: Overlap | None = None) -> tuple[np.ndarray, list[str]]:
+    """The mean (T,) of the channels that carry speech, with the polarity of the best one; and notes on the others.
 
-    The mean of all if none carries speech. Empties `track.pieces`, to bound memory.
+    A voice far below that of another channel is raised to it. The mean of all if none carries speech. Empties
+    `track.pieces`, to bound memory.
     """
     measures = measures or measured(track)
-    counts = measures.counts
-    weights = counts * np.where(measures.correlations < INVERTED, -1.0, 1.0) / counts.sum()
-    return _weighed(track, weights, measures.offsets), left_out(track, counts)
+    overlap = overlap or overlap_of(track, measures)
+    counts, gains = measures.counts, np.ones(len(measures.counts))
+    gains[list(overlap.which)] = overlap.gains
+    weights = counts * gains * np.where(measures.correlations < INVERTED, -1.0, 1.0) / counts.sum()
+    raised = [raised_by(_named(track, i), gains[i]) for i in np.flatnonzero(gains > 1)]
+    return _weighed(track, weights, measures.offsets), left_out(track, counts) + raised
+
+
+def raised_by(name: str, gain: float) -> str:
+    """A sentence on a channel or track that is raised."""
+    return f"{name} is much quieter than the others and raised by {20 * np.log10(gain):.0f} dB"
 
 
 def left_out(track: Track, counts: np.ndarray) -> list[str]:
@@ -172,14 +185,19 @@ def overlap(pieces: Sequence[np.ndarray], which: Sequence[int]) -> Overlap:
     if len(powers) == 0:
         return Overlap()
     sounds = powers > SOUNDS * np.percentile(powers, 95, axis=0)
-    envelopes, kept = np.sqrt(powers), [0]
-    for i in range(1, len(which)):
+    levels = np.percentile(powers, 99, axis=0)  # a knock is shorter than a hundredth of a recording
+    order = [int(i) for i in np.argsort(-levels, kind="stable")]
+    envelopes, kept = np.sqrt(powers), order[:1]
+    for i in order[1:]:
         if not any(_same_voice(envelopes[:, [k, i]], sounds[:, [k, i]].any(axis=1)) for k in kept):
             kept.append(i)
     count = sounds[:, kept].sum(axis=1)
     together, any_at_all = int((count > 1).sum()), int((count > 0).sum())
     share = together / max(any_at_all, 1)
-    return Overlap(together * FRAME / SAMPLE_RATE, share, tuple(which), len(kept) == len(which))
+    below = levels[kept].max() / np.maximum(levels, 1e-30)
+    raised = np.isin(np.arange(len(which)), kept) & (below > FAR_BELOW)
+    gains = tuple(np.sqrt(np.where(raised, np.minimum(below, MAX_RAISED), 1.0)).tolist())
+    return Overlap(together * FRAME / SAMPLE_RATE, share, tuple(which), len(kept) == len(which), gains)
 
 
 def _same_voice(envelopes: np.ndarray, sounds: np.ndarray) -> bool:

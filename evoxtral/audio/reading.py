@@ -167,7 +167,7 @@ def _together(found: Sequence[Track], notes: Sequence[str], incomplete: str | No
                 )
                 for i in overlap.which
             ]
-        waveform, left = channel_mix.mix(track, measures)
+        waveform, left = channel_mix.mix(track, measures, overlap)
         if len(found) > 1 and not waveform.std() > MIN_SOUND:
             notes.append(f"track {track.label} is left out: it is silent")
             if kept or track is not found[-1]:
@@ -185,23 +185,26 @@ def _together(found: Sequence[Track], notes: Sequence[str], incomplete: str | No
         return [Recording(_scaled(waveform), incomplete, tuple(notes), track.label) for track, waveform in kept]
     told = ", and people speak at once in them" if overlap.told else ""
     notes.append(f"{len(kept)} tracks are mixed{told}; each can be had by itself")
+    gains = dict(zip(overlap.which, overlap.gains, strict=True))
+    notes += [channel_mix.raised_by(f"track {kept[i][0].label}", gain) for i, gain in gains.items() if gain > 1]
     total = np.zeros(max(len(waveform) for _, waveform in kept), np.float32)
     while kept:
         waveform = kept.pop()[1]
-        total[: len(waveform)] += waveform
+        total[: len(waveform)] += waveform * np.float32(gains.get(len(kept), 1.0))
     return [Recording(_scaled(total), incomplete, tuple(notes))]
 
 
 def _overlap(waveforms: Sequence[np.ndarray]) -> channel_mix.Overlap:
     """How much people speak at once in some tracks' waveforms."""
     size = min(max(map(len, waveforms)), channel_mix.MAX_MEASURED * SAMPLE_RATE)
-    speech = [w[:size] for w in waveforms if channel_mix.speech_scores([w[:size, None]])[0] >= channel_mix.MIN_SPEECH]
-    if len(speech) < 2:
+    starts = [waveform[:size] for waveform in waveforms]
+    speaking = [i for i, w in enumerate(starts) if channel_mix.speech_scores([w[:, None]])[0] >= channel_mix.MIN_SPEECH]
+    if len(speaking) < 2:
         return channel_mix.Overlap()
-    both = np.zeros((size, len(speech)), np.float32)
-    for i, waveform in enumerate(speech):
-        both[: len(waveform), i] = waveform
-    return channel_mix.overlap([both], range(len(speech)))
+    both = np.zeros((size, len(waveforms)), np.float32)
+    for i in speaking:
+        both[: len(starts[i]), i] = starts[i]
+    return channel_mix.overlap([both], speaking)
 
 
 def _channels(

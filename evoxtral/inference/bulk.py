@@ -6,7 +6,7 @@ what is done, and `ray_bulk` does the same on a cluster.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,6 +20,7 @@ from evoxtral.transcript import Transcript
 
 READERS = min(4, os.cpu_count() or 1)  # threads; ffmpeg decodes outside Python's lock
 READ_AHEAD = 2 * READERS  # files
+_Cut = Callable[[np.ndarray], list[audio.Segment]]  # `Engine.segments`
 BATCHES_PER_POOL = 2  # segments of similar length share a batch; a larger pool makes their lengths more similar
 
 
@@ -38,7 +39,7 @@ def transcribe(
     strict: whether an incomplete one is refused.  Raises EvoxtralError for an unknown variant or language.
     """
     selected = engine.ordered(variants)
-    pools = _pools(files, engine.window_seconds, BATCHES_PER_POOL * engine.rows / len(selected), max_seconds, strict)
+    pools = _pools(files, engine.segments, BATCHES_PER_POOL * engine.rows / len(selected), max_seconds, strict)
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(next, pools, None)
         while pool := coming.result():
@@ -60,12 +61,12 @@ class _Recording:
 
 
 def _pools(
-    files: Iterable[str], window: float, segments: float, max_seconds: float, strict: bool = False
+    files: Iterable[str], cut: _Cut, segments: float, max_seconds: float, strict: bool = False
 ) -> Iterator[list[_Recording]]:
     """Groups of files with at least `segments` segments each, except the last group; a file counts as one at least."""
     pool: list[_Recording] = []
     held = 0
-    for recording in _read_ahead(files, window, max_seconds, strict):
+    for recording in _read_ahead(files, cut, max_seconds, strict):
         pool.append(recording)
         held += max(1, len(recording.segments))
         if held >= segments:
@@ -75,13 +76,13 @@ def _pools(
         yield pool
 
 
-def _read_ahead(files: Iterable[str], window: float, max_seconds: float, strict: bool = False) -> Iterator[_Recording]:
+def _read_ahead(files: Iterable[str], cut: _Cut, max_seconds: float, strict: bool = False) -> Iterator[_Recording]:
     """Files in their order, read by several threads, at most READ_AHEAD files ahead of the consumer."""
     waiting: deque[Future[_Recording]] = deque()
     readers = ThreadPoolExecutor(READERS)
     try:
         for file in files:
-            waiting.append(readers.submit(_read, file, window, max_seconds, strict))
+            waiting.append(readers.submit(_read, file, cut, max_seconds, strict))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft().result()
         while waiting:
@@ -90,13 +91,13 @@ def _read_ahead(files: Iterable[str], window: float, max_seconds: float, strict:
         readers.shutdown(cancel_futures=True)
 
 
-def _read(file: str, window: float, max_seconds: float, strict: bool = False) -> _Recording:
+def _read(file: str, cut: _Cut, max_seconds: float, strict: bool = False) -> _Recording:
     try:
         read = audio.read(inputs.source(file), max_seconds, strict)
     except AudioError as error:
         return _Recording(file, error=error)
     waveform = audio.levelled(read.waveform)
-    segments = audio.segments(waveform, window)
+    segments = cut(waveform)
     # Copies: a view would keep the whole recording in memory.
     waveforms = [segment.of(waveform).copy() for segment in segments]
     return _Recording(file, audio.duration(waveform), segments, waveforms, incomplete=read.incomplete, notes=read.notes)

@@ -145,8 +145,7 @@ class Engine:
         decoding = _seeded(decoding or Decoding())
         recording = source if isinstance(source, audio.Recording) else audio.read(source, max_seconds)
         waveform = audio.levelled(recording.waveform)
-        pause = TURN_GAP if recording.channel else audio.MAX_PAUSE
-        segments = audio.segments(waveform, self.window_seconds, pause)
+        segments = self.segments(waveform, TURN_GAP if recording.channel else None)
         waveforms = [segment.of(waveform) for segment in segments]
         growing = {name: GrowingTranscript(audio.duration(waveform), segments) for name in selected}
         about = {name: getattr(recording, name) for name in ("incomplete", "notes", "track", "channel")}
@@ -178,6 +177,13 @@ class Engine:
         """
         selected = self.ordered(variants)
         return selected[-1] if len(selected) > 1 and self.seconds > LONG_WAIT else None
+
+    def segments(self, waveform: np.ndarray, max_pause: float | None = None) -> list[audio.Segment]:
+        """The stretches of a levelled waveform (T,) that are decoded, each in one window.
+
+        max_pause: s of silence that always divide; None for what the model hears through.
+        """
+        return audio.segments(waveform, self.window_seconds, max_pause or self.prompt.max_pause)
 
     @cached_property
     def seconds(self) -> float:

@@ -18,7 +18,7 @@ from mistral_common.exceptions import MistralCommonException
 from transformers import VoxtralConfig, VoxtralProcessor, WhisperFeatureExtractor
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
-from evoxtral.audio import SAMPLE_RATE, wav_bytes
+from evoxtral.audio import MAX_PAUSE, SAMPLE_RATE, wav_bytes
 from evoxtral.audio.features import log_mel
 from evoxtral.errors import CheckpointError, EvoxtralError, reading
 
@@ -36,7 +36,7 @@ class Prompt:
     window_seconds, window_samples, window_frames: length of one model window in s, samples at 16 kHz and mel
     frames. hop: samples per mel frame (160 in the published model, which is 10 ms; more in a coarser one).
     positions: of the encoder in one window. audio_tokens: how many positions of the prompt it takes. eos_id, audio_id:
-    token ids.
+    token ids. max_pause: seconds of silence that a window may hold (`max_pause` in config.json).
     """
 
     def __init__(self, folder: str | Path, config: VoxtralConfig, window: float | None = None):
@@ -56,6 +56,10 @@ class Prompt:
             # A model of one language was not trained to detect it: None means that language.
             languages = getattr(config, "languages", ())
             self._only_language = languages[0] if len(languages) == 1 else None
+            # A model that was trained on short pauses only may end its text at a longer one, and lose what follows.
+            self.max_pause = float(getattr(config, "max_pause", MAX_PAUSE))
+            if not self.max_pause > 0:
+                raise ValueError(f"max_pause is {self.max_pause:g} s")
             per_token = audio.intermediate_size // audio.hidden_size
             self.audio_tokens = self.positions // per_token
             fits = self._request_transcription(None).count(self.audio_id) == self.audio_tokens

@@ -84,7 +84,7 @@ def describe_clip(clip: str | None, decoder: Decoder) -> str:
     waveform = recording.waveform
     if audio.is_silent(waveform):
         return status_line.error("This clip is silent: there is nothing to transcribe.")
-    segments = audio.segments(waveform, decoder.model.engine().window_seconds) if decoder.model.ready else []
+    segments = decoder.model.engine().segments(waveform) if decoder.model.ready else []
     length = wording.clip_length(recording.duration, [segment.end - segment.start for segment in segments])
     missing = f" {wording.incomplete(recording.incomplete)}" if recording.incomplete else ""
     return status_line.status(length + missing)
