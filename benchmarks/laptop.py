@@ -165,7 +165,7 @@ class Noise:
         return one.weight.detach()
 
     def quantized(self, path: str, kind: type[Quantized]) -> Quantized:
-        return kind.of(self[f"{path}.weight"])
+        return quantized_files.laid_out(path, kind.of(self[f"{path}.weight"]))
 
 
 def parts(full: Shape, folder: Path, baseline: Path, weights: list[str], repeats: int, threads: int) -> dict:

@@ -2,12 +2,12 @@
 
 The file is safetensors. Its header says how many bits it has and from which weights it was made:
 
-    {"evoxtral": {"version": 1, "weights": "int8", "kept": […], "source": {file name: SHA-256, …}}}
+    {"evoxtral": {"version": 2, "weights": "int8", "kept": […], "source": {file name: SHA-256, …}}}
 
-Int8: PATH.weight (N, K) int8 and PATH.weight_scale (N,).  Int4: PATH.weight_packed (N, K / 2), PATH.weight_groups
-(N, G) and PATH.weight_scale; see `quantized`. All else is as in the source. The output layer and the embeddings have 8
-bits in both, as do the encoder and the projector: their products have many rows, for which 4 bits gain nothing but
-memory.
+Int8: PATH.weight and PATH.weight_scale (N,).  Int4: PATH.weight_packed, PATH.weight_steps, PATH.weight_zeros (`a` and
+`b`) and PATH.weight_scale; see `quantized`. Both are in panels where their shape fits them. All else is as in the
+source. The output layer and the embeddings have 8 bits in both, as do the encoder and the projector: their products
+have many rows, for which 4 bits gain nothing but memory.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -27,21 +28,27 @@ from torch import nn
 from transformers import VoxtralForConditionalGeneration
 
 from evoxtral.errors import CheckpointError, reading
-from evoxtral.model import checkpoints, hub, lora
+from evoxtral.model import checkpoints, hub, lora, panels
 from evoxtral.model.checkpoints import Checkpoint
-from evoxtral.model.quantized import Int4, Int8, Quantized, QuantizedEmbedding, StoredLinear, fastest, fits_int4
+from evoxtral.model.quantized import GROUP, Int4, Int8, Quantized, QuantizedEmbedding, StoredLinear, fastest
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = ("int8", "int4")
-VERSION = 1
+VERSION = 2
 TEXT = "model.language_model"
 EMBEDDINGS = f"{TEXT}.embed_tokens"
 # Left in 16 bits: what costs most when it is quantised (docs/speed.md), by the end of its path.
 KEPT: Mapping[str, tuple[str, ...]] = {"int8": (), "int4": ()}
-_PARTS = {"weight": "q", "weight_packed": "q", "weight_groups": "multipliers", "weight_scale": "scale"}  # their fields
+_PARTS = {  # their fields
+    "weight": "q",
+    "weight_packed": "q",
+    "weight_steps": "a",
+    "weight_zeros": "b",
+    "weight_scale": "scale",
+}
 _NAMES = {torch.int8: "I8", torch.uint8: "U8", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_ROOM = 800  # bytes in the header for each parameter, which may become three tensors
+_ROOM = 1000  # bytes in the header for each parameter, which may become four tensors
 
 
 def file_of(folder: Path) -> Path | None:
@@ -65,7 +72,10 @@ class Header:
             header = json.loads(content.get("evoxtral", "{}"))
             version = header.pop("version", None)
             if version != VERSION or header.get("weights") not in WEIGHTS:
-                raise CheckpointError(f"{file} is of version {version!r} of this format and {VERSION} is needed.")
+                raise CheckpointError(
+                    f"{file} is of version {version!r} of this format and {VERSION} is needed: write it again with "
+                    "`python -m evoxtral quantize`."
+                )
             return cls(header["weights"], tuple(header["kept"]), header["source"])
 
     def written(self) -> dict[str, str]:
@@ -87,8 +97,9 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
     paths = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)}
     kinds = {path: kind for path, module in paths.items() if (kind := quantized_in(path, module.weight.shape))}
     tensors.check(model, kinds)
-    for few in (True, False):  # measured now: layers are laid out by several threads at once
-        fastest(few)
+    fit = {panels.fit(*paths[path].weight.shape) for path in kinds}
+    for few, fits in product((True, False), fit):  # measured now: layers are laid out by several threads at once
+        fastest(few, fits)
     rest = {}
     for name, parameter in model.named_parameters():
         path, _, last = name.rpartition(".")
@@ -126,7 +137,7 @@ def _kind(path: str, shape: torch.Size, weights: str, kept: Sequence[str]) -> ty
         return None
     if weights == "int8" or not path.startswith(TEXT):
         return Int8
-    if not fits_int4(*shape):
+    if not panels.fit(*shape):
         raise CheckpointError(f"{path} has a shape that 4 bits cannot have ({shape[0]} x {shape[1]}): use int8.")
     return Int4
 
@@ -156,7 +167,7 @@ class _Tensors:
 
     def quantized(self, path: str, kind: type[Quantized]) -> Quantized:
         if not self.header:
-            return kind.of(self[f"{path}.weight"])
+            return laid_out(path, kind.of(self[f"{path}.weight"]))
         return kind(**{_PARTS[name]: self[f"{path}.{name}"] for name in _names(kind)})
 
     def check(self, model: nn.Module, kinds: Mapping[str, type[Quantized]]) -> None:
@@ -164,24 +175,35 @@ class _Tensors:
         needed = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         if self.header:
             for path, kind in kinds.items():
-                needed |= _shapes(kind, path, *needed.pop(f"{path}.weight"), self._groups(path))
+                needed |= _shapes(kind, path, *needed.pop(f"{path}.weight"))
         have = {name: tuple(file.get_slice(own).get_shape()) for name, (file, own) in self._slices.items()}
         wrong = sorted(name for name in {*needed, *have} if needed.get(name) != have.get(name))
         if wrong:
             raise CheckpointError(f"The weights in {self.folder} do not fit its config.json: {lora.first_of(wrong)}.")
 
-    def _groups(self, path: str) -> int:
-        name = f"{path}.weight_groups"
-        return self._slices[name][0].get_slice(self._slices[name][1]).get_shape()[1] if name in self._slices else 0
+
+def laid_out(path: str, weight: Quantized) -> Quantized:
+    """As it is in a file: in panels where it can be, but for embeddings, which are looked up."""
+    if isinstance(weight, Int8) and path != EMBEDDINGS and panels.fit(len(weight.scale), weight.ins):
+        return weight.in_panels()
+    return weight
 
 
 def _names(kind: type[Quantized]) -> tuple[str, ...]:
-    return ("weight", "weight_scale") if kind is Int8 else ("weight_packed", "weight_groups", "weight_scale")
+    if kind is Int8:
+        return "weight", "weight_scale"
+    return "weight_packed", "weight_steps", "weight_zeros", "weight_scale"
 
 
-def _shapes(kind: type[Quantized], path: str, outs: int, ins: int, groups: int) -> dict[str, tuple[int, ...]]:
-    both = ((outs, ins), (outs,)) if kind is Int8 else ((outs, ins // 2), (outs, groups), (outs,))
-    return {f"{path}.{name}": shape for name, shape in zip(_names(kind), both, strict=True)}
+def _shapes(kind: type[Quantized], path: str, outs: int, ins: int) -> dict[str, tuple[int, ...]]:
+    groups = (outs // panels.PANEL, ins // GROUP, panels.PANEL)
+    if kind is Int4:
+        shapes = (outs // panels.PANEL, ins // 8, panels.PANEL, 4), groups, groups, (outs,)
+    elif path != EMBEDDINGS and panels.fit(outs, ins):
+        shapes = (outs // panels.PANEL, ins // 4, panels.PANEL, 4), (outs,)
+    else:
+        shapes = (outs, ins), (outs,)
+    return {f"{path}.{name}": shape for name, shape in zip(_names(kind), shapes, strict=True)}
 
 
 # ---------------------------------------------------------------------------------------------------------- write
