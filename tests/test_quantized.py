@@ -276,7 +276,7 @@ def test_a_file_of_another_format_is_refused(int8_folder, tmp_path, change, sent
     folder = tmp_path / "base"
     shutil.copytree(int8_folder / "base", folder)
     file = quantized_files.file_of(folder)
-    header = {"version": 2, "weights": "int8", "kept": [], "source": {}, **change} if change else {}
+    header = {"version": 2, "weights": "int8", "kept": [], "in_8_bits": [], "source": {}, **change} if change else {}
     save_file(load_file(file), file, {"evoxtral": json.dumps(header)})
     with pytest.raises(CheckpointError, match=sentence):
         quantized_files.load(folder, "int8", torch.float32)

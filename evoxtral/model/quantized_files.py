@@ -2,7 +2,9 @@
 
 The file is safetensors. Its header says how many bits it has and from which weights it was made:
 
-    {"evoxtral": {"version": 2, "weights": "int8", "kept": […], "source": {file name: SHA-256, …}}}
+    {"evoxtral": {"version": 2, "weights": "int8", "kept": […], "in_8_bits": […], "source": {…}}}
+
+where `source` has the SHA-256 of each file.
 
 Int8: PATH.weight and PATH.weight_scale (N,).  Int4: PATH.weight_packed, PATH.weight_steps, PATH.weight_zeros (`a` and
 `b`) and PATH.weight_scale; see `quantized`. Both are in panels where their shape fits them. All else is as in the
@@ -40,6 +42,8 @@ TEXT = "model.language_model"
 EMBEDDINGS = f"{TEXT}.embed_tokens"
 # Left in 16 bits: what costs most when it is quantised (docs/speed.md), by the end of its path.
 KEPT: Mapping[str, tuple[str, ...]] = {"int8": (), "int4": ()}
+# Of int4, left in 8 bits: the attention of the text model, which costs most in 4.
+IN_8_BITS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _PARTS = {  # their fields
     "weight": "q",
     "weight_packed": "q",
@@ -58,11 +62,13 @@ def file_of(folder: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class Header:
-    """What a quantised file says about itself.  kept: ends of paths left in 16 bits.  source: file -> SHA-256."""
+    """What a quantised file says about itself.  kept, in_8_bits: ends of paths left in 16 bits, and of int4 in 8.
+    source: file -> SHA-256."""
 
     weights: str
     kept: tuple[str, ...]
     source: Mapping[str, str]
+    in_8_bits: tuple[str, ...] = IN_8_BITS
 
     @classmethod
     def read(cls, file: Path) -> "Header":
@@ -76,10 +82,11 @@ class Header:
                     f"{file} is of version {version!r} of this format and {VERSION} is needed: write it again with "
                     "`python -m evoxtral quantize`."
                 )
-            return cls(header["weights"], tuple(header["kept"]), header["source"])
+            return cls(header["weights"], tuple(header["kept"]), header["source"], tuple(header["in_8_bits"]))
 
     def written(self) -> dict[str, str]:
-        content = {"version": VERSION, "weights": self.weights, "kept": self.kept, "source": self.source}
+        content = {"version": VERSION, "weights": self.weights, "kept": self.kept, "in_8_bits": self.in_8_bits}
+        content["source"] = self.source
         return {"format": "pt", "evoxtral": json.dumps(content)}
 
 
@@ -91,7 +98,7 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
     """
     tensors = _Tensors(folder)
     model = skeleton(folder)
-    quantized_in = partial(_kind, weights=weights, kept=KEPT[weights] if kept is None else kept)
+    quantized_in = partial(_kind, weights=weights, kept=KEPT[weights] if kept is None else kept, in_8_bits=IN_8_BITS)
     if tensors.header:
         quantized_in = tensors.kind
     paths = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)}
@@ -111,7 +118,7 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
         parent, _, name = path.rpartition(".")
         read = partial(tensors.quantized, path, kind)
         if path == EMBEDDINGS:
-            new = QuantizedEmbedding(read(), dtype)
+            new = QuantizedEmbedding(tensors.mapped(path), dtype)
         else:
             new = StoredLinear(paths[path], read, dtype, few=path == "lm_head" or path.startswith(TEXT))
         setattr(model.get_submodule(parent), name, new)
@@ -127,15 +134,21 @@ def skeleton(folder: Path) -> VoxtralForConditionalGeneration:
         return VoxtralForConditionalGeneration(config)
 
 
-def _kind(path: str, shape: torch.Size, weights: str, kept: Sequence[str]) -> type[Quantized] | None:
+def _ends(path: str, ends: Sequence[str]) -> bool:
+    return any(path == end or path.endswith(f".{end}") for end in ends)
+
+
+def _kind(
+    path: str, shape: torch.Size, weights: str, kept: Sequence[str], in_8_bits: Sequence[str]
+) -> type[Quantized] | None:
     """In what a layer is quantised; None for those that stay as they are."""
-    if any(path == end or path.endswith(f".{end}") for end in kept):
+    if _ends(path, kept):
         return None
     if path == EMBEDDINGS or path == "lm_head":
         return Int8
     if "embed" in path:  # the encoder's positions, which are added
         return None
-    if weights == "int8" or not path.startswith(TEXT):
+    if weights == "int8" or not path.startswith(TEXT) or _ends(path, in_8_bits):
         return Int8
     if not panels.fit(*shape):
         raise CheckpointError(f"{path} has a shape that 4 bits cannot have ({shape[0]} x {shape[1]}): use int8.")
@@ -169,6 +182,13 @@ class _Tensors:
         if not self.header:
             return laid_out(path, kind.of(self[f"{path}.weight"]))
         return kind(**{_PARTS[name]: self[f"{path}.{name}"] for name in _names(kind)})
+
+    def mapped(self, path: str) -> Quantized:
+        """As `quantized`, in 8 bits; of a quantised file, only what is looked up comes into memory."""
+        if not self.header:
+            return self.quantized(path, Int8)
+        file = checkpoints.open_weights(file_of(self.folder), mapped=True)
+        return Int8(*(file.get_tensor(self._slices[f"{path}.{name}"][1]) for name in _names(Int8)))
 
     def check(self, model: nn.Module, kinds: Mapping[str, type[Quantized]]) -> None:
         """Whether exactly the tensors that the model needs are there, in the right shapes."""
@@ -269,7 +289,9 @@ def write_weights(model: nn.Module, tensors: Source, header: Header, file: Path)
     model: a skeleton.
     """
     modules = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
-    kinds = {path: _kind(path, m.weight.shape, header.weights, header.kept) for path, m in modules.items()}
+    kinds = {
+        path: _kind(path, m.weight.shape, header.weights, header.kept, header.in_8_bits) for path, m in modules.items()
+    }
     index: dict[str, object] = {"__metadata__": header.written()}
     room = _ROOM * sum(1 for _ in model.parameters())
     offset = 0
