@@ -252,13 +252,13 @@ def _by_plain(x: torch.Tensor, transposed: torch.Tensor, scale: torch.Tensor) ->
     return y.view(*x.shape[:-1], -1).mul_(sizes).mul_(scale).to(x.dtype)
 
 
-def _panels(weight: Int8) -> Product:
+def in_panels(weight: Int8) -> Product:
     """Weights as they are in the file: nothing has to be laid out."""
     return partial(panels.functions().product, weight=weight.in_panels().q, scale=weight.scale)
 
 
 _PRODUCTS: dict[str, Callable[[Int8], Product]] = {
-    "panels": _panels,
+    "panels": in_panels,
     "FBGEMM": _fbgemm,
     "oneDNN": _onednn,
     "plain": _plain,
