@@ -20,6 +20,7 @@ _TILE = (
     "ptr %q, i64 %stride, ptr %sizes, ptr %sums, ptr %groups, ptr %w, ptr %a, ptr %b, i64 %ins, ptr %scale, ptr %out, "
     "i64 %outs"
 )
+_AHEAD = 2048  # bytes
 _TINY = "0x3D71979980000000"  # 1e-12, in place of the size of a row of zeros
 
 
@@ -84,6 +85,13 @@ class _Code:
         vector = f"<{self.lanes} x {kind}>"
         one = self(f"insertelement {vector} poison, {kind} {value}, i64 0")
         return self(f"shufflevector {vector} {one}, {vector} poison, {self.ints} zeroinitializer")
+
+    def prefetched(self, pointer: str, index: str) -> None:
+        """All of a panel that comes some steps later: a pass reads a part of each of its lines, which the CPU's own
+        prefetching does not follow."""
+        for line in range(PANEL // 16):
+            ahead = self(f"add i64 {index}, {(_AHEAD + 64 * line) // (4 * self.lanes)}")
+            self.do(f"call void @llvm.prefetch.p0(ptr {self.at(self.ints, pointer, ahead)}, i32 0, i32 3, i32 1)")
 
     def widened(self, pointer: str, index: object) -> str:
         """Bytes as 32-bit numbers."""
@@ -155,6 +163,7 @@ def module(isa: Instructions, operand: str) -> str:
         f"declare i32 @llvm.vector.reduce.add.v{lanes}i32({ints})\n"
         "declare float @llvm.maxnum.f32(float, float)\n"
         "declare i64 @llvm.umin.i64(i64, i64)\n"
+        "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
         f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" }}'
     )
     return "\n".join(parts)
@@ -214,6 +223,8 @@ def _tile_8(isa: Instructions, rows: int, kind: str) -> str:
     c.loop("k", count, {name: (c.ints, "zeroinitializer") for row in names for name in row})
     first = c(f"mul i64 %k, {PANEL // isa.lanes}")
     weights = [c.load(c.ints, "%w", c(f"add i64 {first}, {v}")) for v in range(isa.vectors)]
+    if isa.passes > 1 and rows <= isa.rows_4:
+        c.prefetched("%w", first)
     for r in range(rows):
         x = c.splat("i32", c.load("i32", inputs[r], "%k"))
         for v in range(isa.vectors):
