@@ -26,7 +26,7 @@ from evoxtral.model import backends, panels
 
 GROUP = panels.GROUP
 _SHARES = (1.0, 0.92, 0.84)  # of a group's range that its 16 steps may span: what lies beyond is cut
-_LAID_OUT = 1024  # outputs that are quantised or laid out at once: bounds peak memory
+_LAID_OUT = panels.PANEL  # outputs that are quantised or laid out at once: they stay in a cache
 _TINY = 1e-12  # in place of the size of a row of zeros
 
 Product = Callable[[torch.Tensor], torch.Tensor]
