@@ -11,6 +11,7 @@ multiplied by it after.
 Shapes: N outputs, K inputs, G groups.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,7 @@ GROUP = panels.GROUP
 _SHARES = (1.0, 0.92, 0.84)  # of a group's range that its 16 steps may span: what lies beyond is cut
 _LAID_OUT = panels.PANEL  # outputs that are quantised or laid out at once: they stay in a cache
 _TINY = 1e-12  # in place of the size of a row of zeros
+_PATIENCE = 1.25  # how much longer panels may take than another product, whose weights are packed at every start
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
@@ -293,7 +295,9 @@ def fastest(few: bool, fits_panels: bool = True) -> str:
         rows = {count: torch.randn(count, ins, generator=generator) for count in mixture}
         return sum(n * backends.shortest_duration(partial(product, rows[count])) for count, n in mixture.items())
 
-    return min(_candidates(fits_panels), key=duration)
+    durations = {name: duration(name) for name in _candidates(fits_panels)}
+    best = min(durations, key=durations.__getitem__)
+    return "panels" if durations.get("panels", math.inf) <= _PATIENCE * durations[best] else best
 
 
 def _by_pytorch_in_4_bits(weight: Int4) -> Product:

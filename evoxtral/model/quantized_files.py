@@ -42,8 +42,8 @@ TEXT = "model.language_model"
 EMBEDDINGS = f"{TEXT}.embed_tokens"
 # Left in 16 bits: what costs most when it is quantised (docs/speed.md), by the end of its path.
 KEPT: Mapping[str, tuple[str, ...]] = {"int8": (), "int4": ()}
-# Of int4, left in 8 bits: the attention of the text model, which costs most in 4.
-IN_8_BITS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
 _PARTS = {  # their fields
     "weight": "q",
     "weight_packed": "q",
@@ -68,7 +68,16 @@ class Header:
     weights: str
     kept: tuple[str, ...]
     source: Mapping[str, str]
-    in_8_bits: tuple[str, ...] = IN_8_BITS
+    in_8_bits: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, weights: str, source: Mapping[str, str], kept: Sequence[str] | None = None
+    ) -> "Header":
+        """What is quantised here today.  model: a skeleton.  kept: None for KEPT."""
+        layers = model.config.text_config.num_hidden_layers
+        own = in_8_bits(layers) if weights == "int4" else ()
+        return cls(weights, tuple(KEPT[weights] if kept is None else kept), source, own)
 
     @classmethod
     def read(cls, file: Path) -> "Header":
@@ -98,9 +107,7 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
     """
     tensors = _Tensors(folder)
     model = skeleton(folder)
-    quantized_in = partial(_kind, weights=weights, kept=KEPT[weights] if kept is None else kept, in_8_bits=IN_8_BITS)
-    if tensors.header:
-        quantized_in = tensors.kind
+    quantized_in = tensors.kind if tensors.header else partial(_kind, header=Header.of(model, weights, {}, kept))
     paths = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)}
     kinds = {path: kind for path, module in paths.items() if (kind := quantized_in(path, module.weight.shape))}
     tensors.check(model, kinds)
@@ -134,21 +141,27 @@ def skeleton(folder: Path) -> VoxtralForConditionalGeneration:
         return VoxtralForConditionalGeneration(config)
 
 
+def in_8_bits(layers: int) -> tuple[str, ...]:
+    """Ends of paths that int4 leaves in 8 bits, of a text model of so many layers: attention, which costs most in 4,
+    and the first and the last of several layers, as other runtimes do."""
+    whole = (0, layers - 1) if layers > 2 else ()
+    ends = (f"layers.{layer}.mlp.{name}" for layer in whole for name in _MLP)
+    return *_ATTENTION, *ends
+
+
 def _ends(path: str, ends: Sequence[str]) -> bool:
     return any(path == end or path.endswith(f".{end}") for end in ends)
 
 
-def _kind(
-    path: str, shape: torch.Size, weights: str, kept: Sequence[str], in_8_bits: Sequence[str]
-) -> type[Quantized] | None:
+def _kind(path: str, shape: torch.Size, header: Header) -> type[Quantized] | None:
     """In what a layer is quantised; None for those that stay as they are."""
-    if _ends(path, kept):
+    if _ends(path, header.kept):
         return None
     if path == EMBEDDINGS or path == "lm_head":
         return Int8
     if "embed" in path:  # the encoder's positions, which are added
         return None
-    if weights == "int8" or not path.startswith(TEXT) or _ends(path, in_8_bits):
+    if header.weights == "int8" or not path.startswith(TEXT) or _ends(path, header.in_8_bits):
         return Int8
     if not panels.fit(*shape):
         raise CheckpointError(f"{path} has a shape that 4 bits cannot have ({shape[0]} x {shape[1]}): use int8.")
@@ -238,7 +251,8 @@ def write(checkpoint: Checkpoint, weights: str, folder: Path, kept: Sequence[str
     source = hub.fetch(checkpoint.base)
     if file_of(source):
         raise CheckpointError(f"{checkpoint.name} is quantised already: name the model that it was made from.")
-    header = Header(weights, tuple(KEPT[weights] if kept is None else kept), hashes(source))
+    model = skeleton(source)
+    header = Header.of(model, weights, hashes(source), kept)
     there = file_of(folder / lora.BASE)
     if there and Header.read(there) == header:
         return False
@@ -253,7 +267,6 @@ def write(checkpoint: Checkpoint, weights: str, folder: Path, kept: Sequence[str
             for file in (*source.glob("*.json"), *source.glob("tekken.json")):
                 if file.name != "model.safetensors.index.json":
                     shutil.copyfile(file, base / file.name)
-        model = skeleton(source)
         tensors = _Tensors(source)
         tensors.check(model, {})
         write_weights(model, tensors, header, base / f"model-{weights}.safetensors")
@@ -289,9 +302,7 @@ def write_weights(model: nn.Module, tensors: Source, header: Header, file: Path)
     model: a skeleton.
     """
     modules = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
-    kinds = {
-        path: _kind(path, m.weight.shape, header.weights, header.kept, header.in_8_bits) for path, m in modules.items()
-    }
+    kinds = {path: _kind(path, m.weight.shape, header) for path, m in modules.items()}
     index: dict[str, object] = {"__metadata__": header.written()}
     room = _ROOM * sum(1 for _ in model.parameters())
     offset = 0
