@@ -165,7 +165,7 @@ class Noise:
         return one.weight.detach()
 
     def quantized(self, path: str, kind: type[Quantized]) -> Quantized:
-        return kind.of(self[f"{path}.weight"])
+        return quantized_files.laid_out(path, kind.of(self[f"{path}.weight"]))
 
 
 def parts(full: Shape, folder: Path, baseline: Path, weights: list[str], repeats: int, threads: int) -> dict:
@@ -215,7 +215,7 @@ def write_whole(shape: Shape, folder: Path, weights: str) -> None:
     config.save_pretrained(base)
     model = quantized_files.skeleton(base)
     noise = Noise(model)
-    header = quantized_files.Header(weights, quantized_files.KEPT[weights], {})
+    header = quantized_files.Header.of(model, weights, {})
     quantized_files.write_weights(model, noise, header, base / f"model-{weights}.safetensors")
     recipe = lora.LoraRecipe(r=shape.rank, alpha=2 * shape.rank)
     settings = json.loads((folder / "small" / "sft" / lora.CONFIG_FILE).read_text())

@@ -27,7 +27,9 @@ import torch  # noqa: E402
 from torch.nn.functional import linear  # noqa: E402
 
 from benchmarks.precision import processor  # noqa: E402
+from evoxtral.model import panels, quantized  # noqa: E402
 from evoxtral.model.backends import onednn_linear  # noqa: E402
+from evoxtral.model.quantized import Int4, Int8, Quantized  # noqa: E402
 
 RESULTS = Path(__file__).with_suffix(".json")
 SHAPES = {"gate and up": (3072, 8192), "down": (8192, 3072), "fc1 of the encoder": (1280, 5120)}  # inputs, outputs
@@ -157,6 +159,18 @@ def dyn_quant_4bit(group: int) -> Callable[[torch.Tensor], Product]:
     return make
 
 
+def in_panels(kind: type[Quantized]) -> Callable[[torch.Tensor], Product]:
+    """The functions of evoxtral/model/panels.py."""
+
+    def make(weight: torch.Tensor) -> Product:
+        if not panels.functions():
+            raise RuntimeError("no compiled products on this CPU")
+        found = kind.of(weight)
+        return quantized.in_panels(found) if kind is Int8 else found.product(few=True)
+
+    return make
+
+
 # operator -> (what makes it, bytes for a weight, the most rows it is measured with: some take minutes)
 OPERATORS = {
     "oneDNN bfloat16 (today)": (packed(torch.bfloat16), 2, 1500),
@@ -169,6 +183,8 @@ OPERATORS = {
     "oneDNN int8 unsigned, a scale a row": (onednn_int8(False, torch.float32), 1, 1500),
     "oneDNN int8 unsigned, bfloat16 out": (onednn_int8(False, torch.bfloat16), 1, 1500),
     "torch._int_mm, a scale a row": (int_mm, 1, 1500),
+    "panels int8": (in_panels(Int8), 1, 1500),
+    "panels int4": (in_panels(Int4), 0.5625, 1500),
     "_weight_int8pack_mm bfloat16": (int8pack(torch.bfloat16), 1, 1500),
     "_weight_int4pack_mm bfloat16, groups of 32": (int4pack(32, torch.bfloat16), 0.5, 384),
     "_weight_int4pack_mm bfloat16, groups of 128": (int4pack(128, torch.bfloat16), 0.5, 1500),

@@ -26,6 +26,7 @@ from evoxtral.model.memory import equal_parts, return_freed_memory
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _CHUNK = 150  # positions in one part of the MLP and of the attention on a CPU, about: bounds peak memory
+_MEASURED_HEADS = 4  # heads with which the attention is chosen
 _FLOAT16 = torch.finfo(torch.float16).max - 1000  # transformers clamps the residual stream here, too
 
 
@@ -181,7 +182,8 @@ def _faster_attention(encoder: Encoder) -> Attend:
     Measured: PyTorch multiplies float32 with MKL, which is fast on an Intel Xeon and slow on an AMD EPYC.
     """
     heads, width = encoder.layers[0].heads, encoder.positions.shape[1]
-    qkv = encoder.positions.new_ones(1, 4 * _CHUNK, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+    few = min(heads, _MEASURED_HEADS)
+    qkv = encoder.positions.new_ones(1, len(encoder.positions), 3, few, width // heads).permute(2, 0, 3, 1, 4)
     quantized = encoder.layers[0].fc1.quantized is not None
     chunked = partial(_chunked_attention, scores_in=qkv.dtype if quantized else torch.float32)
 

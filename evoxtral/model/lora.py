@@ -166,14 +166,19 @@ def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype = t
     for path, rank in ranks.items():
         scale = alphas[path] / (math.sqrt(rank) if config.get("use_rslora") else rank)
         pair = sides.pop(path)  # copied: as long as one view of a file's memory is held, all of it is
-        weights[path] = pair["A"].to(dtype, copy=True), (pair["B"].float() * scale).to(dtype)
+        weights[path] = pair["A"].to(dtype, copy=True), _times(pair["B"], scale, dtype)
         for side, matrix in zip("AB", weights[path], strict=True):
-            if not matrix.isfinite().all():
+            if not matrix.sum(dtype=torch.float32).isfinite():  # six times as fast as to ask each number
                 raise CheckpointError(
                     f"Adapter {name!r} holds numbers that are not finite ({path}.lora_{side}): its training went "
                     "wrong; use an earlier state of it."
                 )
     return Adapter(name, weights)
+
+
+def _times(matrix: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
+    """A matrix times a number, rounded once: PyTorch multiplies 16 bits by a number in float32."""
+    return matrix * scale if matrix.dtype is dtype else (matrix.float() * scale).to(dtype)
 
 
 def read_json(file: Path) -> dict:

@@ -1,16 +1,17 @@
 """Weights in 8 and 4 bits for products on a CPU; activations are quantised as they come, with one scale a row.
 
-Int8: w = scale[n] q, one scale for each output n. Int4: w = scale[n] m[n, g] (q - 8), with a whole number m in
--15 … 15 for each group g of inputs, so that m (q - 8) is a weight of Int8: many rows are multiplied by that, and a few
-rows by PyTorch's product for 4 bits.
+Int8: w = scale[n] q, one scale for each output n. Int4: w = scale[n] (q a / 16 + b - 128) with whole numbers a and b
+for each group of 32 inputs, so that such a weight is almost one of Int8. Both are stored in panels, see `panels`, as
+its functions read them; PyTorch's own products for 8 bits want the plain matrix.
 
-Which of PyTorch's products for 8 bits is fastest depends on the CPU and on the number of rows: it is measured once,
-while loading. A scale a row needs no operator that knows about rows: each row is divided by its own largest absolute
-value before, and multiplied by it after.
+Which product for 8 bits is fastest depends on the CPU and on the number of rows: it is measured once, while loading. A
+scale a row needs no operator that knows about rows: each row is divided by its own largest absolute value before, and
+multiplied by it after.
 
 Shapes: N outputs, K inputs, G groups.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -22,21 +23,20 @@ from threading import BoundedSemaphore
 import torch
 from torch import nn
 
-from evoxtral.model import backends
+from evoxtral.model import backends, panels
 
-GROUP = 64  # inputs that share a multiplier in 4 bits
-_MOST = 15  # the largest multiplier: 8 x 15 still fits 8 bits
-_FEW = 16  # rows up to which the product for 4 bits is faster than expanding the weights
-_LAID_OUT = 1024  # outputs whose 4 bits are laid out at once
-_BLOCK = 64  # outputs that PyTorch's layout for 4 bits interleaves
+GROUP = panels.GROUP
+_SHARES = (1.0, 0.92, 0.84)  # of a group's range that its 16 steps may span: what lies beyond is cut
+_LAID_OUT = panels.PANEL  # outputs that are quantised or laid out at once: they stay in a cache
 _TINY = 1e-12  # in place of the size of a row of zeros
+_PATIENCE = 1.25  # how much longer panels may take than another product, whose weights are packed at every start
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Int8:
-    """q (N, K) int8 in -127 … 127; scale (N,) float32."""
+    """q (N, K) int8 in -127 … 127, or the same plus 128 in panels (N / 64, K / 4, 64, 4) uint8; scale (N,) float32."""
 
     q: torch.Tensor
     scale: torch.Tensor
@@ -51,79 +51,113 @@ class Int8:
     def joined(cls, parts: Sequence["Int8"]) -> "Int8":
         if len(parts) == 1:
             return parts[0]
+        if not all(panels.fit(len(part.scale), part.ins) for part in parts):
+            parts = [part.plain() for part in parts]
         return cls(torch.cat([part.q for part in parts]), torch.cat([part.scale for part in parts]))
+
+    @property
+    def ins(self) -> int:
+        return self.q.numel() // len(self.scale)
+
+    def plain(self) -> "Int8":
+        """With q as a matrix."""
+        if self.q.ndim == 2:
+            return self
+        return Int8((panels.to_bytes(self.q) ^ 128).view(torch.int8), self.scale)
+
+    def in_panels(self) -> "Int8":
+        """With q in panels, for a shape that fits them."""
+        if self.q.ndim == 4:
+            return self
+        return Int8(panels.of_bytes(self.q.view(torch.uint8) ^ 128), self.scale)
 
     def dequantized(self) -> torch.Tensor:
         """(N, K) float32."""
-        return self.q.float() * self.scale[:, None]
+        return self.plain().q.float() * self.scale[:, None]
 
     def product(self, few: bool) -> Product:
         """x (…, K) -> (…, N).  few: whether most products have a few rows only, as in decoding."""
-        return _PRODUCTS[fastest(few)](self)
+        return _PRODUCTS[fastest(few, panels.fit(len(self.scale), self.ins))](self)
 
 
 @dataclass(frozen=True)
 class Int4:
-    """q (N, K / 2) uint8, an even input in the low half of a byte and the odd one after it in the high half;
-    multipliers (N, G) int8, never zero; scale (N,) float32."""
+    """q (N / 64, K / 8, 64, 4) uint8, two codes in each, and a, b (N / 64, G, 64) uint8, in panels; scale (N,)."""
 
     q: torch.Tensor
-    multipliers: torch.Tensor
+    a: torch.Tensor
+    b: torch.Tensor
     scale: torch.Tensor
 
     @classmethod
-    def of(cls, weight: torch.Tensor, group: int = GROUP) -> "Int4":
-        """weight (N, K), K a multiple of `group`. Of the multipliers near a group's own size, the one with the least
-        squared error is taken."""
-        groups = weight.float().unflatten(1, (-1, group))
-        high, low = groups.amax(dim=2), groups.amin(dim=2)
-        own = torch.where(high > -low, high, low) / -8  # -8 is the only end that reaches the largest weight
-        scale = own.abs().amax(dim=1).clamp_min(_TINY) / _MOST
-        least = torch.full_like(own, torch.inf)
-        best, q = torch.zeros_like(own), torch.zeros_like(groups)
-        exact = own / scale[:, None]
-        for shift in (0, -1, 1):  # in units of the multiplier, away from zero
-            m = exact.sign() * (exact.abs().round() + shift).clamp(1, _MOST)
-            step = (m * scale[:, None])[..., None]
-            rounded = (groups / step).round_().clamp_(-8, 7)
-            error = (rounded * step - groups).square_().sum(dim=2)
-            better = error < least
-            least, best = torch.where(better, error, least), torch.where(better, m, best)
-            q = torch.where(better[..., None], rounded, q)
-        best[best == 0] = 1
-        q = q.add_(8).to(torch.uint8).flatten(1)
-        return cls(q[:, ::2] | (q[:, 1::2] << 4), best.to(torch.int8), scale)
+    def of(cls, weight: torch.Tensor) -> "Int4":
+        """weight (N, K) of any precision, of a shape that fits panels."""
+        parts = [_codes(part.float()) for part in weight.split(_LAID_OUT)]
+        q, a, b, scale = (torch.cat(column) for column in zip(*parts, strict=True))
+        return cls(panels.of_codes(q), panels.of_groups(a), panels.of_groups(b), scale)
 
     @classmethod
     def joined(cls, parts: Sequence["Int4"]) -> "Int4":
         if len(parts) == 1:
             return parts[0]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("q", "multipliers", "scale")))
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("q", "a", "b", "scale")))
 
-    @property
-    def group(self) -> int:
-        return 2 * self.q.shape[1] // self.multipliers.shape[1]
+    def steps(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The size of a step, and what the code 0 is, of each group (N, G) float32."""
+        a, b = panels.to_groups(self.a).float(), panels.to_groups(self.b).float()
+        return a / 16 * self.scale[:, None], (b - 128) * self.scale[:, None]
 
     def codes(self) -> torch.Tensor:
         """q of every weight, (N, K) uint8 in 0 … 15."""
-        return torch.stack([self.q & 15, self.q >> 4], dim=2).flatten(1)
+        return panels.to_codes(self.q)
 
     def dequantized(self) -> torch.Tensor:
         """(N, K) float32."""
-        steps = self.multipliers * self.scale[:, None]
-        return ((self.codes().float() - 8).unflatten(1, (-1, self.group)) * steps[..., None]).flatten(1)
+        step, zero = self.steps()
+        return (self.codes().unflatten(1, (-1, GROUP)) * step[..., None] + zero[..., None]).flatten(1)
 
     def product(self, few: bool) -> Product:
         """x (…, K) -> (…, N)."""
-        return _Int4Product(self)
+        ours = panels.functions()
+        if ours:
+            return partial(ours.product, weight=self.q, scale=self.scale, a=self.a, b=self.b)
+        return _by_pytorch_in_4_bits(self)
+
+
+def _codes(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q (N, K), a, b (N, G) and scale (N,) of a weight (N, K) float32, with the least squared error of some trials.
+
+    A group's steps span its range or a little less of it, and are then fitted to the codes that this gives.
+    """
+    scale = weight.abs().amax(dim=1).clamp_min_(_TINY) / 126  # the last step may end a little beyond the largest weight
+    w = weight.unflatten(1, (-1, GROUP)) / scale[:, None, None]
+    low, high = w.amin(dim=2), w.amax(dim=2)
+    mean, half = w.mean(dim=2), (high - low) / 2
+    least, q = torch.full_like(low, torch.inf), torch.zeros_like(w)
+    a, b = torch.ones_like(low), torch.full_like(low, 128)
+
+    def tried(step: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
+        """The codes of these steps; kept where they are better than what there is."""
+        nonlocal least, q, a, b
+        own_b = (zero + 128).round_().clamp_(1, 250)
+        own_a = torch.minimum((16 * step).round_(), (255 - own_b).mul_(16 / 15).floor_()).clamp_(1, 255)  # fits 8 bits
+        steps, zeros = (own_a / 16)[..., None], (own_b - 128)[..., None]
+        codes = ((w - zeros) / steps).round_().clamp_(0, 15)
+        error = (codes * steps + zeros).sub_(w).square_().sum(dim=2)
+        better = error < least
+        least, a, b = (torch.where(better, new, old) for new, old in ((error, least), (own_a, a), (own_b, b)))
+        q = torch.where(better[..., None], codes, q)
+        return codes
+
+    for share in _SHARES:
+        codes = tried(2 * share * half / 15, low + (1 - share) * half)
+        centred = codes - (own := codes.mean(dim=2))[..., None]
+        step = (centred * w).sum(dim=2) / centred.square().sum(dim=2).clamp_min_(_TINY)  # of the line through w
+        tried(step, mean - step * own)
+    return q.to(torch.uint8).flatten(1), a.to(torch.uint8), b.to(torch.uint8), scale
 
 
 Quantized = Int8 | Int4
-
-
-def fits_int4(outs: int, ins: int, group: int = GROUP) -> bool:
-    """Whether a layer's shape is one that the products for 4 bits know."""
-    return outs % _BLOCK == 0 and ins % group == 0
 
 
 class StoredLinear(nn.Linear):
@@ -166,7 +200,7 @@ def _relative(x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 
 def _fbgemm(weight: Int8) -> Product:
     """FBGEMM's scale is one for all of x: rows are brought to the same size first."""
-    packed = _packed_by_fbgemm(weight.q, weight.scale)
+    packed = _packed_by_fbgemm(weight.plain().q, weight.scale)
     return partial(_by_fbgemm, packed=packed, reduce_range=_fbgemm_saturates())
 
 
@@ -195,8 +229,8 @@ def _fbgemm_saturates() -> bool:
 
 def _onednn(weight: Int8) -> Product:
     # Activations must be unsigned: with signed ones oneDNN falls back to a reference that is a hundred times slower.
-    packed = torch.ops.onednn.qlinear_prepack(weight.q.contiguous(), None)
-    zeros = torch.zeros(len(weight.q), dtype=torch.int64)
+    packed = torch.ops.onednn.qlinear_prepack(weight.plain().q.contiguous(), None)
+    zeros = torch.zeros(len(weight.scale), dtype=torch.int64)
     return partial(_by_onednn, packed=packed, scale=weight.scale, zeros=zeros)
 
 
@@ -210,8 +244,7 @@ def _by_onednn(x: torch.Tensor, packed: torch.Tensor, scale: torch.Tensor, zeros
 
 
 def _plain(weight: Int8) -> Product:
-    """Weights as they are in the file: nothing has to be laid out. As fast as the others for many rows."""
-    return partial(_by_plain, transposed=weight.q.t(), scale=weight.scale)
+    return partial(_by_plain, transposed=weight.plain().q.t(), scale=weight.scale)
 
 
 def _by_plain(x: torch.Tensor, transposed: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -221,10 +254,22 @@ def _by_plain(x: torch.Tensor, transposed: torch.Tensor, scale: torch.Tensor) ->
     return y.view(*x.shape[:-1], -1).mul_(sizes).mul_(scale).to(x.dtype)
 
 
-_PRODUCTS: dict[str, Callable[[Int8], Product]] = {"FBGEMM": _fbgemm, "oneDNN": _onednn, "plain": _plain}
+def in_panels(weight: Int8) -> Product:
+    """Weights as they are in the file: nothing has to be laid out."""
+    return partial(panels.functions().product, weight=weight.in_panels().q, scale=weight.scale)
 
 
-def _candidates() -> Iterable[str]:
+_PRODUCTS: dict[str, Callable[[Int8], Product]] = {
+    "panels": in_panels,
+    "FBGEMM": _fbgemm,
+    "oneDNN": _onednn,
+    "plain": _plain,
+}
+
+
+def _candidates(fits_panels: bool = True) -> Iterable[str]:
+    if fits_panels and panels.functions():
+        yield "panels"
     if backends.fbgemm_is_here():
         yield "FBGEMM"
     if torch.backends.mkldnn.is_available():
@@ -234,7 +279,7 @@ def _candidates() -> Iterable[str]:
 
 @cache
 @torch.inference_mode()
-def fastest(few: bool) -> str:
+def fastest(few: bool, fits_panels: bool = True) -> str:
     """The fastest product in 8 bits on this CPU.
 
     few: for decoding, which multiplies 3 rows 128 times for every 12 chunks of 96 rows of a prompt; else for the
@@ -250,48 +295,24 @@ def fastest(few: bool) -> str:
         rows = {count: torch.randn(count, ins, generator=generator) for count in mixture}
         return sum(n * backends.shortest_duration(partial(product, rows[count])) for count, n in mixture.items())
 
-    return min(_candidates(), key=duration)
+    durations = {name: duration(name) for name in _candidates(fits_panels)}
+    best = min(durations, key=durations.__getitem__)
+    return "panels" if durations.get("panels", math.inf) <= _PATIENCE * durations[best] else best
 
 
-class _Int4Product:
-    """Weights in PyTorch's layout for 4 bits: (N / 64, K, 32) bytes, of which the low half is output n and the high
-    half output n + 32."""
+def _by_pytorch_in_4_bits(weight: Int4) -> Product:
+    """PyTorch's product of 4 bits, where `panels` has none: w = (q - 8) scale + zero for each group, in bfloat16."""
+    parts = (part.int() for part in weight.codes().split(_LAID_OUT))  # PyTorch takes 4 bytes for each code
+    packed = torch.cat([torch.ops.aten._convert_weight_to_int4pack_for_cpu(part, 1) for part in parts])
+    step, zero = weight.steps()
+    both = torch.stack([step.t(), (zero + 8 * step).t()], dim=2).bfloat16()
 
-    def __init__(self, weight: Int4):
-        outs, self.group = len(weight.q), weight.group
-        parts = (part.int() for part in weight.codes().split(_LAID_OUT))  # at once: PyTorch takes 4 bytes for each code
-        self.packed = torch.cat([torch.ops.aten._convert_weight_to_int4pack_for_cpu(part, 1) for part in parts])
-        steps = (weight.multipliers * weight.scale[:, None]).t().bfloat16()
-        self.steps = torch.stack([steps, torch.zeros_like(steps)], dim=2)  # scale and zero of each group, (G, N, 2)
-        self.multipliers = weight.multipliers.view(outs // _BLOCK, _BLOCK, -1).transpose(1, 2).contiguous()
-        self.scale = weight.scale
+    def product(x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(0, -2).bfloat16().contiguous()
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, packed, GROUP, both)
+        return y.view(*x.shape[:-1], -1).to(x.dtype)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.numel() // x.shape[-1]
-        if rows <= _FEW or not _layout_is_known():
-            flat = x.reshape(rows, -1).bfloat16().contiguous()
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self.packed, self.group, self.steps)
-            return y.view(*x.shape[:-1], -1).to(x.dtype)
-        return _by_plain(x, self.expanded(), self.scale)
-
-    def expanded(self) -> torch.Tensor:
-        """m (q - 8) of every weight, (K, N) int8."""
-        blocks, groups = self.multipliers.shape[:2]
-        bytes_ = self.packed.view(blocks, groups, self.group, _BLOCK // 2)
-        out = torch.empty(groups, self.group, blocks, _BLOCK, dtype=torch.int8)
-        into, m = out.permute(2, 0, 1, 3), self.multipliers[:, :, None]
-        half = _BLOCK // 2
-        torch.mul((bytes_ & 15).view(torch.int8).sub_(8), m[..., :half], out=into[..., :half])
-        torch.mul((bytes_ >> 4).view(torch.int8).sub_(8), m[..., half:], out=into[..., half:])
-        return out.view(groups * self.group, blocks * _BLOCK)
-
-
-@cache
-def _layout_is_known() -> bool:
-    """Whether PyTorch lays 4 bits out on this CPU as `_Int4Product.expanded` reads them; with AVX2 it does not."""
-    weight = Int4.of(torch.randn(2 * _BLOCK, 64, generator=torch.Generator().manual_seed(0)), 32)
-    expanded = _Int4Product(weight).expanded().t().float() * weight.scale[:, None]
-    return torch.allclose(expanded, weight.dequantized(), rtol=1e-5, atol=1e-7)
+    return product
 
 
 # --------------------------------------------------------------------------------------------------------- loading

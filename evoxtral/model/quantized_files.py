@@ -2,12 +2,14 @@
 
 The file is safetensors. Its header says how many bits it has and from which weights it was made:
 
-    {"evoxtral": {"version": 1, "weights": "int8", "kept": […], "source": {file name: SHA-256, …}}}
+    {"evoxtral": {"version": 2, "weights": "int8", "kept": […], "in_8_bits": […], "source": {…}}}
 
-Int8: PATH.weight (N, K) int8 and PATH.weight_scale (N,).  Int4: PATH.weight_packed (N, K / 2), PATH.weight_groups
-(N, G) and PATH.weight_scale; see `quantized`. All else is as in the source. The output layer and the embeddings have 8
-bits in both, as do the encoder and the projector: their products have many rows, for which 4 bits gain nothing but
-memory.
+where `source` has the SHA-256 of each file.
+
+Int8: PATH.weight and PATH.weight_scale (N,).  Int4: PATH.weight_packed, PATH.weight_steps, PATH.weight_zeros (`a` and
+`b`) and PATH.weight_scale; see `quantized`. Both are in panels where their shape fits them. All else is as in the
+source. The output layer and the embeddings have 8 bits in both, as do the encoder and the projector: their products
+have many rows, for which 4 bits gain nothing but memory.
 """
 
 import hashlib
@@ -18,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -27,21 +30,29 @@ from torch import nn
 from transformers import VoxtralForConditionalGeneration
 
 from evoxtral.errors import CheckpointError, reading
-from evoxtral.model import checkpoints, hub, lora
+from evoxtral.model import checkpoints, hub, lora, panels
 from evoxtral.model.checkpoints import Checkpoint
-from evoxtral.model.quantized import Int4, Int8, Quantized, QuantizedEmbedding, StoredLinear, fastest, fits_int4
+from evoxtral.model.quantized import GROUP, Int4, Int8, Quantized, QuantizedEmbedding, StoredLinear, fastest
 
 log = logging.getLogger(__name__)
 
 WEIGHTS = ("int8", "int4")
-VERSION = 1
+VERSION = 2
 TEXT = "model.language_model"
 EMBEDDINGS = f"{TEXT}.embed_tokens"
 # Left in 16 bits: what costs most when it is quantised (docs/speed.md), by the end of its path.
 KEPT: Mapping[str, tuple[str, ...]] = {"int8": (), "int4": ()}
-_PARTS = {"weight": "q", "weight_packed": "q", "weight_groups": "multipliers", "weight_scale": "scale"}  # their fields
+_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_PARTS = {  # their fields
+    "weight": "q",
+    "weight_packed": "q",
+    "weight_steps": "a",
+    "weight_zeros": "b",
+    "weight_scale": "scale",
+}
 _NAMES = {torch.int8: "I8", torch.uint8: "U8", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_ROOM = 800  # bytes in the header for each parameter, which may become three tensors
+_ROOM = 1000  # bytes in the header for each parameter, which may become four tensors
 
 
 def file_of(folder: Path) -> Path | None:
@@ -51,11 +62,22 @@ def file_of(folder: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class Header:
-    """What a quantised file says about itself.  kept: ends of paths left in 16 bits.  source: file -> SHA-256."""
+    """What a quantised file says about itself.  kept, in_8_bits: ends of paths left in 16 bits, and of int4 in 8.
+    source: file -> SHA-256."""
 
     weights: str
     kept: tuple[str, ...]
     source: Mapping[str, str]
+    in_8_bits: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, weights: str, source: Mapping[str, str], kept: Sequence[str] | None = None
+    ) -> "Header":
+        """What is quantised here today.  model: a skeleton.  kept: None for KEPT."""
+        layers = model.config.text_config.num_hidden_layers
+        own = in_8_bits(layers) if weights == "int4" else ()
+        return cls(weights, tuple(KEPT[weights] if kept is None else kept), source, own)
 
     @classmethod
     def read(cls, file: Path) -> "Header":
@@ -65,11 +87,15 @@ class Header:
             header = json.loads(content.get("evoxtral", "{}"))
             version = header.pop("version", None)
             if version != VERSION or header.get("weights") not in WEIGHTS:
-                raise CheckpointError(f"{file} is of version {version!r} of this format and {VERSION} is needed.")
-            return cls(header["weights"], tuple(header["kept"]), header["source"])
+                raise CheckpointError(
+                    f"{file} is of version {version!r} of this format and {VERSION} is needed: write it again with "
+                    "`python -m evoxtral quantize`."
+                )
+            return cls(header["weights"], tuple(header["kept"]), header["source"], tuple(header["in_8_bits"]))
 
     def written(self) -> dict[str, str]:
-        content = {"version": VERSION, "weights": self.weights, "kept": self.kept, "source": self.source}
+        content = {"version": VERSION, "weights": self.weights, "kept": self.kept, "in_8_bits": self.in_8_bits}
+        content["source"] = self.source
         return {"format": "pt", "evoxtral": json.dumps(content)}
 
 
@@ -81,14 +107,13 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
     """
     tensors = _Tensors(folder)
     model = skeleton(folder)
-    quantized_in = partial(_kind, weights=weights, kept=KEPT[weights] if kept is None else kept)
-    if tensors.header:
-        quantized_in = tensors.kind
+    quantized_in = tensors.kind if tensors.header else partial(_kind, header=Header.of(model, weights, {}, kept))
     paths = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)}
     kinds = {path: kind for path, module in paths.items() if (kind := quantized_in(path, module.weight.shape))}
     tensors.check(model, kinds)
-    for few in (True, False):  # measured now: layers are laid out by several threads at once
-        fastest(few)
+    fit = {panels.fit(*paths[path].weight.shape) for path in kinds}
+    for few, fits in product((True, False), fit):  # measured now: layers are laid out by several threads at once
+        fastest(few, fits)
     rest = {}
     for name, parameter in model.named_parameters():
         path, _, last = name.rpartition(".")
@@ -100,7 +125,7 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
         parent, _, name = path.rpartition(".")
         read = partial(tensors.quantized, path, kind)
         if path == EMBEDDINGS:
-            new = QuantizedEmbedding(read(), dtype)
+            new = QuantizedEmbedding(tensors.mapped(path), dtype)
         else:
             new = StoredLinear(paths[path], read, dtype, few=path == "lm_head" or path.startswith(TEXT))
         setattr(model.get_submodule(parent), name, new)
@@ -116,17 +141,29 @@ def skeleton(folder: Path) -> VoxtralForConditionalGeneration:
         return VoxtralForConditionalGeneration(config)
 
 
-def _kind(path: str, shape: torch.Size, weights: str, kept: Sequence[str]) -> type[Quantized] | None:
+def in_8_bits(layers: int) -> tuple[str, ...]:
+    """Ends of paths that int4 leaves in 8 bits, of a text model of so many layers: attention, which costs most in 4,
+    and the first and the last of several layers, as other runtimes do."""
+    whole = (0, layers - 1) if layers > 2 else ()
+    ends = (f"layers.{layer}.mlp.{name}" for layer in whole for name in _MLP)
+    return *_ATTENTION, *ends
+
+
+def _ends(path: str, ends: Sequence[str]) -> bool:
+    return any(path == end or path.endswith(f".{end}") for end in ends)
+
+
+def _kind(path: str, shape: torch.Size, header: Header) -> type[Quantized] | None:
     """In what a layer is quantised; None for those that stay as they are."""
-    if any(path == end or path.endswith(f".{end}") for end in kept):
+    if _ends(path, header.kept):
         return None
     if path == EMBEDDINGS or path == "lm_head":
         return Int8
     if "embed" in path:  # the encoder's positions, which are added
         return None
-    if weights == "int8" or not path.startswith(TEXT):
+    if header.weights == "int8" or not path.startswith(TEXT) or _ends(path, header.in_8_bits):
         return Int8
-    if not fits_int4(*shape):
+    if not panels.fit(*shape):
         raise CheckpointError(f"{path} has a shape that 4 bits cannot have ({shape[0]} x {shape[1]}): use int8.")
     return Int4
 
@@ -156,32 +193,50 @@ class _Tensors:
 
     def quantized(self, path: str, kind: type[Quantized]) -> Quantized:
         if not self.header:
-            return kind.of(self[f"{path}.weight"])
+            return laid_out(path, kind.of(self[f"{path}.weight"]))
         return kind(**{_PARTS[name]: self[f"{path}.{name}"] for name in _names(kind)})
+
+    def mapped(self, path: str) -> Quantized:
+        """As `quantized`, in 8 bits; of a quantised file, only what is looked up comes into memory."""
+        if not self.header:
+            return self.quantized(path, Int8)
+        file = checkpoints.open_weights(file_of(self.folder), mapped=True)
+        return Int8(*(file.get_tensor(self._slices[f"{path}.{name}"][1]) for name in _names(Int8)))
 
     def check(self, model: nn.Module, kinds: Mapping[str, type[Quantized]]) -> None:
         """Whether exactly the tensors that the model needs are there, in the right shapes."""
         needed = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         if self.header:
             for path, kind in kinds.items():
-                needed |= _shapes(kind, path, *needed.pop(f"{path}.weight"), self._groups(path))
+                needed |= _shapes(kind, path, *needed.pop(f"{path}.weight"))
         have = {name: tuple(file.get_slice(own).get_shape()) for name, (file, own) in self._slices.items()}
         wrong = sorted(name for name in {*needed, *have} if needed.get(name) != have.get(name))
         if wrong:
             raise CheckpointError(f"The weights in {self.folder} do not fit its config.json: {lora.first_of(wrong)}.")
 
-    def _groups(self, path: str) -> int:
-        name = f"{path}.weight_groups"
-        return self._slices[name][0].get_slice(self._slices[name][1]).get_shape()[1] if name in self._slices else 0
+
+def laid_out(path: str, weight: Quantized) -> Quantized:
+    """As it is in a file: in panels where it can be, but for embeddings, which are looked up."""
+    if isinstance(weight, Int8) and path != EMBEDDINGS and panels.fit(len(weight.scale), weight.ins):
+        return weight.in_panels()
+    return weight
 
 
 def _names(kind: type[Quantized]) -> tuple[str, ...]:
-    return ("weight", "weight_scale") if kind is Int8 else ("weight_packed", "weight_groups", "weight_scale")
+    if kind is Int8:
+        return "weight", "weight_scale"
+    return "weight_packed", "weight_steps", "weight_zeros", "weight_scale"
 
 
-def _shapes(kind: type[Quantized], path: str, outs: int, ins: int, groups: int) -> dict[str, tuple[int, ...]]:
-    both = ((outs, ins), (outs,)) if kind is Int8 else ((outs, ins // 2), (outs, groups), (outs,))
-    return {f"{path}.{name}": shape for name, shape in zip(_names(kind), both, strict=True)}
+def _shapes(kind: type[Quantized], path: str, outs: int, ins: int) -> dict[str, tuple[int, ...]]:
+    groups = (outs // panels.PANEL, ins // GROUP, panels.PANEL)
+    if kind is Int4:
+        shapes = (outs // panels.PANEL, ins // 8, panels.PANEL, 4), groups, groups, (outs,)
+    elif path != EMBEDDINGS and panels.fit(outs, ins):
+        shapes = (outs // panels.PANEL, ins // 4, panels.PANEL, 4), (outs,)
+    else:
+        shapes = (outs, ins), (outs,)
+    return {f"{path}.{name}": shape for name, shape in zip(_names(kind), shapes, strict=True)}
 
 
 # ---------------------------------------------------------------------------------------------------------- write
@@ -196,7 +251,8 @@ def write(checkpoint: Checkpoint, weights: str, folder: Path, kept: Sequence[str
     source = hub.fetch(checkpoint.base)
     if file_of(source):
         raise CheckpointError(f"{checkpoint.name} is quantised already: name the model that it was made from.")
-    header = Header(weights, tuple(KEPT[weights] if kept is None else kept), hashes(source))
+    model = skeleton(source)
+    header = Header.of(model, weights, hashes(source), kept)
     there = file_of(folder / lora.BASE)
     if there and Header.read(there) == header:
         return False
@@ -211,7 +267,6 @@ def write(checkpoint: Checkpoint, weights: str, folder: Path, kept: Sequence[str
             for file in (*source.glob("*.json"), *source.glob("tekken.json")):
                 if file.name != "model.safetensors.index.json":
                     shutil.copyfile(file, base / file.name)
-        model = skeleton(source)
         tensors = _Tensors(source)
         tensors.check(model, {})
         write_weights(model, tensors, header, base / f"model-{weights}.safetensors")
@@ -247,7 +302,7 @@ def write_weights(model: nn.Module, tensors: Source, header: Header, file: Path)
     model: a skeleton.
     """
     modules = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)}
-    kinds = {path: _kind(path, m.weight.shape, header.weights, header.kept) for path, m in modules.items()}
+    kinds = {path: _kind(path, m.weight.shape, header) for path, m in modules.items()}
     index: dict[str, object] = {"__metadata__": header.written()}
     room = _ROOM * sum(1 for _ in model.parameters())
     offset = 0

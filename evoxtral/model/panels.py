@@ -1,0 +1,160 @@
+"""Products of weights in panels of 64 outputs, by functions that LLVM compiles while loading (llvmlite, a wheel): no
+compiler is needed.
+
+PyTorch's operators have no fast product of 4 bits and a few rows, and what they lay weights out in cannot be stored.
+Here weights are unsigned bytes and activations signed ones, with one scale for each row:
+
+    8 bits: w = scale[n] (u - 128)             u (N / 64, K / 4, 64, 4) uint8
+    4 bits: w = scale[n] (q a / 16 + b - 128)  q (N / 64, K / 8, 64, 4) uint8, an input k in the low half of a byte and
+            k + 4 in the high half; a, b (N / 64, K / 32, 64) uint8, one for each group of 32 inputs
+
+Few rows are multiplied by the codes of 4 bits, whose sum over a group is then scaled; for many rows a panel is first
+expanded to 8 bits. Panels are shared out among the threads of PyTorch's own OpenMP: threads of our own would compete
+with those.
+
+Shapes: M rows, N outputs, K inputs.
+"""
+
+import ctypes
+import logging
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from evoxtral.model import panels_code
+from evoxtral.model.panels_code import ARGUMENTS, FEW, GROUP, PANEL, Instructions
+
+log = logging.getLogger(__name__)
+
+_PAD = 64  # bytes between rows of activations: with a power of two between them they would share sets of the cache
+_ALONE = 1 << 16  # numbers up to which one thread quantises activations
+_KINDS = dict(zip((torch.float32, torch.bfloat16), panels_code.KINDS, strict=True))
+_FUNCTIONS = ("quantize", "product_8", "product_4")
+_COUNTERS = 2  # behind the arguments: the next panel, and the next thread's scratch
+
+
+def fit(outs: int, ins: int) -> bool:
+    """Whether a layer of this shape can be in panels."""
+    return outs % PANEL == 0 and ins % GROUP == 0
+
+
+def of_bytes(u: torch.Tensor) -> torch.Tensor:
+    """u (N, K) uint8 in panels (N / 64, K / 4, 64, 4)."""
+    return u.view(len(u) // PANEL, PANEL, -1, 4).transpose(1, 2).contiguous()
+
+
+def to_bytes(panels: torch.Tensor) -> torch.Tensor:
+    """The opposite of `of_bytes`."""
+    return panels.transpose(1, 2).reshape(len(panels) * PANEL, -1)
+
+
+def of_codes(codes: torch.Tensor) -> torch.Tensor:
+    """codes (N, K) uint8 in 0 … 15 in panels (N / 64, K / 8, 64, 4)."""
+    low, high = codes.view(len(codes), -1, 2, 4).unbind(2)
+    return of_bytes((low | (high << 4)).flatten(1))
+
+
+def to_codes(panels: torch.Tensor) -> torch.Tensor:
+    """The opposite of `of_codes`."""
+    both = to_bytes(panels).unflatten(1, (-1, 4))
+    return torch.stack([both & 15, both >> 4], dim=2).flatten(1)
+
+
+def of_groups(values: torch.Tensor) -> torch.Tensor:
+    """values (N, G) in panels (N / 64, G, 64)."""
+    return values.view(len(values) // PANEL, PANEL, -1).transpose(1, 2).contiguous()
+
+
+def to_groups(panels: torch.Tensor) -> torch.Tensor:
+    """The opposite of `of_groups`."""
+    return panels.transpose(1, 2).reshape(len(panels) * PANEL, -1)
+
+
+class Functions:
+    """The compiled functions, and the threads of PyTorch that run them."""
+
+    def __init__(self, isa: Instructions, cpu: str, features: str):
+        """cpu, features: as LLVM names them.  Raises OSError, RuntimeError, ImportError or StopIteration."""
+        import llvmlite.binding as llvm
+
+        self.isa = isa
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        try:
+            module = llvm.parse_assembly(panels_code.module(isa, "i8"))
+        except RuntimeError:  # before LLVM 22
+            module = llvm.parse_assembly(panels_code.module(isa, "i32"))
+        target = llvm.Target.from_default_triple()
+        machine = target.create_target_machine(cpu=cpu, features=features, opt=3)
+        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        builder.getModulePassManager().run(module, builder)
+        self._engine = llvm.create_mcjit_compiler(module, machine)
+        self._engine.finalize_object()
+        library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+        self._parallel = ctypes.CDLL(str(library)).GOMP_parallel
+        self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        self._parallel.restype = None
+        names = {(what, dtype): f"{what}_{kind}" for what in _FUNCTIONS for dtype, kind in _KINDS.items()}
+        self._addresses = {key: self._engine.get_function_address(name) for key, name in names.items()}
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self._functions = {key: kind(address) for key, address in self._addresses.items()}
+
+    def run(self, what: str, dtype: torch.dtype, arguments: ctypes.Array, threads: int) -> None:
+        if threads == 1:
+            self._functions[what, dtype](arguments)
+        else:
+            self._parallel(self._addresses[what, dtype], arguments, threads, 0)
+
+    def product(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        a: torch.Tensor | None = None,
+        b: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x (…, K) float32 or bfloat16 times weights as above -> (…, N) of the same dtype.  a, b: of 4 bits."""
+        ins, outs = x.shape[-1], len(scale)
+        x = x.contiguous()
+        rows, stride, threads = x.numel() // ins, ins + _PAD, torch.get_num_threads()
+        out = x.new_empty(*x.shape[:-1], outs)
+        if not rows:
+            return out
+        bits = 8 if a is None else 4
+        expanded = bits == 4 and rows > FEW
+        limit = ctypes.c_float(127 if bits == 4 and not expanded else self.isa.most)
+        q = torch.empty(rows * (stride + 4 * (2 + ins // GROUP)), dtype=torch.uint8)
+        scratch = torch.empty(PANEL * ins * threads, dtype=torch.uint8) if expanded else q
+        sizes = q.data_ptr() + rows * stride
+        arguments = (ctypes.c_int64 * (len(ARGUMENTS) + _COUNTERS))()
+        counters = ctypes.addressof(arguments) + 8 * len(ARGUMENTS)
+        arguments[: len(ARGUMENTS)] = (
+            x.data_ptr(), rows, ins, ctypes.addressof(limit), q.data_ptr(), stride, sizes, sizes + 4 * rows,
+            sizes + 8 * rows, weight.data_ptr(), 0 if a is None else a.data_ptr(), 0 if b is None else b.data_ptr(),
+            scale.data_ptr(), out.data_ptr(), outs, counters, scratch.data_ptr(), counters + 8,
+        )  # fmt: skip
+        self.run("quantize", x.dtype, arguments, 1 if x.numel() <= _ALONE else threads)
+        arguments[len(ARGUMENTS)] = 0
+        self.run(f"product_{bits}", x.dtype, arguments, threads)
+        return out
+
+
+@cache
+def functions() -> Functions | None:
+    """Compiled once in a process, in a second; None where the CPU or a library lacks what they need."""
+    level = torch.backends.cpu.get_cpu_capability()
+    if level not in ("AVX2", "AVX512"):
+        return None
+    try:
+        import llvmlite.binding as llvm
+
+        found = llvm.get_host_cpu_features()
+        if level == "AVX512" and found.get("avx512vnni"):
+            return Functions(panels_code.AVX512_VNNI, llvm.get_host_cpu_name(), found.flatten())
+        if found.get("avxvnni"):
+            return Functions(panels_code.AVX_VNNI, "x86-64-v3", "+avxvnni")
+        return Functions(panels_code.AVX2, "x86-64-v3", "")
+    except (ImportError, OSError, RuntimeError, StopIteration) as error:
+        log.info("no compiled products: %s", error)
+        return None

@@ -1,0 +1,420 @@
+"""The functions of `panels` in LLVM's language, for registers of 256 and of 512 bits.
+
+One dot of four unsigned bytes with four signed ones, added to 32 bits, is vpdpbusd where the CPU has VNNI. Elsewhere
+it is vpmaddubsw and vpmaddwd, whose sums of two products have 16 bits: with weights of 8 bits, activations have 7.
+"""
+
+from dataclasses import dataclass
+
+PANEL = 64  # outputs side by side
+GROUP = 32  # inputs that share a and b in 4 bits
+FEW = 12  # rows up to which 4 bits are not expanded
+KINDS = ("float", "i16")  # of activations and results, i16 for bfloat16
+# What every thread gets of a call: 64 bits each, in this order.
+ARGUMENTS = (
+    "x", "rows", "ins", "most", "q", "stride", "sizes", "sums", "groups",
+    "weight", "a", "b", "scale", "out", "outs", "next", "scratch", "slot",
+)  # fmt: skip
+_NUMBERS = ("rows", "ins", "stride", "outs")
+_TILE = (
+    "ptr %q, i64 %stride, ptr %sizes, ptr %sums, ptr %groups, ptr %w, ptr %a, ptr %b, i64 %ins, ptr %scale, ptr %out, "
+    "i64 %outs"
+)
+_AHEAD = 2048  # bytes
+_TINY = "0x3D71979980000000"  # 1e-12, in place of the size of a row of zeros
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What a CPU has.  lanes: 32-bit numbers in a register.  dot: the intrinsic of VNNI, None without.  rows, vectors:
+    of a tile, whose sums stay in registers; rows_4: the same in 4 bits, which need a second sum."""
+
+    lanes: int
+    dot: str | None
+    rows: int
+    rows_4: int
+    vectors: int
+
+    @property
+    def most(self) -> int:
+        """The largest activation beside weights of 8 bits."""
+        return 127 if self.dot else 64
+
+    @property
+    def passes(self) -> int:
+        """Tiles in a panel."""
+        return PANEL // (self.lanes * self.vectors)
+
+
+AVX512_VNNI = Instructions(16, "llvm.x86.avx512.vpdpbusd.512", rows=6, rows_4=3, vectors=4)
+AVX_VNNI = Instructions(8, "llvm.x86.avx512.vpdpbusd.256", rows=4, rows_4=3, vectors=2)
+AVX2 = Instructions(8, None, rows=4, rows_4=3, vectors=2)
+
+
+class _Code:
+    """Lines of LLVM's language, one function."""
+
+    def __init__(self, isa: Instructions, head: str):
+        self.isa, self.lanes = isa, isa.lanes
+        self.floats, self.ints = f"<{isa.lanes} x float>", f"<{isa.lanes} x i32>"
+        self.shorts = f"<{2 * isa.lanes} x i16>"
+        self.lines = [f"define {head} #0 {{", "entry:"]
+
+    def __call__(self, expression: str, name: str = "") -> str:
+        """A value that this expression computes."""
+        name = name or f"%v{len(self.lines)}"
+        self.lines.append(f"  {name} = {expression}")
+        return name
+
+    def do(self, line: str) -> None:
+        self.lines.append(f"  {line}")
+
+    def label(self, name: str) -> None:
+        self.lines.append(f"{name}:")
+
+    def at(self, kind: str, pointer: str, index: object) -> str:
+        return self(f"getelementptr {kind}, ptr {pointer}, i64 {index}")
+
+    def load(self, kind: str, pointer: str, index: object = 0) -> str:
+        return self(f"load {kind}, ptr {self.at(kind, pointer, index)}, align 1")
+
+    def store(self, kind: str, value: str, pointer: str, index: object = 0) -> None:
+        self.do(f"store {kind} {value}, ptr {self.at(kind, pointer, index)}, align 1")
+
+    def splat(self, kind: str, value: str) -> str:
+        vector = f"<{self.lanes} x {kind}>"
+        one = self(f"insertelement {vector} poison, {kind} {value}, i64 0")
+        return self(f"shufflevector {vector} {one}, {vector} poison, {self.ints} zeroinitializer")
+
+    def prefetched(self, pointer: str, index: str) -> None:
+        """All of a panel that comes some steps later: a pass reads a part of each of its lines, which the CPU's own
+        prefetching does not follow."""
+        for line in range(PANEL // 16):
+            ahead = self(f"add i64 {index}, {(_AHEAD + 64 * line) // (4 * self.lanes)}")
+            self.do(f"call void @llvm.prefetch.p0(ptr {self.at(self.ints, pointer, ahead)}, i32 0, i32 3, i32 1)")
+
+    def widened(self, pointer: str, index: object) -> str:
+        """Bytes as 32-bit numbers."""
+        return self(f"zext <{self.lanes} x i8> {self.load(f'<{self.lanes} x i8>', pointer, index)} to {self.ints}")
+
+    def all(self, value: object, kind: str = "i32") -> str:
+        """A vector of one number."""
+        lanes = 2 * self.lanes if kind == "i16" else self.lanes
+        return f"<{', '.join([f'{kind} {value}'] * lanes)}>"
+
+    def halved(self, x: str) -> str:
+        """float32 as bfloat16, rounded to the nearest even: LLVM's own conversion may call a library's."""
+        bits = self(f"bitcast {self.floats} {x} to {self.ints}")
+        last = self(f"and {self.ints} {self(f'lshr {self.ints} {bits}, {self.all(16)}')}, {self.all(1)}")
+        bits = self(f"add {self.ints} {self(f'add {self.ints} {bits}, {last}')}, {self.all(0x7FFF)}")
+        return self(f"trunc {self.ints} {self(f'lshr {self.ints} {bits}, {self.all(16)}')} to <{self.lanes} x i16>")
+
+    def doubled(self, x: str) -> str:
+        """bfloat16 as float32."""
+        bits = self(f"shl {self.ints} {self(f'zext <{self.lanes} x i16> {x} to {self.ints}')}, {self.all(16)}")
+        return self(f"bitcast {self.ints} {bits} to {self.floats}")
+
+    def dot(self, total: str, unsigned: str, signed: str, name: str = "") -> str:
+        return self(f"call {self.ints} @dot({self.ints} {total}, {self.ints} {unsigned}, {self.ints} {signed})", name)
+
+    def fma(self, x: str, y: str, z: str, name: str = "") -> str:
+        kind = self.floats
+        return self(f"call {kind} @llvm.fma.v{self.lanes}f32({kind} {x}, {kind} {y}, {kind} {z})", name)
+
+    def loop(self, name: str, count: str, totals: dict[str, tuple[str, str]]) -> None:
+        """Begin a loop over %NAME from 0 to `count`, at least once. totals: value -> its kind and its first value; the
+        loop computes VALUE.next."""
+        before = next(line[:-1] for line in reversed(self.lines) if line.endswith(":"))
+        self.do(f"br label %{name}.loop")
+        self.label(f"{name}.loop")
+        self.do(f"%{name} = phi i64 [0, %{before}], [%{name}.next, %{name}.loop]")
+        for value, (kind, first) in totals.items():
+            self.do(f"{value} = phi {kind} [{first}, %{before}], [{value}.next, %{name}.loop]")
+        self._innermost = name, count
+
+    def end(self) -> None:
+        """End the innermost loop, which holds no other."""
+        name, count = self._innermost
+        self.do(f"%{name}.next = add i64 %{name}, 1")
+        self.do(f"%{name}.more = icmp ult i64 %{name}.next, {count}")
+        self.do(f"br i1 %{name}.more, label %{name}.loop, label %{name}.end")
+        self.label(f"{name}.end")
+
+    def text(self) -> str:
+        return "\n".join([*self.lines, "  ret void", "}", ""])
+
+
+def module(isa: Instructions, operand: str) -> str:
+    """All functions.  operand: how this LLVM declares what vpdpbusd multiplies, as "i8" or "i32"."""
+    ints, floats, lanes = f"<{isa.lanes} x i32>", f"<{isa.lanes} x float>", isa.lanes
+    parts = [_dot(isa, operand), _expand(isa)]
+    for kind in KINDS:
+        parts += [_tile_8(isa, rows, kind) for rows in range(1, isa.rows + 1)]
+        parts += [_tile_4(isa, rows, kind) for rows in range(1, isa.rows_4 + 1)]
+        parts += [_over_rows(isa, 8, isa.rows, kind), _over_rows(isa, 4, isa.rows_4, kind)]
+        parts += [_product(isa, 8, kind), _product(isa, 4, kind), _quantize(isa, kind)]
+    width = 32 * lanes
+    parts.append(
+        f"declare {floats} @llvm.rint.v{lanes}f32({floats})\n"
+        f"declare {floats} @llvm.fabs.v{lanes}f32({floats})\n"
+        f"declare {floats} @llvm.maxnum.v{lanes}f32({floats}, {floats})\n"
+        f"declare {floats} @llvm.fma.v{lanes}f32({floats}, {floats}, {floats})\n"
+        f"declare float @llvm.vector.reduce.fmax.v{lanes}f32({floats})\n"
+        f"declare i32 @llvm.vector.reduce.add.v{lanes}i32({ints})\n"
+        "declare float @llvm.maxnum.f32(float, float)\n"
+        "declare i64 @llvm.umin.i64(i64, i64)\n"
+        "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
+        f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" }}'
+    )
+    return "\n".join(parts)
+
+
+def _dot(isa: Instructions, operand: str) -> str:
+    ints, shorts, byte = f"<{isa.lanes} x i32>", f"<{2 * isa.lanes} x i16>", f"<{4 * isa.lanes} x i8>"
+    head = f"define internal {ints} @dot({ints} %t, {ints} %u, {ints} %s) #0 alwaysinline {{"
+    if isa.dot:
+        byte = byte if operand == "i8" else ints
+        product = f"  %y = call {ints} @{isa.dot}({ints} %t, {byte} %a, {byte} %b)"
+        declared = f"declare {ints} @{isa.dot}({ints}, {byte}, {byte})"
+    else:
+        ones = f"<{', '.join(['i16 1'] * 2 * isa.lanes)}>"
+        product = (
+            f"  %h = call {shorts} @llvm.x86.avx2.pmadd.ub.sw({byte} %a, {byte} %b)\n"
+            f"  %w = call {ints} @llvm.x86.avx2.pmadd.wd({shorts} %h, {shorts} {ones})\n"
+            f"  %y = add {ints} %t, %w"
+        )
+        declared = (
+            f"declare {shorts} @llvm.x86.avx2.pmadd.ub.sw({byte}, {byte})\n"
+            f"declare {ints} @llvm.x86.avx2.pmadd.wd({shorts}, {shorts})"
+        )
+    casts = f"  %a = bitcast {ints} %u to {byte}\n  %b = bitcast {ints} %s to {byte}"
+    return "\n".join([declared, head, casts, product, f"  ret {ints} %y", "}", ""])
+
+
+def _scaled(c: _Code, totals: list[list[str]], kind: str) -> None:
+    """Write sums, without the offset of unsigned weights, times the scales of rows and outputs."""
+    scales = [c.load(c.floats, "%scale", v) for v in range(len(totals[0]))]
+    for r, row in enumerate(totals):
+        size = c.splat("float", c.load("float", "%sizes", r))
+        offset = c(f"shl i32 {c.load('i32', '%sums', r)}, 7")
+        offset = c.splat("float", c(f"sitofp i32 {offset} to float"))
+        out = c.at(kind, "%out", c(f"mul i64 {r}, %outs"))
+        for v, total in enumerate(row):
+            y = c(f"fmul {c.floats} {c(f'fsub {c.floats} {total}, {offset}')}, {size}")
+            y = c(f"fmul {c.floats} {y}, {scales[v]}")
+            if kind == "i16":
+                y = c.halved(y)
+            c.store(f"<{c.lanes} x {kind}>", y, out, v)
+
+
+def _rows_of(c: _Code, rows: int, kind: str, first: str, stride: str) -> list[str]:
+    """Where each row begins."""
+    found = [first]
+    for _ in range(rows - 1):
+        found.append(c.at(kind, found[-1], stride))
+    return found
+
+
+def _tile_8(isa: Instructions, rows: int, kind: str) -> str:
+    """Some rows times some outputs of 8 bits."""
+    c = _Code(isa, f"internal void @tile_8_{kind}_{rows}({_TILE})")
+    inputs, count = _rows_of(c, rows, "i8", "%q", "%stride"), c("lshr i64 %ins, 2")
+    names = [[f"%t{r}.{v}" for v in range(isa.vectors)] for r in range(rows)]
+    c.loop("k", count, {name: (c.ints, "zeroinitializer") for row in names for name in row})
+    first = c(f"mul i64 %k, {PANEL // isa.lanes}")
+    weights = [c.load(c.ints, "%w", c(f"add i64 {first}, {v}")) for v in range(isa.vectors)]
+    if isa.passes > 1 and rows <= isa.rows_4:
+        c.prefetched("%w", first)
+    for r in range(rows):
+        x = c.splat("i32", c.load("i32", inputs[r], "%k"))
+        for v in range(isa.vectors):
+            c.dot(names[r][v], weights[v], x, f"{names[r][v]}.next")
+    c.end()
+    _scaled(c, [[c(f"sitofp {c.ints} {name}.next to {c.floats}") for name in row] for row in names], kind)
+    return c.text()
+
+
+def _tile_4(isa: Instructions, rows: int, kind: str) -> str:
+    """Some rows times some outputs of 4 bits: for each group a sum of codes, times a / 16; and b times the sum of x."""
+    c = _Code(isa, f"internal void @tile_4_{kind}_{rows}({_TILE})")
+    inputs, count = _rows_of(c, rows, "i8", "%q", "%stride"), c(f"udiv i64 %ins, {GROUP}")
+    of_groups = _rows_of(c, rows, "float", "%groups", count)
+    names = [[f"%t{r}.{v}" for v in range(isa.vectors)] for r in range(rows)]
+    c.loop("g", count, {name: (c.floats, "zeroinitializer") for row in names for name in row})
+    steps, side = GROUP // 8, PANEL // isa.lanes
+    sums = [["zeroinitializer"] * isa.vectors for _ in range(rows)]
+    first, x_first = c(f"mul i64 %g, {steps * side}"), c(f"mul i64 %g, {GROUP // 4}")
+    for s in range(steps):
+        both = [c.load(c.ints, "%w", c(f"add i64 {first}, {s * side + v}")) for v in range(isa.vectors)]
+        for half in range(2):
+            codes = [c(f"lshr {c.ints} {w}, {c.all(4)}") for w in both] if half else both
+            codes = [c(f"and {c.ints} {w}, {c.all(0x0F0F0F0F)}") for w in codes]
+            for r in range(rows):
+                x = c.splat("i32", c.load("i32", inputs[r], c(f"add i64 {x_first}, {2 * s + half}")))
+                sums[r] = [c.dot(total, w, x) for total, w in zip(sums[r], codes, strict=True)]
+    place = c(f"mul i64 %g, {side}")
+    group = [c.splat("float", c.load("float", row, "%g")) for row in of_groups]
+    for v in range(isa.vectors):
+        here = c(f"add i64 {place}, {v}")
+        a, b = (c(f"uitofp {c.ints} {c.widened(p, here)} to {c.floats}") for p in ("%a", "%b"))
+        for r in range(rows):
+            total = c.fma(c(f"sitofp {c.ints} {sums[r][v]} to {c.floats}"), a, names[r][v])
+            c.fma(group[r], b, total, f"{names[r][v]}.next")
+    c.end()
+    sixteenth = c.all("0.0625", "float")
+    _scaled(c, [[c(f"fmul {c.floats} {name}.next, {sixteenth}") for name in row] for row in names], kind)
+    return c.text()
+
+
+def _expand(isa: Instructions) -> str:
+    """A panel of 4 bits in 8: (q a 16 + b 256 + 128) / 256."""
+    c = _Code(isa, "internal void @expand(ptr %w, ptr %a, ptr %b, i64 %ins, ptr %out)")
+    c.loop("g", c(f"udiv i64 %ins, {GROUP}"), {})
+    steps, side = GROUP // 8, PANEL // isa.lanes
+    first, place = c(f"mul i64 %g, {steps * side}"), c(f"mul i64 %g, {side}")
+    twice = c(f"mul i64 {first}, 2")
+    for v in range(side):
+        here = c(f"add i64 {place}, {v}")
+        a = c(f"mul {c.ints} {c.widened('%a', here)}, {c.all(16 * 0x10001)}")
+        b = c(f"shl {c.ints} {c.widened('%b', here)}, {c.all(8)}")
+        b = c(f"or {c.ints} {b}, {c.all(128)}")
+        b = c(f"mul {c.ints} {b}, {c.all(0x10001)}")
+        a, b = (c(f"bitcast {c.ints} {value} to {c.shorts}") for value in (a, b))
+        for s in range(steps):
+            both = c.load(c.ints, "%w", c(f"add i64 {first}, {s * side + v}"))
+            for half in range(2):
+                ends = []
+                for odd in range(2):
+                    codes = c(f"lshr {c.ints} {both}, {c.all(4 * half + 8 * odd)}")
+                    codes = c(f"and {c.ints} {codes}, {c.all(0x000F000F)}")
+                    codes = c(f"bitcast {c.ints} {codes} to {c.shorts}")
+                    ends.append(c(f"add {c.shorts} {c(f'mul {c.shorts} {codes}, {a}')}, {b}"))
+                even = c(f"lshr {c.shorts} {ends[0]}, {c.all(8, 'i16')}")
+                odd = c(f"and {c.shorts} {ends[1]}, {c.all(-256, 'i16')}")
+                into = c(f"add i64 {twice}, {(2 * s + half) * side + v}")
+                c.store(c.shorts, c(f"or {c.shorts} {even}, {odd}"), "%out", into)
+    c.end()
+    return c.text()
+
+
+def _over_rows(isa: Instructions, bits: int, most: int, kind: str) -> str:
+    """All rows times some outputs: `most` rows at a time, then the rest."""
+    c = _Code(isa, f"internal void @rows_{bits}_{kind}({_TILE}, i64 %rows)")
+    groups = c(f"udiv i64 %ins, {GROUP}")
+    c.do("br label %next")
+    c.label("next")
+    c.do(f"%row = phi i64 [0, %entry], {', '.join(f'[%after, %one{m}]' for m in range(1, most + 1))}")
+    q, sizes = c.at("i8", "%q", c("mul i64 %row, %stride")), c.at("float", "%sizes", "%row")
+    sums, of_groups = c.at("i32", "%sums", "%row"), c.at("float", "%groups", c(f"mul i64 %row, {groups}"))
+    out = c.at(kind, "%out", c("mul i64 %row, %outs"))
+    c(f"call i64 @llvm.umin.i64(i64 {c('sub i64 %rows, %row')}, i64 {most})", "%taken")
+    c("add i64 %row, %taken", "%after")
+    c("icmp ult i64 %after, %rows", "%more")
+    c.do(f"switch i64 %taken, label %one{most} [{' '.join(f'i64 {m}, label %one{m}' for m in range(1, most))}]")
+    arguments = (
+        f"ptr {q}, i64 %stride, ptr {sizes}, ptr {sums}, ptr {of_groups}, ptr %w, ptr %a, ptr %b, i64 %ins, "
+        f"ptr %scale, ptr {out}, i64 %outs"
+    )
+    for m in range(1, most + 1):
+        c.label(f"one{m}")
+        c.do(f"call void @tile_{bits}_{kind}_{m}({arguments})")
+        c.do("br i1 %more, label %next, label %done")
+    c.label("done")
+    return c.text()
+
+
+def _entered(isa: Instructions, name: str) -> _Code:
+    """A function that a thread runs, its arguments read."""
+    c = _Code(isa, f"void @{name}(ptr %arguments)")
+    for n, argument in enumerate(ARGUMENTS):
+        c(f"load {'i64' if argument in _NUMBERS else 'ptr'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
+    return c
+
+
+def _shared_out(c: _Code, count: str) -> None:
+    """Begin what is done for each %i below `count` by the thread that comes first; ends with `_taken`."""
+    c.do("br label %take")
+    c.label("take")
+    c("atomicrmw add ptr %next, i64 1 monotonic", "%i")
+    c.do(f"br i1 {c(f'icmp ult i64 %i, {count}')}, label %work, label %leave")
+    c.label("work")
+
+
+def _taken(c: _Code) -> str:
+    c.do("br label %take")
+    c.label("leave")
+    return c.text()
+
+
+def _product(isa: Instructions, bits: int, kind: str) -> str:
+    """All rows times all panels."""
+    c = _entered(isa, f"product_{bits}_{kind}")
+    if bits == 4:
+        slot = c("atomicrmw add ptr %slot, i64 1 monotonic")
+        own = c.at("i8", "%scratch", c(f"mul i64 {slot}, {c(f'mul i64 %ins, {PANEL}')}"))
+    _shared_out(c, c(f"udiv i64 %outs, {PANEL}"))
+    first, groups = c(f"mul i64 %i, {PANEL}"), c(f"udiv i64 %ins, {GROUP}")
+    weights = c(f"mul i64 {first}, %ins")
+    w = c.at("i8", "%weight", weights if bits == 8 else c(f"lshr i64 {weights}, 1"))
+    a, b = (c.at("i8", p, c(f"mul i64 {first}, {groups}")) if bits == 4 else p for p in ("%a", "%b"))
+    scale, out = c.at("float", "%scale", first), c.at(kind, "%out", first)
+
+    def rows(bits: int, w: str) -> None:
+        for part in range(isa.passes):
+            place = part * isa.vectors * isa.lanes
+            here = c.at("i8", w, 4 * place)
+            aa, bb = (c.at("i8", p, place) for p in (a, b))
+            c.do(
+                f"call void @rows_{bits}_{kind}(ptr %q, i64 %stride, ptr %sizes, ptr %sums, ptr %groups, ptr {here}, "
+                f"ptr {aa}, ptr {bb}, i64 %ins, ptr {c.at('float', scale, place)}, ptr {c.at(kind, out, place)}, "
+                "i64 %outs, i64 %rows)"
+            )
+
+    if bits == 4:
+        c.do(f"br i1 {c(f'icmp ugt i64 %rows, {FEW}')}, label %many, label %few")
+        c.label("many")
+        c.do(f"call void @expand(ptr {w}, ptr {a}, ptr {b}, i64 %ins, ptr {own})")
+        rows(8, own)
+        c.do("br label %take")
+        c.label("few")
+    rows(bits, w)
+    return _taken(c)
+
+
+def _quantize(isa: Instructions, kind: str) -> str:
+    """Activations in signed bytes: for each row its size / most and its sum, and 16 times the sum of each group."""
+    c = _entered(isa, f"quantize_{kind}")
+    vector, parts = f"<{c.lanes} x {kind}>", GROUP // c.lanes
+
+    def values(pointer: str, index: str) -> str:
+        x = c.load(vector, pointer, index)
+        return x if kind == "float" else c.doubled(x)
+
+    limit = c.load("float", "%most")
+    _shared_out(c, "%rows")
+    row = c.at(kind, "%x", c("mul i64 %i, %ins"))
+    q = c.at("i8", "%q", c("mul i64 %i, %stride"))
+    groups = c(f"udiv i64 %ins, {GROUP}")
+    into = c.at("float", "%groups", c(f"mul i64 %i, {groups}"))
+    c.loop("m", c(f"udiv i64 %ins, {c.lanes}"), {"%size": (c.floats, "zeroinitializer")})
+    size = c(f"call {c.floats} @llvm.fabs.v{c.lanes}f32({c.floats} {values(row, '%m')})")
+    c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} %size, {c.floats} {size})", "%size.next")
+    c.end()
+    size = c(f"call float @llvm.vector.reduce.fmax.v{c.lanes}f32({c.floats} %size.next)")
+    size = c(f"call float @llvm.maxnum.f32(float {size}, float {_TINY})")
+    c.store("float", c(f"fdiv float {size}, {limit}"), "%sizes", "%i")
+    factor = c.splat("float", c(f"fdiv float {limit}, {size}"))
+    c.loop("g", groups, {"%sum": ("i32", "0")})
+    total = "0"
+    for part in range(parts):
+        place = c(f"add i64 {c(f'mul i64 %g, {parts}')}, {part}")
+        x = c(f"fmul {c.floats} {values(row, place)}, {factor}")
+        x = c(f"call {c.floats} @llvm.rint.v{c.lanes}f32({c.floats} {x})")
+        x = c(f"fptosi {c.floats} {x} to {c.ints}")
+        c.store(f"<{c.lanes} x i8>", c(f"trunc {c.ints} {x} to <{c.lanes} x i8>"), q, place)
+        total = c(f"add i32 {total}, {c(f'call i32 @llvm.vector.reduce.add.v{c.lanes}i32({c.ints} {x})')}")
+    c.store("float", c(f"sitofp i32 {c(f'shl i32 {total}, 4')} to float"), into, "%g")
+    c(f"add i32 %sum, {total}", "%sum.next")
+    c.end()
+    c.store("i32", "%sum.next", "%sums", "%i")
+    return _taken(c)
