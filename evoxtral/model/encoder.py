@@ -55,8 +55,14 @@ class Layer(nn.Module):
         del heads
         x += self.out(y.transpose(1, 2).flatten(2))
         del y
-        for part in equal_parts(x, sys.maxsize if x.is_cuda else _CHUNK, dim=1):
-            part += self.fc2(self.activation(self.fc1(self.mlp_norm(part))))
+        mix, active = self.fc1.mix, self.fc1.mix.active
+
+        def add_mlp(part: torch.Tensor) -> None:
+            with mix.using(active):
+                part += self.fc2(self.activation(self.fc1(self.mlp_norm(part))))
+
+        apart = not (x.is_cuda or self.fc1.quantized)
+        threads.each(add_mlp, equal_parts(x, sys.maxsize if x.is_cuda else _CHUNK, dim=1), apart)
         if x.dtype is torch.float16:
             x.clamp_(-_FLOAT16, _FLOAT16)
         return x
@@ -178,11 +184,14 @@ def _chunked_attention(
     """
     b, h, t, d = q.shape
     out = q.new_empty(b, t, h, d).transpose(1, 2)
-    for i in product(range(b), range(h)):
+
+    def attend(i: tuple[int, int]) -> None:
         keys, values = k[i].to(scores_in).contiguous(), v[i].T.contiguous()
         for queries, written in zip(*(equal_parts(x, _CHUNK) for x in (q[i], out[i])), strict=True):
             scores = backends.onednn_linear(queries.to(scores_in) * d**-0.5, keys)
             written.copy_(backends.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
+
+    threads.each(attend, [*product(range(b), range(h))])
     return out
 
 

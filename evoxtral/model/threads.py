@@ -1,5 +1,8 @@
-"""Independent work on a CPU side by side: two windows on a core each take 0.7 of the time of one after the other on
-both, as the short operations between the products do not divide (docs/speed.md)."""
+"""Independent work on a CPU side by side, one thread each: windows, prompts, heads, parts of an MLP.
+
+PyTorch divides every operation instead, and its threads wait for each other after each: short ones do not get faster,
+and beside other work the longest wait counts (docs/speed.md).
+"""
 
 import threading
 from collections.abc import Callable, Sequence
