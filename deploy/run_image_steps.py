@@ -53,7 +53,7 @@ def served(command: list[str], health: list[str], folder: Path, env: dict[str, s
                 sys.exit(f"CMD ended with exit code {service.returncode}.")
             time.sleep(1)
         service.send_signal(signal.SIGTERM)
-        if code := service.wait():
+        if (code := service.wait()) not in (0, -signal.SIGTERM):
             sys.exit(f"CMD ended with exit code {code} after SIGTERM.")
 
 

@@ -31,13 +31,14 @@ def each(work: Callable[[_Given], _Found], given: Sequence[_Given], apart: bool 
     count = min(len(given), together()) if apart else 1
     if count < 2:
         return [work(one) for one in given]
-    share, inference = torch.get_num_threads() // count, torch.is_inference_mode_enabled()
+    share, rest = divmod(torch.get_num_threads(), count)
+    shares, inference = [share + (i < rest) for i in range(count)], torch.is_inference_mode_enabled()
 
     def worked(one: _Given) -> _Found:
         with torch.inference_mode(inference):
             return work(one)
 
-    with ThreadPoolExecutor(count, initializer=_use, initargs=(share,)) as workers:
+    with ThreadPoolExecutor(count, initializer=lambda: _use(shares.pop())) as workers:
         return [*workers.map(worked, given)]
 
 
