@@ -7,6 +7,7 @@ is taken once. Ray drops a whole task after ATTEMPTS at it: its files are tried 
 one that ends every worker fails alone.
 """
 
+import gc
 import logging
 import math
 import os
@@ -70,6 +71,7 @@ class Transcriber:
     def __init__(self, asked: Asked):
         self.asked = asked
         self.engine = Engine(asked.checkpoint)
+        gc.freeze()  # Ray collects garbage by the clock: what was loaded need not be looked through again
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list]:
         paths = [str(path) for path in batch["path"]]
