@@ -1,6 +1,6 @@
 """`bulk` on a local Ray cluster of several nodes: whether what is killed is lost, and what Ray costs.
 
-    python benchmarks/cluster.py kills --clips 10000   # needs the extra `bulk`; a quarter of an hour of one core
+    python benchmarks/cluster.py kills --clips 10000   # needs the extra `bulk`; half an hour of one core
     python benchmarks/cluster.py cost --clips 400
 
 `kills`: one process; then a cluster of which a worker, the driver and, once it goes on, a node are killed. `cost`: one
@@ -148,11 +148,15 @@ def told(found: dict[str, dict]) -> dict[str, dict[str, str]]:
 def killed(clips: Path, output: Path, count: int) -> dict[str, dict]:
     """Results of a run on a cluster of which a worker, then the driver, then in the second run a node is killed."""
     cluster, (first, second) = nodes()
+
+    def kill_worker() -> None:
+        pid, *_ = workers(first) or workers(second)
+        os.kill(pid, signal.SIGKILL)
+
     try:
         more = ("--cluster", cluster.address, "--actors", "2")
         run = started(clips, output, *more)
-        kill_worker = {1: lambda: [os.kill(pid, signal.SIGKILL) for pid in workers(first)[:1]]}
-        watched(run, output, [run.pid], kill_worker | {count // 2: run.kill})
+        watched(run, output, [run.pid], {count // 4: kill_worker, count // 2: run.kill})
         assert run.wait() == -signal.SIGKILL, run.stderr.read()
         kept = results(output)
         assert 0 < len(kept) < count
@@ -170,11 +174,18 @@ def kills(folder: Path, count: int) -> dict:
     run = started(folder / "clips", folder / "single.jsonl")
     single = watched(run, folder / "single.jsonl", [run.pid], {})
     print("one process", single, flush=True)
-    found = killed(folder / "clips", folder / "killed.jsonl", count)
+    found, alone = (
+        told(one)
+        for one in (killed(folder / "clips", folder / "killed.jsonl", count), results(folder / "single.jsonl"))
+    )
     return {
         "one_process": single,
         "results": len(found),
-        "identical_after_kills": told(found) == told(results(folder / "single.jsonl")),
+        "texts": len({text for row in alone.values() for text in row.values()}),
+        "identical_after_kills": found == alone,
+        "different": sorted(
+            Path(file).name for file in alone.keys() | found.keys() if found.get(file) != alone.get(file)
+        ),
     }
 
 
@@ -207,12 +218,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--folder", type=Path, help="where clips and results are kept, so that it can go on")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "cluster.json")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
-        write_clips(Path(scratch) / "clips", args.clips)
-        found = PARTS[args.part](Path(scratch), args.clips)
+        folder = args.folder or Path(scratch)
+        if not (folder / "clips").exists():
+            write_clips(folder / "clips", args.clips)
+        found = PARTS[args.part](folder, args.clips)
     about = {"clips": args.clips, "clip_s": SECONDS, "nodes": NODES, "ray": ray.__version__, "cores": os.cpu_count()}
     before = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {}
     measured = {args.part: about | {"date": str(datetime.date.today())} | found}

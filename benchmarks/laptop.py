@@ -83,8 +83,8 @@ load = time.perf_counter() - begun, time.process_time() - used
 engine.prompt.eos_id = -1
 if sys.argv[5] == "few layers":  # of a model that is large with all of them
     with suppress(ImportError):
-        from evoxtral.model.memory import KEPT_OF_LARGE, freed_memory_returned
-        with freed_memory_returned(KEPT_OF_LARGE):
+        from evoxtral.model.memory import freed_memory_returned
+        with freed_memory_returned():
             pass
 t = np.arange(5 * 16000) / 16000
 clip = (0.05 * np.random.default_rng(0).normal(size=len(t)) * (1 + np.sin(8 * np.pi * t))).astype(np.float32)

@@ -95,3 +95,12 @@ def test_the_image_runs_as_nobody_special_and_starts_a_command_that_exists():
     assert args.host == "0.0.0.0"
     for source in re.findall(r"^COPY (.+) \S+$", text, re.M):
         assert all((ROOT / name).exists() for name in source.split())
+
+
+def test_the_image_s_steps_can_be_run_without_docker():
+    """A kind of instruction that the script does not know would be left out in silence."""
+    found = [*loaded("run_image_steps").instructions()]
+    done = {"ARG", "ENV", "RUN", "COPY", "CMD", "HEALTHCHECK"}
+    assert {name for name, _ in found} == done | {"FROM", "WORKDIR", "USER", "EXPOSE", "VOLUME"}
+    (check,) = [rest for name, rest in found if name == "HEALTHCHECK"]
+    assert yaml.safe_load(check[check.index("CMD") + 3 :])[0] == "python"

@@ -239,7 +239,16 @@ def test_audio_embeds_are_the_same_in_one_batch_and_one_by_one(checkpoint, tmp_p
     mels = mixed.prompt.log_mel([tone(4.0), tone(2.0, seed=1)], "cpu")
     with torch.inference_mode():
         one_by_one = mixed._encoder(mels, mixed.variants)
-        torch.testing.assert_close(one_by_one, mixed._encoder._batch(mels, mixed.variants), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one_by_one, mixed._encoder._batch(mels, mixed.variants)[0], atol=1e-5, rtol=1e-4)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with torch.inference_mode():
+            assert torch.equal(one_by_one, mixed._encoder(mels, mixed.variants)), "windows side by side"
+            alone = mixed._encoder(mels[:1], ("rl",))
+            torch.testing.assert_close(alone, one_by_one[-2:-1], atol=1e-5, rtol=1e-4)
+    finally:
+        torch.set_num_threads(before)
     audio_embeds = dict(zip(mixed.variants, one_by_one.chunk(len(mixed.variants)), strict=True))
     shared = [name for name in mixed.variants if torch.equal(audio_embeds[name], audio_embeds["base"])]
     assert shared == ["base", "text"]

@@ -170,20 +170,25 @@ def test_arguments_that_do_not_fit_are_one_sentence(store, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("resources", "actors", "room"),
+    ("nodes", "actors", "room"),
     [
-        ({"CPU": 64.0, "GPU": 8.0}, None, (8, 1, 1)),
-        ({"CPU": 64.0, "GPU": 8.0}, 4, (4, 1, 1)),
-        ({"CPU": 10.0}, None, (2, 5, 0)),
-        ({"CPU": 2.0}, None, (1, 2, 0)),
-        ({"CPU": 2.0}, 4, (4, 1, 0)),
+        ([{"CPU": 64.0, "GPU": 8.0}], None, (8, 1, 1)),
+        ([{"CPU": 64.0, "GPU": 4.0}, {}, {"GPU": 4.0}], None, (8, 1, 1)),
+        ([{"CPU": 64.0, "GPU": 8.0}], 4, (4, 1, 1)),
+        ([{"CPU": 10.0}], None, (2, 5, 0)),
+        ([{"CPU": 2.0}], None, (1, 2, 0)),
+        ([{"CPU": 2.0}, {}, {"CPU": 2.0}], None, (2, 2, 0)),
+        ([{"CPU": 6.0}] * 3, None, (3, 6, 0)),
+        ([{"CPU": 2.0}], 4, (4, 1, 0)),
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 1, (1, 1, 0)),
+        ([{"CPU": 8.0}, {"CPU": 4.0}], 3, (3, 4, 0)),
     ],
 )
-def test_an_engine_has_a_gpu_or_some_cores(resources, actors, room):
-    assert ray_bulk.room_in(resources, actors) == ray_bulk.Room(*room)
+def test_an_engine_has_a_gpu_or_some_cores_of_one_node(nodes, actors, room):
+    assert ray_bulk.room_in(nodes, actors) == ray_bulk.Room(*room)
 
 
 def test_a_cluster_without_room_and_no_actors_are_refused():
-    for resources, actors in (({}, None), ({"CPU": 4.0}, 0)):
+    for nodes, actors in (([], None), ([{}, {"memory": 1e9}], None), ([{"CPU": 4.0}], 0)):
         with pytest.raises(ray_bulk.ClusterError):
-            ray_bulk.room_in(resources, actors)
+            ray_bulk.room_in(nodes, actors)

@@ -28,7 +28,7 @@ from evoxtral.model.cache import Cache
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.encoder import Encoder
 from evoxtral.model.linear import Mix, wait_for_quantized
-from evoxtral.model.memory import KEPT, KEPT_OF_LARGE, freed_memory_returned
+from evoxtral.model.memory import freed_memory_returned
 from evoxtral.model.text import TextModel
 from evoxtral.transcript import Transcript
 
@@ -83,7 +83,7 @@ class Engine:
         self.config, self._rows = config, rows
         self.window_seconds = self.prompt.window_seconds
         too_large = CheckpointError(MODEL_TOO_LARGE.format(checkpoint.name, self.device.type))
-        with freed_memory_returned(KEPT_OF_LARGE if self._large else KEPT), _memory_or(too_large):
+        with freed_memory_returned(), _memory_or(too_large):
             self._load(folder, dict(zip(checkpoint.adapters, adapters, strict=True)))
         self._lock = threading.Lock()  # held while the model runs
         self.scheduler = Scheduler(self)
@@ -188,10 +188,10 @@ class Engine:
     @cached_property
     def seconds(self) -> float:
         """About how long one variant takes for a clip of 5 s on this CPU; 0 for small models, and on a GPU."""
-        return duration.clip_seconds(self.config) if self._large and self.device.type == "cpu" else 0.0
+        return duration.clip_seconds(self.config) if self.large and self.device.type == "cpu" else 0.0
 
     @property
-    def _large(self) -> bool:
+    def large(self) -> bool:
         """Whether its text model has so many weights that a CPU takes seconds for a clip."""
         return duration.work(self.config)[1] >= precision.LARGE_MODEL / 2
 

@@ -7,6 +7,7 @@ is taken once. Ray drops a whole task after ATTEMPTS at it: its files are tried 
 one that ends every worker fails alone.
 """
 
+import gc
 import logging
 import math
 import os
@@ -70,6 +71,7 @@ class Transcriber:
     def __init__(self, asked: Asked):
         self.asked = asked
         self.engine = Engine(asked.checkpoint)
+        gc.freeze()  # Ray collects garbage by the clock: what was loaded need not be looked through again
 
     def __call__(self, batch: Mapping[str, Sequence[str]]) -> dict[str, list]:
         paths = [str(path) for path in batch["path"]]
@@ -99,7 +101,7 @@ class Cluster:
         """address: that of a cluster, or "auto" for this machine's, which is started where there is none.
         actors: None for as many as there is room for. Raises ClusterError."""
         self.ray = joined(address)
-        self.room = room_in(self.ray.cluster_resources(), actors)
+        self.room = room_in([node["Resources"] for node in self.ray.nodes() if node["Alive"]], actors)
         log.info("%d engines with %g cores and %g GPUs each", self.room.actors, self.room.cores, self.room.gpus)
 
     def checkpoint(self, model: str, weights: str | None, window: float | None = None) -> Checkpoint:
@@ -193,15 +195,24 @@ def joined(address: str) -> "ModuleType":
     return ray
 
 
-def room_in(resources: Mapping[str, float], actors: int | None) -> Room:
-    """How many engines have room in a cluster, and what each has. Raises ClusterError."""
-    cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+def room_in(nodes: Sequence[Mapping[str, float]], actors: int | None) -> Room:
+    """How many engines have room in a cluster, and what each has: an engine is on one node. Raises ClusterError.
+
+    nodes: the resources of each.
+    """
+    cores, gpus = [int(node.get("CPU", 0)) for node in nodes], sum(int(node.get("GPU", 0)) for node in nodes)
     if actors is not None and actors < 1:
         raise ClusterError(f"{actors} actors transcribe nothing: give --actors at least 1.")
-    if gpus >= 1:
-        return Room(actors or int(gpus), 1, 1)
-    if cores < 1:
+    if gpus:
+        return Room(actors or gpus, 1, 1)
+    most = max(cores, default=0)
+    if not most:
         raise ClusterError("The cluster has no free core: add nodes to it.")
+
+    def engines(each: int) -> int:
+        return sum(own // each for own in cores)
+
     if actors is None:
-        actors = max(1, int(cores // CORES))
-    return Room(actors, max(1, cores // actors), 0)
+        each = most // max(1, most // CORES)
+        return Room(engines(each), each, 0)
+    return Room(actors, next((each for each in range(most, 1, -1) if engines(each) >= actors), 1), 0)

@@ -21,12 +21,13 @@ from evoxtral.inference import alignment
 from evoxtral.inference.batch import SYNC_EVERY, Batch
 from evoxtral.inference.prompt import Prompt
 from evoxtral.inference.sampling import Row
+from evoxtral.model import threads
 from evoxtral.model.encoder import Encoder
 from evoxtral.model.memory import return_freed_memory
 from evoxtral.model.text import TextModel
 
 MAX_STALL = 0.2  # s that decoding waits for preparations, about
-PREPARED = {"cuda": 16, "cpu": 1}  # prompts that are prepared at once; on a CPU more save no time
+PREPARED = 16  # prompts that CUDA prepares at once
 
 
 class Abandoned(EvoxtralError):
@@ -40,6 +41,7 @@ class Model(Protocol):
     prompt: Prompt
     heads: alignment.Heads
     rows: int
+    large: bool
     _text: TextModel
     _encoder: Encoder
     _lock: threading.Lock
@@ -193,7 +195,7 @@ class Scheduler:
             self._batch = Batch(engine._text, engine.prompt.eos_id, engine.rows, engine.heads.watched)
         found: list[tuple[Request, Window]] = []
         rows: list[Row] = []
-        prompts, limit = 0, PREPARED[self._engine.device.type]
+        prompts, limit = 0, self._together()
         while prompts < limit:
             waiting = [request for request in self._requests if request.waiting]
             if not waiting:
@@ -211,6 +213,16 @@ class Scheduler:
             rows += window.rows
             prompts += len(request.variants)
         return found
+
+    def _together(self) -> int:
+        """How many prompts are prepared at once. On a CPU they do not share its work, only its cores: who comes first
+        does not wait for a second window, nor does who reads along wait for two of a large model."""
+        if self._engine.device.type == "cuda":
+            return PREPARED
+        reads_along = any(request.growing for request in self._requests)
+        if self._engine._text.quantized or reads_along and (self._engine.large or not self._batch.occupied):
+            return 1
+        return threads.together()
 
     def _prepare(self, windows: Sequence[tuple[Request, Window]]) -> None:
         """Encode and prefill windows of the same variants and prompt; their rows join the batch."""

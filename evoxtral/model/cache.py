@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from evoxtral.model import threads
 from evoxtral.model.memory import equal_parts, return_freed_memory
 from evoxtral.model.text import TextModel
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 96  # positions of a prompt in one prefill chunk on a CPU, about: bounds peak memory
+_CHUNK = 192  # positions of a prompt in one prefill chunk on a CPU, about: bounds peak memory
 _QUANTIZED_CHUNK = 384  # the same of a quantised model, whose 4-bit weights are expanded again for every chunk
 _END_STEP = 512  # positions: how far attention reads on CUDA is a multiple, as every other end is a graph of its own
 _WARM_UP = 2  # eager steps before the capture: libraries allocate their workspaces in them
@@ -110,12 +111,14 @@ class Cache:
         if prompts.device.type == "cuda":
             last = self._prefill(prompts, torch.tensor(firsts, device=prompts.device))
         else:
-            # A batch saves no time here, and its activations would dominate peak memory: one prompt at a time.
-            mix = self.text.mix
-            last = prompts.new_empty(len(prompts), 1, prompts.shape[2])
-            for i, (prompt, row) in enumerate(zip(prompts, firsts, strict=True)):
-                with mix.using((mix.active[i * len(mix.active) // len(prompts)],)):
-                    last[i] = self._prefill(prompt[None], slice(row, row + 1))[0]
+            # A batch saves no time here, and its activations would dominate peak memory: each prompt by itself.
+            mix, active = self.text.mix, self.text.mix.active
+
+            def begin(i: int) -> torch.Tensor:
+                with mix.using((active[i * len(active) // len(prompts)],)):
+                    return self._prefill(prompts[i : i + 1], slice(firsts[i], firsts[i] + 1))
+
+            last = torch.cat(threads.each(begin, range(len(prompts)), not self.text.quantized))
         for i, row in enumerate(rows):
             self._occupy(row, prompts.shape[1], prompts.shape[1])
             if i % copies:

@@ -19,7 +19,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import VoxtralForConditionalGeneration
 from transformers.models.voxtral.modeling_voxtral import VoxtralEncoderLayer
 
-from evoxtral.model import backends, lora
+from evoxtral.model import backends, lora, threads
 from evoxtral.model.linear import Mix, joined
 from evoxtral.model.lora import PROJECTOR, TOWER, Adapter
 from evoxtral.model.memory import equal_parts, return_freed_memory
@@ -56,8 +56,14 @@ class Layer(nn.Module):
         del heads
         x += self.out(y.transpose(1, 2).flatten(2))
         del y
-        for part in equal_parts(x, sys.maxsize if x.is_cuda else _CHUNK, dim=1):
-            part += self.fc2(self.activation(self.fc1(self.mlp_norm(part))))
+        mix, active = self.fc1.mix, self.fc1.mix.active
+
+        def add_mlp(part: torch.Tensor) -> None:
+            with mix.using(active):
+                part += self.fc2(self.activation(self.fc1(self.mlp_norm(part))))
+
+        apart = not (x.is_cuda or self.fc1.quantized)
+        threads.each(add_mlp, equal_parts(x, sys.maxsize if x.is_cuda else _CHUNK, dim=1), apart)
         if x.dtype is torch.float16:
             x.clamp_(-_FLOAT16, _FLOAT16)
         return x
@@ -108,20 +114,31 @@ class Encoder(nn.Module):
         window is encoded by itself, once for every set of variants with the same tower weights.
         """
         if log_mel.is_cuda:
-            return self._batch(log_mel, variants)
+            audio_embeds, self.heard = self._batch(log_mel, variants)
+            return audio_embeds
         audio_embeds = log_mel.new_empty(len(variants), len(log_mel), self.tokens, self.outs)
         owners, heard = self._owners(variants, TOWER), {}
-        for (i, window), owner in product(enumerate(log_mel), self.mix.ordered(owners)):
-            rows = [row for row, other in enumerate(owners) if other == owner]
-            audio_embeds[rows, i] = self._batch(window[None], tuple(variants[row] for row in rows))
-            if self.head is not None:
-                heard |= {(row, i): self.heard[:1] for row in rows}  # they share the tower's output
+        parts = [
+            (i, [row for row, other in enumerate(owners) if other == owner])
+            for i, owner in product(range(len(log_mel)), self.mix.ordered(owners))
+        ]
+
+        def encoded(part: tuple[int, list[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+            i, rows = part
+            found = self._batch(log_mel[i : i + 1], tuple(variants[row] for row in rows))
             return_freed_memory()  # too fragmented for the next window to reuse
+            return found
+
+        quantized = self.layers[0].fc1.quantized is not None
+        for (i, rows), (embeds, own) in zip(parts, threads.each(encoded, parts, not quantized), strict=True):
+            audio_embeds[rows, i] = embeds
+            if own is not None:
+                heard |= {(row, i): own[:1] for row in rows}  # they share the tower's output
         self.heard = torch.cat([heard[key] for key in sorted(heard)]) if heard else None
         return audio_embeds.flatten(0, 1)
 
-    def _batch(self, log_mel: torch.Tensor, variants: tuple[str, ...]) -> torch.Tensor:
-        """As `forward`, in one batch.
+    def _batch(self, log_mel: torch.Tensor, variants: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `forward`, in one batch; with what `heard` is then.
 
         Variants whose adapters do not change the tower share the base's output, which is computed once. The same
         holds for the projector.
@@ -129,14 +146,15 @@ class Encoder(nn.Module):
         through_tower = self.mix.ordered(self._owners(variants, TOWER))
         with self.mix.using(through_tower):
             hidden = self._tower(log_mel.repeat(len(through_tower), 1, 1))
+        heard = None
         if self.head is not None:
             heard = self.head(hidden).float().log_softmax(-1)
-            self.heard = _repeat_blocks(heard, through_tower, self._owners(variants, TOWER))
+            heard = _repeat_blocks(heard, through_tower, self._owners(variants, TOWER))
         through_projector = self.mix.ordered(self._owners(variants, TOWER, PROJECTOR))
         hidden = _repeat_blocks(hidden, through_tower, self._owners(through_projector, TOWER))
         with self.mix.using(through_projector):
             audio_embeds = self.project2(self.activation(self.project1(hidden.view(-1, self.tokens, self.ins))))
-        return _repeat_blocks(audio_embeds, through_projector, self._owners(variants, TOWER, PROJECTOR))
+        return _repeat_blocks(audio_embeds, through_projector, self._owners(variants, TOWER, PROJECTOR)), heard
 
     def _tower(self, log_mel: torch.Tensor) -> torch.Tensor:
         """log_mel (B, bands, frames) -> (B, T, D)."""
@@ -167,11 +185,14 @@ def _chunked_attention(
     """
     b, h, t, d = q.shape
     out = q.new_empty(b, t, h, d).transpose(1, 2)
-    for i in product(range(b), range(h)):
+
+    def attend(i: tuple[int, int]) -> None:
         keys, values = k[i].to(scores_in).contiguous(), v[i].T.contiguous()
         for queries, written in zip(*(equal_parts(x, _CHUNK) for x in (q[i], out[i])), strict=True):
             scores = backends.onednn_linear(queries.to(scores_in) * d**-0.5, keys)
             written.copy_(backends.onednn_linear(scores.softmax(dim=-1).to(v.dtype), values))
+
+    threads.each(attend, [*product(range(b), range(h))])
     return out
 
 

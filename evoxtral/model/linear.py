@@ -5,6 +5,7 @@ for each variant, so that the adapters of a batch apply as a few batched product
 the audio tower and the projector, where the leading dimension is windows.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -20,18 +21,32 @@ from evoxtral.model.quantized import LOADER, StoredLinear
 _BAGS = 1536  # up to this rows x r, a CPU in bfloat16 multiplies by B as embedding bags
 
 
+class _Batch(threading.local):
+    """What a thread multiplies now."""
+
+    active: tuple[str, ...] = (BASE,)
+    sizes: tuple[int, ...] | None = None
+
+
 class Mix:
     """Which variants the rows of the current batch belong to; shared by all layers of one model.
 
-    variants: BASE, then the adapters in the order given.  active: those of the batch, a block of rows each.
-    sizes: rows of each block, None where all are equal. Not thread-safe: the caller holds a lock while `using` is open.
+    variants: BASE, then the adapters in the order given.  active: those of this thread's batch, a block of rows each.
+    sizes: rows of each block, None where all are equal.
     """
 
     def __init__(self, adapters: Sequence[Adapter]):
         self._touched = {adapter.name: frozenset(adapter.weights) for adapter in adapters}
         self.variants = (BASE, *self._touched)
-        self.active: tuple[str, ...] = (BASE,)
-        self.sizes: tuple[int, ...] | None = None
+        self._batch = _Batch()
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        return self._batch.active
+
+    @property
+    def sizes(self) -> tuple[int, ...] | None:
+        return self._batch.sizes
 
     @contextmanager
     def using(self, variants: Sequence[str], sizes: Sequence[int] | None = None) -> Iterator[None]:
@@ -39,12 +54,13 @@ class Mix:
 
         sizes: rows of each, of one position; more rows may follow, which have no adapter. None for equal blocks.
         """
-        before = self.active, self.sizes
-        self.active, self.sizes = tuple(variants), None if sizes is None else tuple(sizes)
+        batch = self._batch
+        before = batch.active, batch.sizes
+        batch.active, batch.sizes = tuple(variants), None if sizes is None else tuple(sizes)
         try:
             yield
         finally:
-            self.active, self.sizes = before
+            batch.active, batch.sizes = before
 
     def ordered(self, variants: Iterable[str]) -> tuple[str, ...]:
         """The given variants without repeats, in the order of `self.variants`."""

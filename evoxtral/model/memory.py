@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # options of mallopt(3), in bytes
-KEPT, KEPT_OF_LARGE = 2 << 20, 32 << 20  # bytes of the largest block that stays in the heap when it is freed
+KEPT = 32 << 20  # bytes of the largest block that stays in the heap when it is freed
 _CONTROL_GROUPS = tuple(  # version 2, and 1: the limit, and what is used of it
     tuple(Path("/sys/fs/cgroup") / name for name in names)
     for names in (
@@ -37,7 +37,7 @@ def freed_memory_returned(kept: int = KEPT) -> Iterator[None]:
     finally:
         return_freed_memory()
         if _libc:
-            # Activations stay in the heap and are reused: a large model's would be fresh pages at every product.
+            # Activations stay in the heap and are reused: else they would be fresh pages at every product.
             _libc.mallopt(_MMAP_THRESHOLD, kept)
             _libc.mallopt(_TRIM_THRESHOLD, 2 * kept)
 
