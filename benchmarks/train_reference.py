@@ -5,8 +5,9 @@ with gradient checkpointing, as the card has it. In one process, in turns, in pr
     OMP_NUM_THREADS=1 python benchmarks/train_reference.py --shape 250m --batch 2   five minutes
 
 Without dropout and noise, so that the losses can be compared. `cropped` is ours where a batch ends with its longest
-clip (`cropped = 1.0` in a recipe): the reference pads to 30 s. In float32, and in bfloat16 where training would choose
-it here; results go to benchmarks/train.json.
+clip (`cropped = 1.0` in a recipe): transformers refuses such windows, so the reference pads to 30 s. With `--cropped`
+the reference's encoder is cut to that length, too: it tells whether ours learns what it should there. In float32, and
+in bfloat16 where training would choose it here; results go to benchmarks/train.json.
 """
 
 import argparse
@@ -67,25 +68,32 @@ def ours(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int,
     return {"losses": losses, "step_s": np.diff(ended).tolist()}
 
 
-def reference(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int, bf16: bool) -> dict:
-    """The same by transformers' Trainer, in float32 or with autocast to bfloat16."""
+def reference(
+    base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int, bf16: bool, cropped: bool = False
+) -> dict:
+    """The same by transformers' Trainer, in float32 or with autocast to bfloat16. cropped: with an encoder as long as
+    the longest clip."""
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     torch.manual_seed(0)
-    plain = checkpoints.load_base(base, torch.float32)
+    plain, collator = checkpoints.load_base(base, torch.float32), sft.Collator(clips, prompt)
+    frames = collator.mels([0], full_window=not cropped).shape[2]
+    shorten(plain.model.audio_tower, frames // 2)
     settings = LoraConfig(
         r=LORA.r, lora_alpha=LORA.alpha, lora_dropout=0.0, target_modules=list(LORA.targets), task_type="CAUSAL_LM"
     )
     tuned = get_peft_model(plain, settings)
     tuned.enable_input_require_grads()
-    ids, window, ended = prompt.transcription_ids("en"), prompt.window_frames, [time.process_time()]
+    tokens = frames * prompt.audio_tokens // prompt.window_frames
+    ids = collator.cropped(prompt.transcription_ids("en"), tokens).tolist()
+    ended = [time.process_time()]
 
     def collate(rows: list[int]) -> dict:
         encoded = [[*prompt.encode(texts[i]), prompt.eos_id] for i in rows]
         longest = max(map(len, encoded))
         pads = [longest - len(text) for text in encoded]
-        mels = sft.Collator(clips, prompt).mels(rows)
+        mels = collator.mels(rows, full_window=not cropped)
         return {
             "input_ids": torch.tensor(
                 [ids + text + [prompt.eos_id] * n for text, n in zip(encoded, pads, strict=True)]
@@ -96,7 +104,7 @@ def reference(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps:
             "labels": torch.tensor(
                 [[-100] * len(ids) + text + [-100] * n for text, n in zip(encoded, pads, strict=True)]
             ),
-            "input_features": mels[:, :, :window],
+            "input_features": mels[:, :, :frames],
         }
 
     class Ended(TrainerCallback):
@@ -118,33 +126,44 @@ def reference(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps:
     }
 
 
-def measure(base: Path, batch: int, steps: int, tokens: int, seconds: float) -> dict:
+def shorten(tower, positions: int) -> None:
+    """Let an encoder of transformers take windows of so many positions only."""
+    tower.config.max_source_positions = positions
+    tower.embed_positions.weight = torch.nn.Parameter(tower.embed_positions.weight[:positions], requires_grad=False)
+
+
+def measure(base: Path, batch: int, steps: int, tokens: int, seconds: float, cropped: bool) -> dict:
     prompt = Prompt(base, checkpoints.load_config(base))
-    precisions = dict.fromkeys(("float32", loop.cpu_precision()))
+    precisions = ("float32",) if cropped else dict.fromkeys(("float32", loop.cpu_precision()))
     with tempfile.TemporaryDirectory() as folder:
         clips = speech(Path(folder), batch, seconds, prompt)
         texts = [text_of(tokens, prompt)] * batch
         found = {}
         for precision in precisions:
             os.environ[loop.PRECISION] = precision
-            found[precision] = compared(base, prompt, clips, texts, steps)
+            found[precision] = compared(base, prompt, clips, texts, steps, cropped)
     return {"batch": batch, "tokens": tokens, "seconds": seconds, "steps": steps, "precisions": found}
 
 
-def compared(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int) -> dict:
-    """All ways in the precision that PRECISION names; of the steps of each the quickest counts."""
-    config = sft.SftConfig(batch=len(texts), neftune=0.0)
-    found = {
-        "reference": reference(base, prompt, clips, texts, steps, os.environ[loop.PRECISION] == "bf16"),
-        "ours": ours(base, prompt, clips, texts, steps, config),
-        "cropped": ours(base, prompt, clips, texts, steps, replace(config, cropped=1.0)),
+def compared(base: Path, prompt: Prompt, clips: Clips, texts: list[str], steps: int, cropped: bool) -> dict:
+    """The ways in the precision that PRECISION names; of the steps of each the quickest counts. cropped: only those
+    whose windows end with the longest clip, one against the other."""
+    config, bf16 = sft.SftConfig(batch=len(texts), neftune=0.0), os.environ[loop.PRECISION] == "bf16"
+    ways = {
+        "reference": lambda: reference(base, prompt, clips, texts, steps, bf16, cropped),
+        "ours": lambda: ours(base, prompt, clips, texts, steps, replace(config, cropped=float(cropped))),
     }
+    if not cropped:
+        ways["cropped"] = lambda: ours(base, prompt, clips, texts, steps, replace(config, cropped=1.0))
+    found = {name: way() for name, way in ways.items()}
     least = {name: min(one["step_s"]) for name, one in found.items()}
     pairs = zip(found["reference"]["losses"], found["ours"]["losses"], strict=True)
+    ratios = {"ratio": least["reference"] / least["ours"]}
+    if not cropped:
+        ratios["ratio_cropped"] = least["reference"] / least["cropped"]
     return found | {
         "clips_per_processor_second": {name: len(texts) / s for name, s in least.items()},
-        "ratio": least["reference"] / least["ours"], "ratio_cropped": least["reference"] / least["cropped"],
-        "losses_apart": max(abs(a - b) for a, b in pairs),
+        **ratios, "losses_apart": max(abs(a - b) for a, b in pairs),
     }  # fmt: skip
 
 
@@ -155,14 +174,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=60, help="of a text (60)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a clip (8)")
+    parser.add_argument("--cropped", action="store_true", help="only windows as long as the clips, for both")
     parser.add_argument("--results", type=Path, default=TRAINING, help="default: benchmarks/train.json")
     parser.add_argument("--folder", type=Path, help="keep the model here and use it again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = build(SHAPES[args.shape], args.folder or Path(folder), 2)
-        found = measure(Path(model.base), args.batch, args.steps, args.tokens, args.seconds)
+        found = measure(Path(model.base), args.batch, args.steps, args.tokens, args.seconds, args.cropped)
     print(json.dumps(found, indent=1))
-    keep_beside(f"sft {args.shape}", found, args.results)
+    keep_beside(f"sft {args.shape}" + " cropped" * args.cropped, found, args.results)
 
 
 if __name__ == "__main__":

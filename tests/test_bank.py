@@ -187,6 +187,18 @@ def test_the_table_has_a_row_for_each_set():
     assert "| 0.0 | 0.0 | 50.0 | 50.0 % | 0.0, 100.0 (n = 1) |" in told[2] and "(recall 50 %)" in told[2]
 
 
+def test_what_was_measured_before_an_interruption_is_not_transcribed_again(engine, tmp_path):
+    config, path = evaluate_people.PeopleConfig(count=3), tmp_path / evaluate_people.PREDICTIONS
+    first = evaluate_people.measure(engine, tmp_path, ["embedded"], config)["sets"]["embedded"]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = json.loads(lines[0]) | {"seconds": 61.0}
+    path.write_text(json.dumps(kept) + "\n" + lines[1] + lines[2][:40], encoding="utf-8")
+    second = evaluate_people.measure(engine, tmp_path, ["embedded"], config)["sets"]["embedded"]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [row["id"] for row in rows] == [json.loads(line)["id"] for line in lines]
+    assert rows[0] == kept and second["n"] == first["n"] == 3 and second["minutes"] > first["minutes"]
+
+
 def test_spliced_phrases_are_heard_as_they_are_written(stocked):
     """The words of the text are words of the bank, and each phrase lasts what it lasts there."""
     items = Bank.load(stocked).of_like_voices(random.Random(0))

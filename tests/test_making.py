@@ -153,6 +153,23 @@ def test_other_settings_are_another_folder(tmp_path):
         making.lines(tmp_path, MakeConfig(clips=7))
 
 
+def test_a_corpus_of_ones_own_is_never_written_over(tmp_path, capsys):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "text": "Mine."}\n')
+    assert command.main(["make", str(tmp_path), "--clips", "2"]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert "Mine." in (tmp_path / "metadata.jsonl").read_text() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(["make", "new", "--clips", "0"], "at least one clip"), (["check", ".", "--window", "0"], "more than 0 seconds")],
+)
+def test_numbers_that_make_no_sense_are_a_sentence(tmp_path, monkeypatch, capsys, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(arguments) == 2
+    assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_the_embedded_voice_makes_a_corpus_that_can_be_checked(tmp_path, capsys):
     folder = tmp_path / "made"
     assert command.main(["make", str(folder), "--clips", "12"]) == 0

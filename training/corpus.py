@@ -25,6 +25,8 @@ TOLD = 20  # findings on the command line; the page has all
 
 def check(options: argparse.Namespace) -> int:
     """Read and hear a whole corpus, write the page; 2 if training on it would be wrong."""
+    if not options.window > 0:
+        raise RecipeError(f"--window {options.window:g} must be more than 0 seconds.")
     columns = reading.Columns(options.text_column, options.audio_column)
     report = checking.check(reading.read(options.corpus, columns, options.subset), options.window)
     options.page.write_text(page.page(report), encoding="utf-8")

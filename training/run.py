@@ -261,12 +261,13 @@ def run_bench(run: Run) -> None:
 
 def run_people(run: Run) -> None:
     """Calibrate the confidence on validation clips, then measure on natural voices and people never heard before."""
-    held_out, validation = run.folder / "people", run.folder / "people-validation"
+    held_out, validation, config = run.folder / "people", run.folder / "people-validation", run.recipe.people
     if not (held_out / "judged").exists():
-        evaluate_people.measure(_engine(run, "sft", "rl"), validation, validation=True)
+        evaluate_people.check(config)
+        evaluate_people.measure(_engine(run, "sft", "rl"), validation, config=config, validation=True)
         calibration = confidence.calibrated(confidence.read(validation))
         calibration.save(run.base)
-        evaluate_people.measure(_engine(run, "sft", "rl"), held_out)
+        evaluate_people.measure(_engine(run, "sft", "rl"), held_out, config=config)
         confidence.judge(calibration, held_out)
         (held_out / "judged").touch()
     print("\n".join(evaluate_people.told(json.loads((held_out / evaluate_people.FILE).read_text(encoding="utf-8")))))

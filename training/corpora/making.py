@@ -27,7 +27,7 @@ from training.scripts import Slices
 log = logging.getLogger(__name__)
 
 VOICES = ("embedded", "natural", "elevenlabs")
-PRICED = "2026-11-28"  # when the prices below were noted; --price gives another
+PRICED = "2026-11-28"  # when the prices below were noted
 # Credits for a character, and characters that one request takes at most.
 MODELS = {
     "eleven_v3": (1.0, 5_000),
@@ -37,6 +37,7 @@ MODELS = {
 }
 DOLLARS = 0.00022  # for a credit, on the Creator plan: 22 $ a month for 100,000
 MAX_PACE, MIN_PACE = 35.0, 3.0  # characters in a second of a plausible clip, tags aside
+UNFINISHED = "scripts.partial"  # what a kill leaves of scripts.jsonl
 TAG_SECONDS = 4.0
 MIN_LEVEL = -55.0  # LUFS
 
@@ -57,6 +58,10 @@ class MakeConfig:
     scripts_from: str = ""
     scripts_model: str = ""
     max_characters: int = writing.MAX_CHARACTERS  # of a script
+
+    def __post_init__(self):
+        if min(self.clips, self.concurrency) < 1:
+            raise RecipeError("A corpus has at least one clip, and at least one request at once: see --clips.")
 
     def settings(self) -> dict:
         """What decides the scripts of a folder and how they sound."""
@@ -102,7 +107,7 @@ class Cost:
 
 def lines(folder: Path, config: MakeConfig, sleep: Callable[[float], None] = time.sleep) -> list[Line]:
     """The scripts of a folder, written there once: the same command gives the same. Raises RecipeError for a folder
-    that holds other ones, and what `writing.write` raises."""
+    that holds other ones or other files, and what `writing.write` raises."""
     path, begun = folder / "scripts.jsonl", folder / "settings.json"
     settings = json.dumps(config.settings(), sort_keys=True)
     if path.exists():
@@ -110,6 +115,8 @@ def lines(folder: Path, config: MakeConfig, sleep: Callable[[float], None] = tim
         if json.loads(first) != json.loads(settings):
             raise RecipeError(f"{folder} was begun with other settings: choose another folder, or the same settings.")
         return [Line(**json.loads(row)) for row in rows]
+    if not begun.exists() and folder.is_dir() and {file.name for file in folder.iterdir()} - {UNFINISHED}:
+        raise RecipeError(f"{folder} holds other files, which a made corpus would be mixed with: choose a new folder.")
     rng, speakers = random.Random(config.seed), _speakers(config)
     if config.scripts_from:
         if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != json.loads(settings):
@@ -121,7 +128,7 @@ def lines(folder: Path, config: MakeConfig, sleep: Callable[[float], None] = tim
     else:
         found = _of_the_grammar(rng, speakers, config)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = folder / UNFINISHED
     partial.write_text("\n".join([settings, *(json.dumps(asdict(line)) for line in found)]) + "\n", encoding="utf-8")
     partial.rename(path)
     return found
