@@ -306,12 +306,9 @@ def test_ten_clients_all_get_their_own_text_and_metrics_tell_of_batches(scale):
 
         def visit(number: int) -> bool:
             with httpx.Client(timeout=None) as client:
-                for turn in range(3):
-                    index = (number + turn) % len(clips)
-                    answer = client.post(f"{url}/transcribe", files={"file": ("a.wav", clips[index])})
-                    if answer.json()["variants"]["rl"]["text"] != expected[index]:
-                        return False
-            return True
+                index = number % len(clips)
+                answer = client.post(f"{url}/transcribe", files={"file": ("a.wav", clips[index])})
+                return answer.json()["variants"]["rl"]["text"] == expected[index]
 
         with ThreadPoolExecutor(10) as visitors:
             assert all(visitors.map(visit, range(10)))
