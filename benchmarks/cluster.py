@@ -112,8 +112,10 @@ def spent(roots: Sequence[int], seen: dict[int, tuple[str, float]]) -> dict[str,
         return pid in roots or (pid in running and running[pid][0] > 1 and is_ours(running[pid][0]))
 
     for pid, (_, name, seconds) in running.items():
-        if is_ours(pid) and seconds >= seen.get(pid, ("", 0.0))[1]:
-            seen[pid] = ("engines" if "MapWorker" in name else "command" if pid == roots[0] else "ray"), seconds
+        kind, before = seen.get(pid, ("", 0.0))
+        if is_ours(pid) and seconds >= before:
+            engine = "MapWorker" in name or kind == "engines"  # it changes its name when it has nothing to do
+            seen[pid] = ("engines" if engine else "command" if pid == roots[0] else "ray"), seconds
     return {kind: sum(s for k, s in seen.values() if k == kind) for kind in ("engines", "command", "ray")}
 
 
