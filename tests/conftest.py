@@ -2,9 +2,12 @@
 PEFT.
 """
 
+import multiprocessing
 import os
 import shutil
 from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start, too: threads that wait burn time
@@ -129,6 +132,16 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def engine(checkpoint) -> Engine:
     return Engine(checkpoint, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> BaseContext:
+    """Starts processes that have imported what they need: one import of PyTorch for all of them, benchmarks' too."""
+    context = multiprocessing.get_context("forkserver")
+    voxtral = "transformers.models.voxtral.modeling_voxtral"
+    context.set_forkserver_preload(["training.run", "benchmarks.train", "evoxtral.inference.engine", "peft", voxtral])
+    forkserver.ensure_running()
+    return context
 
 
 ENGINES: dict[str, Engine] = {}

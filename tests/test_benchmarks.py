@@ -11,7 +11,7 @@ from benchmarks import decode, laptop, speed_records, train
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory) -> list[dict]:
+def records(tmp_path_factory, preloaded) -> list[dict]:
     results = tmp_path_factory.mktemp("results") / "results.json"
     asked = "--shape tiny --tokens 9 --repeats 1 --windows 2 --long-clip 40 --device cpu"
     return measured(decode, asked, results)
@@ -83,7 +83,7 @@ def test_the_documentation_equals_the_results_file():
     )
 
 
-def test_a_training_step_is_measured_on_the_published_recipe(tmp_path):
+def test_a_training_step_is_measured_on_the_published_recipe(tmp_path, preloaded):
     asked = "--shape tiny --device cpu --tokens 9 --batch 2 --repeats 1"
     (entry,) = measured(train, asked, tmp_path / "results.json")
     assert entry["part"] == "train" and (entry["batch"], entry["micro_batch"]) == (2, 2)

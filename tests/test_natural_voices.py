@@ -129,8 +129,15 @@ def test_a_silent_phrase_stays_silent():
     assert not waveform.any() and times.shape == (1, 2)
 
 
-def spoken_truly(voice: str) -> speech.Speech:
-    """What is true of a recording in any natural voice."""
+@pytest.mark.parametrize(
+    "voice",
+    [
+        *(pytest.param(f"flite:{name}", marks=needs(flite.missing() or deliveries.missing())) for name in flite.VOICES),
+        pytest.param("piper:joe", marks=needs(piper.missing() or deliveries.missing())),
+        pytest.param("natural:heart@0.6+george@0.4", marks=needs(kokoro.missing() or deliveries.missing())),
+    ],
+)
+def test_a_natural_voice_speaks_with_true_times(voice):
     spoken = speech.speak(TEXT, voice, 3)
     assert np.array_equal(spoken.waveform, speech.speak(TEXT, voice, 3).waveform)
     assert spoken.waveform.dtype == np.float32 and 0.2 < np.abs(spoken.waveform).max() <= 1
@@ -144,23 +151,6 @@ def spoken_truly(voice: str) -> speech.Speech:
     by_name = {tag.text: tag for tag in spoken.tags}
     words = {word.text: word for word in spoken.words}
     assert words["was"].end <= by_name["clears throat"].start < by_name["clears throat"].end <= words["thinking."].start
-    return spoken
-
-
-@needs(flite.missing() or deliveries.missing())
-@pytest.mark.parametrize("name", flite.VOICES)
-def test_flite_speaks_with_true_times(name):
-    spoken_truly(f"flite:{name}")
-
-
-@needs(piper.missing() or deliveries.missing())
-def test_piper_speaks_with_true_times():
-    spoken_truly("piper:joe")
-
-
-@needs(kokoro.missing() or deliveries.missing())
-def test_kokoro_speaks_with_true_times():
-    spoken_truly("natural:heart@0.6+george@0.4")
 
 
 @needs(kokoro.missing())

@@ -1,7 +1,6 @@
 """The pipeline: recipes, the loop that resumes, RAFT's choice, and every stage end to end."""
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
-from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -532,15 +530,6 @@ def finished(tmp_path_factory) -> Path:
         patch.setenv(loop.PRECISION, "float32")
         assert run.main([*arguments(folder), "--stages", ",".join(run.STAGES)]) == 0
     return folder
-
-
-@pytest.fixture(scope="module")
-def preloaded() -> BaseContext:
-    """Starts processes that have imported what they need: one import of PyTorch for all of them."""
-    context = multiprocessing.get_context("forkserver")
-    voxtral = "transformers.models.voxtral.modeling_voxtral"
-    context.set_forkserver_preload(["training.run", "evoxtral.inference.engine", "peft", voxtral])
-    return context
 
 
 def arguments(folder: Path) -> list[str]:
