@@ -301,7 +301,7 @@ def test_a_file_that_lacks_a_tensor_is_named(int8_folder, tmp_path):
         (13e9, 1.5, "int8", "1.5 times as fast here as bf16"),
         (13e9, 0.8, "bf16", "8 bits take 1.2 times as long here"),
         (9e9, 0.8, "int8", "9.0 GB of memory are free, and 16 bits need 12.3"),
-        (5.5e9, 1.5, "int4", "5.5 GB of memory are free, and 8 bits need 6.8"),
+        (5.5e9, 1.5, "int4", "5.5 GB of memory are free, and 8 bits need 5.9"),
     ],
 )
 def test_a_large_model_takes_the_fastest_that_fits_and_says_why(tmp_path, monkeypatch, free, gain, weights, reason):

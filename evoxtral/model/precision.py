@@ -27,7 +27,7 @@ _NO_ROOM = (
     "with more memory or the model tiny, or try it all the same with --weights int4."
 )
 # Peak memory with three variants as a share of the 16-bit files, and bytes beside it (docs/speed.md).
-_SHARE = {"16 bits": 1.2, "int8": 0.62, "int4": 0.42}
+_SHARE = {"16 bits": 1.2, "int8": 0.52, "int4": 0.42}
 _BESIDE = 1e9
 
 
