@@ -88,8 +88,8 @@ class Header:
             version = header.pop("version", None)
             if version != VERSION or header.get("weights") not in WEIGHTS:
                 raise CheckpointError(
-                    f"{file} is of version {version!r} of this format and {VERSION} is needed: write it again with "
-                    "`python -m evoxtral quantize`."
+                    f"{file} is of version {version!r} of this format and {VERSION} is needed: write it again, to a "
+                    "new folder, with `python -m evoxtral quantize`."
                 )
             return cls(header["weights"], tuple(header["kept"]), header["source"], tuple(header["in_8_bits"]))
 
