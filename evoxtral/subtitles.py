@@ -23,6 +23,7 @@ from evoxtral.words import Word, is_delivery, split
 MAX_LINE = 42  # characters; a longer tag has a line of its own
 MAX_LINES = 2
 MIN_SECONDS, MAX_SECONDS = 1.0, 7.0
+FLASH = 0.2  # s that a cue has where its words have no time at all; the next one begins later
 MAX_RATE = 20.0  # characters a second
 
 Sounds = tuple[tuple[float, float], ...]
@@ -96,13 +97,17 @@ def _of_one_channel(segments: Iterable[Spoken]) -> list[Caption]:
     ]
     found.sort(key=lambda item: item[0].start)
     shown: list[Caption] = []
-    before = 0.0
+    before = pushed = 0.0
     for index, (caption, end) in enumerate(found):
+        if pushed > caption.start:
+            caption = replace(caption, start=pushed, end=max(pushed, caption.end))
         following = found[index + 1][0].start if index + 1 < len(found) else end
         room = max(following, caption.end)
         wanted = max(MIN_SECONDS, _length(caption) / MAX_RATE)
         end = min(max(caption.end, caption.start + wanted), room, caption.start + MAX_SECONDS)
         start = max(min(caption.start, end - MIN_SECONDS), min(before, caption.start))
+        if end - start < FLASH and end - start < caption.end - caption.start + 1e-6 <= FLASH:
+            end = pushed = start + FLASH
         shown.append(replace(caption, start=start, end=end))
         before = max(before, end)
     return shown

@@ -324,6 +324,35 @@ def test_further_containers_give_the_same_waveform(kind):
     assert abs(lag) < 0.06 and likeness > 0.95 and recording.incomplete is None
 
 
+@pytest.mark.parametrize("kind", ["MPEG-TS", "MPEG-PS", "AC-3", "E-AC-3"])
+def test_what_states_no_length_is_incomplete_where_it_stops_inside_a_packet(kind):
+    data = encode(*CONTAINERS[kind])
+    recording = audio.read(data[: len(data) * 6 // 10 + 31])
+    assert 0.5 < recording.duration < 1.6 and recording.incomplete.startswith("breaks off in the middle")
+
+
+def test_a_packet_of_ac_3_has_the_length_that_it_states():
+    for rate in (32_000, 44_100, 48_000):
+        for kilobits in (96, 192):
+            with av.open(io.BytesIO(encode("ac3", "ac3", rate=rate, b=f"{kilobits}k"))) as file:
+                packets = [bytes(packet) for packet in file.demux(audio=0) if packet.size]
+            assert [containers.ac3_frame_bytes(packet) for packet in packets] == list(map(len, packets))
+
+
+def test_a_recording_of_which_nothing_is_left_is_called_damaged_and_not_empty():
+    with pytest.raises(AudioError, match="nothing of it can be decoded"):
+        audio.read(encode(*CONTAINERS["WavPack"])[:600])
+
+
+def test_inverted_channels_60_db_down_are_heard_as_one(keys):
+    quiet = 10 ** (-60 / 20) * resample_poly(keys, 3, 1)
+    wav = io.BytesIO()
+    soundfile.write(wav, np.stack([quiet, -quiet], 1), 48_000, format="WAV", subtype="PCM_24")
+    waveform = audio.levelled(audio.read(wav.getvalue()).waveform)
+    assert abs(np.corrcoef(waveform[: len(keys)], keys)[0, 1]) > 0.99
+    assert begins(waveform) == pytest.approx(begins(keys), abs=0.03)
+
+
 @pytest.mark.parametrize("rate", [4_000, 6_000, 384_000, 768_000])
 def test_the_lowest_and_the_highest_rates_are_read(rate):
     recording = audio.read(write("WAV", "FLOAT", chirp(rate), rate))

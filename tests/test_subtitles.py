@@ -180,3 +180,12 @@ def test_a_word_without_a_time_stands_between_its_neighbours():
     tokens = Token("Left: ", None), Token("One", 0.5, 1.0, 1.5), Token(" two", None), Token(" three.", 0.5, 2.5, 3.0)
     (cue,) = srt.parse(Transcript((Cue(0.0, 4.0, tokens),), 4.0, 0.0).to_srt())
     assert (cue.start.total_seconds(), cue.end.total_seconds()) == (1.0, 3.0)
+
+
+def test_every_cue_can_be_seen_also_where_its_words_have_no_time():
+    long = f"[{'very ' * 12}nervous]"  # a line of its own
+    tokens = (Token("Yes.", 0.5, 1.0, 2.0), Token(" [pause]", 0.5), Token(f" {long}", 0.5, 2.0, 2.0))
+    timed = Cue(0.0, 9.0, (*tokens, Token(" I was here.", 0.5, 2.0, 4.0)), sounds=((1.0, 4.0),))
+    found = list(srt.parse(Transcript((timed,), 9.0, 0.0).to_srt()))
+    assert all((cue.end - cue.start).total_seconds() >= 0.19 for cue in found)
+    assert all(cue.end <= after.start for cue, after in zip(found, found[1:], strict=False))

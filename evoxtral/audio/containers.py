@@ -38,6 +38,10 @@ MP3_KILOBITS = {  # a second, of layer III, by the header's version and bit rate
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
 }
 EBML, SEGMENT, CLUSTER = b"\x1aE\xdf\xa3", b"\x18S\x80g", b"\x1fC\xb6u"  # Matroska and WebM: identifiers of elements
+TS_SYNC, TS_PACKET, M2TS_PACKET = b"G", 188, 192  # MPEG-TS: a packet's first byte, its length in bytes
+PACK, PROGRAM_END = b"\0\0\1\xba", b"\0\0\1\xb9"  # MPEG-PS
+AC3_RATES = (48_000, 44_100, 32_000)  # Hz
+AC3_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 MAX_ELEMENTS = 1_000_000  # that are looked at; half an hour has 90,000 blocks of 20 ms
 
 
@@ -58,7 +62,7 @@ def cut_off(file: BinaryIO) -> str | None:
     """A clause on what is missing in a file or left over behind it, or None. The file is rewound.
 
     A WAV or AVI whose data chunk is longer than the file, an Ogg file that stops inside a page, a Matroska or WebM
-    file that stops inside an element, a WAV with another behind it.
+    file that stops inside an element, an MPEG-TS or MPEG-PS that stops inside a packet, a WAV with another behind it.
     """
     head = file.read(8)
     size = file.seek(0, io.SEEK_END)
@@ -69,6 +73,8 @@ def cut_off(file: BinaryIO) -> str | None:
         found = "breaks off in the middle" if _stops_inside_page(file, size) else None
     elif head[:4] == EBML:
         found = "breaks off in the middle" if _stops_inside_element(file, size) else None
+    elif _stops_inside_packet(file, size):
+        found = "breaks off in the middle"
     file.seek(0)
     return found
 
@@ -141,6 +147,59 @@ def _stops_inside_element(file: BinaryIO, size: int) -> bool:
             return False
         position = start if inside else start + length
     return position > size
+
+
+def _stops_inside_packet(file: BinaryIO, size: int) -> bool:
+    """Whether an MPEG transport or programme stream of so many bytes ends before its last packet does (ISO 13818-1).
+
+    A transport stream may also begin inside a packet, and have four bytes before each (.m2ts).
+    """
+    file.seek(0)
+    head = file.read(4 * M2TS_PACKET)
+    if head.startswith(PACK):
+        return _stops_inside_pes(file, size)
+    for length in (TS_PACKET, M2TS_PACKET):
+        starts = (i for i in range(length) if head[i : i + 4 * length : length] == TS_SYNC * 4)
+        first = next(starts, None)
+        if first is not None:
+            return (size - first + (length - TS_PACKET)) % length != 0
+    return False
+
+
+def _stops_inside_pes(file: BinaryIO, size: int) -> bool:
+    position = 0
+    for _ in range(MAX_ELEMENTS):
+        file.seek(position)
+        head = file.read(14)
+        if not head.startswith(b"\0\0\1"):
+            return False  # no packet: something was appended to the file
+        if len(head) < 6:
+            return not head.startswith(PROGRAM_END)
+        if head.startswith(PACK):  # of MPEG-2, or of MPEG-1
+            position += 14 + (head[-1] & 7 if len(head) == 14 else 0) if head[4] >> 6 == 1 else 12
+        elif head.startswith(PROGRAM_END):
+            position += 4
+        else:
+            position += 6 + int.from_bytes(head[4:6])
+        if position >= size:
+            return position > size
+    return False
+
+
+def ac3_frame_bytes(frame: bytes) -> int:
+    """How long an AC-3 or E-AC-3 frame says it is, in bytes; 0 where it says nothing (ETSI TS 102 366, 4.4.1, E.1.2).
+
+    ffmpeg decodes a truncated frame without an error.
+    """
+    if len(frame) < 6 or frame[:2] != b"\x0bw":
+        return 0
+    if frame[5] >> 3 > 10:  # E-AC-3
+        return 2 * (((frame[2] & 7) << 8 | frame[3]) + 1)
+    rate, size = frame[4] >> 6, frame[4] & 63
+    if rate == 3 or size // 2 >= len(AC3_KILOBITS):
+        return 0
+    words = AC3_KILOBITS[size // 2] * 96_000 // AC3_RATES[rate]
+    return 2 * (words + (size & 1 if rate == 1 else 0))
 
 
 def mp3_frame_bytes(frame: bytes, rate: int) -> int:

@@ -108,6 +108,8 @@ def recordings(
             cut = containers.cut_off(file)
             found, notes = tracks.of_file(file, name, max_seconds, track if isinstance(track, int) else None)
     if sum(one.samples for one in found) == 0:
+        if any(one.incomplete for one in found):
+            raise AudioError(f"{name} is damaged or incomplete: nothing of it can be decoded; copy or record it again.")
         raise AudioError(f"{name} has a length of zero: there is no sound in it.")
     found = [one for one in found if one.samples]
     incomplete = _missing(found, cut)

@@ -168,7 +168,7 @@ class Decoder:
             self.whole = self._kind not in BARE
             return
         if packet.size:  # the empty packet at the end of a stream is not a frame
-            torn = self._kind == "mp3" and self._is_torn(packet)
+            torn = self._is_torn(packet)
             self.whole = self._stated > 0 or not torn  # the end of what states its length is looked for at the end
             if self._kind == "flac":  # ffmpeg counts on where frames are missing
                 context = self.stream.codec_context
@@ -179,7 +179,11 @@ class Decoder:
             self._write(frame)
 
     def _is_torn(self, packet: "av.Packet") -> bool:
-        """Whether a frame of MP3 is shorter than its header says."""
+        """Whether a frame of MP3 or AC-3 is shorter than its header says."""
+        if self._kind in ("ac3", "eac3"):
+            return packet.size < containers.ac3_frame_bytes(bytes(packet))
+        if self._kind != "mp3":
+            return False
         return packet.size < containers.mp3_frame_bytes(bytes(packet), self.stream.codec_context.sample_rate)
 
     def _write(self, frame: "av.AudioFrame") -> None:
@@ -222,7 +226,7 @@ class Decoder:
                 f"{self.name} is damaged: {damaged} of {self._packets} packets do not decode; export it again."
             )
         short = self._stated - seconds > MISSING_SECONDS + MISSING_SHARE * self._stated
-        if short and seconds:
+        if short:
             self.track.incomplete = f"ends after {seconds:.1f} of {self._stated:.1f} s"
         elif not self.whole:
             self.track.incomplete = f"breaks off in the middle after {seconds:.1f} s"
