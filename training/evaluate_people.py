@@ -120,13 +120,9 @@ def amid_sentences(sounds: list[Recording]) -> list[Recording]:
 
 
 def transcribe(engine: Engine, name: str, found: list[Recording]) -> list[dict]:
-    """What every variant writes for the clips of a set, with the probability of each token."""
-    short = [i for i, r in enumerate(found) if len(r.waveform) <= engine.window_seconds * audio.SAMPLE_RATE]
-    results: list = [None] * len(found)
-    for i, row in zip(short, engine.batch([found[i].waveform for i in short]), strict=True):
-        results[i] = {variant: many[0] for variant, many in row.items()}
-    for i, recording in enumerate(found):
-        results[i] = results[i] or engine.compare((audio.SAMPLE_RATE, recording.waveform))
+    """What every variant writes for the clips of a set, as a user gets it: level and segments included; with the
+    probability of each token."""
+    results = [engine.compare((audio.SAMPLE_RATE, recording.waveform)) for recording in found]
     return [
         {
             "set": name,
