@@ -187,14 +187,8 @@ class Decoder:
         return packet.size < containers.mp3_frame_bytes(bytes(packet), self.stream.codec_context.sample_rate)
 
     def _write(self, frame: "av.AudioFrame") -> None:
-        try:
-            samples = frame.to_ndarray()  # planar: (C, T), packed: (1, T * C)
-        except ValueError as error:  # of 64 bits
-            raise AudioError(
-                f"{self.name} has samples of a kind that is not read ({frame.format.name}): save it with 16 or 32 bits."
-            ) from error
-        channels = frame.layout.nb_channels
-        samples = samples.T if frame.format.is_planar else samples.reshape(-1, channels)
+        samples = self._samples(frame)
+        channels = samples.shape[1]
         if not self.track.channel_names:
             self.track.channel_names = channel_names(channels)
         late = self._late(frame)
@@ -205,6 +199,22 @@ class Decoder:
                 self._silenced += late
         self._lost, self._torn, self._heard = 0.0, False, True
         self.line.write(frame.sample_rate, to_float(samples, self.name))
+
+    def _samples(self, frame: "av.AudioFrame") -> np.ndarray:
+        """The samples of a frame, (T, C)."""
+        kind, channels = frame.format, frame.layout.nb_channels
+        if kind.name == "fltp":  # of most codecs, which give many small frames: to_ndarray takes twice as long
+            samples = np.empty((frame.samples, channels), np.float32)
+            for i, plane in enumerate(frame.planes):
+                samples[:, i] = np.frombuffer(plane, np.float32, frame.samples)
+            return samples
+        try:
+            samples = frame.to_ndarray()  # planar: (C, T), packed: (1, T * C)
+        except ValueError as error:  # of 64 bits
+            raise AudioError(
+                f"{self.name} has samples of a kind that is not read ({kind.name}): save it with 16 or 32 bits."
+            ) from error
+        return samples.T if kind.is_planar else samples.reshape(-1, channels)
 
     def _late(self, frame: "av.AudioFrame") -> float:
         """Seconds that are missing before a frame; 0 where its timestamp differs by no more than timestamps do."""
