@@ -30,13 +30,13 @@ from evoxtral.audio import SAMPLE_RATE, babble, frame_levels  # noqa: E402
 from evoxtral.bench import recordings  # noqa: E402
 from evoxtral.speech import acoustics, effects, speak  # noqa: E402
 from evoxtral.speech.synthesis import VOICES  # noqa: E402
-from training import bank, scripts  # noqa: E402
+from training import bank, tagged_texts  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "babble.json"
 STRETCH = 8 * SAMPLE_RATE
 SNRS = (20, 10, 5, 0)  # dB
 SIZES = (5, 10, 20, 40)  # voices of a crowd
-SOURCES = scripts.Sources()
+SOURCES = tagged_texts.Sources()
 Rng = np.random.Generator
 Speakers = dict[str, list[np.ndarray]]  # name -> waveforms of sentences
 
@@ -45,7 +45,8 @@ def embedded(rng: Rng, split: str) -> Speakers:
     said = {}
     for voice in rng.choice(VOICES, 8, replace=False):
         draw = random.Random(int(rng.integers(1 << 30)))
-        texts = [scripts.sentence_of(draw, split, draw.choice(scripts.domains()), SOURCES).plain for _ in range(5)]
+        domains = (draw.choice(tagged_texts.domains()) for _ in range(5))
+        texts = [tagged_texts.sentence_of(draw, split, domain, SOURCES).plain for domain in domains]
         said[f"embedded {voice}"] = [speak(text, voice, seed=k).waveform for k, text in enumerate(texts)]
     return said
 

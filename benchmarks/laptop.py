@@ -36,7 +36,7 @@ from benchmarks.models import SHAPES, Shape, build, randomise  # noqa: E402
 from benchmarks.precision import processor  # noqa: E402
 from evoxtral.model import lora, quantized_files  # noqa: E402
 from evoxtral.model.quantized import Quantized  # noqa: E402
-from training.command import write_block  # noqa: E402
+from training.doc_tables import write_block  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix(".json")

@@ -29,7 +29,7 @@ from evoxtral import audio, metrics
 from evoxtral.inference.engine import Engine
 from evoxtral.model import checkpoints
 from evoxtral.speech import VOICES, speak
-from training import scripts
+from training import tagged_texts
 
 RESULTS = Path(__file__).with_suffix(".json")
 LEVELS = (-83, -68, -53, -43, -33, -23, -13, -8)  # LUFS
@@ -39,7 +39,7 @@ GAINS = (0, -20, -40, -60)  # dB, of a clip whose highest sample is at full scal
 def spoken(count: int, seed: int) -> list[tuple[str, np.ndarray]]:
     """Scripts of the test split and their waveforms (T,)."""
     rng = random.Random(seed)
-    texts = [scripts.write(rng, "light", "test").text for _ in range(count)]
+    texts = [tagged_texts.write(rng, "light", "test").text for _ in range(count)]
     return [(text, speak(text, rng.choice(sorted(VOICES)), rng.randrange(1000)).waveform) for text in texts]
 
 

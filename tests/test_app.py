@@ -28,7 +28,7 @@ from evoxtral import audio, tags
 from evoxtral.errors import AudioError, EvoxtralError
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.precision import Precision
-from evoxtral.speech import performer, speak
+from evoxtral.speech import natural_voices, speak
 from evoxtral.ui import compare_events, page
 from evoxtral.ui import decoder as decoder_module
 from evoxtral.ui.comparison import Comparison
@@ -475,7 +475,7 @@ def test_at_least_three_examples_are_one_click_away_and_small():
 
 def test_half_of_the_examples_are_spoken_by_the_embedded_voice():
     listing = json.loads((ROOT / "examples" / "examples.json").read_text(encoding="utf-8"))
-    natural = [entry for entry in listing if performer.is_natural(entry["voice"])]
+    natural = [entry for entry in listing if natural_voices.is_natural(entry["voice"])]
     assert len(natural) == 2 and len(listing) == 4
     for entry in [entry for entry in listing if entry not in natural]:
         spoken = speak(entry["text"], entry["voice"], entry["seed"]).waveform

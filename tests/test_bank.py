@@ -11,7 +11,7 @@ from evoxtral.audio import SAMPLE_RATE
 from evoxtral.bench import recordings
 from evoxtral.errors import RecipeError
 from evoxtral.speech import deliveries
-from training import bank, dataset, evaluate_people, nonspeech, scripts, splice
+from training import bank, dataset, evaluate_people, nonspeech, splice, tagged_texts
 from training.bank import Bank, BankConfig
 from training.dataset import DataConfig
 
@@ -51,11 +51,11 @@ def test_a_bank_returns_its_sentences(stocked):
 
 
 @needs_deliveries
-@pytest.mark.parametrize("kind", scripts.TAG_RANGE)
+@pytest.mark.parametrize("kind", tagged_texts.TAG_RANGE)
 def test_a_script_of_a_bank_is_performed_with_its_tags_and_words(stocked, kind):
     found = Bank.load(stocked)
     script, items = found.script(random.Random(kind), kind, 7.5, 1.5)
-    low, high = scripts.TAG_RANGE[kind]
+    low, high = tagged_texts.TAG_RANGE[kind]
     assert low <= len(tags.names(script.text)) <= high
     words = [word for item in items for word in item.sentence.words]
     assert tags.plain(script.text).lower().split() == " ".join(words).lower().split()

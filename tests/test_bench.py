@@ -12,9 +12,9 @@ from conftest import tone
 from evoxtral import audio, cli, tags, words
 from evoxtral.bench import precisions, running, sets
 from evoxtral.bench.sets import SETS, TEXTS, BenchError, Clip
-from evoxtral.inference import text_only
+from evoxtral.inference import tags_from_text
 from evoxtral.speech import acoustics
-from training import ladders, scripts
+from training import ladders, tagged_texts
 
 LINES = [json.loads(line) for line in TEXTS.read_text(encoding="utf-8").splitlines()]
 
@@ -47,9 +47,9 @@ def test_no_sentence_of_the_bench_is_one_that_training_writes():
     assert len(shipped) > 1000
     for sentence in shipped:
         before = re.sub(r"\b([Aa])n\b", r"\1", sentence)
-        assert "test" in {scripts.split_of(sentence), scripts.split_of(before)}, sentence
-    rng, slices = random.Random(1), scripts.Slices()
-    trained = {s for _ in range(500) for s in sentences(scripts.write(rng, slices.draw(rng), "train").text)}
+        assert "test" in {tagged_texts.split_of(sentence), tagged_texts.split_of(before)}, sentence
+    rng, slices = random.Random(1), tagged_texts.Slices()
+    trained = {s for _ in range(500) for s in sentences(tagged_texts.write(rng, slices.draw(rng), "train").text)}
     assert len(trained) > 400 and trained.isdisjoint(shipped)
 
 
@@ -107,7 +107,7 @@ def test_a_control_has_the_audio_of_another_clip_and_two_speakers_have_both_text
 
 def test_text_alone_keeps_the_words_and_adds_only_tags(engine):
     texts = ["[sad] It never rains, John.", "Wait. [laughs]"]
-    found = text_only.tagged(engine, texts)
+    found = tags_from_text.tagged(engine, texts)
     for text, row in zip(texts, found, strict=True):
         assert row.keys() == set(engine.variants)
         assert {tags.without_tags(one).split() == tags.without_tags(text).split() for one in row.values()} == {True}
@@ -116,12 +116,12 @@ def test_text_alone_keeps_the_words_and_adds_only_tags(engine):
 @pytest.mark.parametrize("first", ["[", "x"])
 def test_a_tag_may_open_between_words_only_and_ends_in_time(first):
     pieces = dict(enumerate(["", "[", "a", "]", "x", " b", " c"]))
-    row = text_only.Row([[4], [5, 6]], lambda ids: [pieces[i] for i in ids], 0, close=3)
+    row = tags_from_text.Row([[4], [5, 6]], lambda ids: [pieces[i] for i in ids], 0, close=3)
     wishes = 1 if first == "[" else 4
     while not row.done:
         row.next(wishes if not row.ids else 2)
     written = "".join(pieces[i] for i in row.ids)
-    assert tags.without_tags(written) == "x b c" and len(row.ids) <= 3 + text_only.MAX_TOKENS + 2
+    assert tags.without_tags(written) == "x b c" and len(row.ids) <= 3 + tags_from_text.MAX_TOKENS + 2
     assert bool(tags.names(written)) == (first == "[")
 
 

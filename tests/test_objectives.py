@@ -7,7 +7,7 @@ import torch
 from evoxtral import metrics
 from evoxtral.bench import sets
 from evoxtral.errors import RecipeError
-from training import command, objectives, rl_methods
+from training import doc_tables, objectives, rl_methods
 
 
 def test_raft_takes_the_first_best_of_each_clip():
@@ -103,11 +103,11 @@ def test_methods_are_compared_by_their_mean_over_seeds_and_all_that_is_worse_is_
 def test_the_table_of_methods_stands_between_its_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{rl_methods.START}old\n{rl_methods.END}\nafter\n", encoding="utf-8")
-    command.write_block(page, rl_methods.START, rl_methods.END, "new\n")
+    doc_tables.write_block(page, rl_methods.START, rl_methods.END, "new\n")
     assert page.read_text(encoding="utf-8") == f"before\n{rl_methods.START}new\n{rl_methods.END}\nafter\n"
     page.write_text("nothing", encoding="utf-8")
     with pytest.raises(RecipeError, match="no place for the table"):
-        command.write_block(page, rl_methods.START, rl_methods.END, "new\n")
+        doc_tables.write_block(page, rl_methods.START, rl_methods.END, "new\n")
     change = {"value": -0.01, "low": -0.02, "high": 0.001, "seeds": [-0.01, -0.01]}
     found = {key: 1 for key in ("rollouts", "clips", "seeds", "model", "weights", "commit", "date")}
     sft = {"wer": {"value": 0.1, "low": 0.05, "high": 0.15}}

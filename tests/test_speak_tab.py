@@ -12,7 +12,7 @@ from test_elevenlabs import KEY, server  # noqa: F401
 
 from evoxtral import audio, speech, tags
 from evoxtral.errors import SpeechError
-from evoxtral.speech import elevenlabs, performer
+from evoxtral.speech import elevenlabs, natural_voices
 from evoxtral.ui import speak_tab
 
 
@@ -30,8 +30,8 @@ def test_speaking_gives_the_times_of_tags_and_the_script_as_the_reference():
 
 
 def test_installed_natural_voices_are_offered_with_readable_names():
-    there = performer.installed()
-    assert set(there) <= set(performer.VOICES)
+    there = natural_voices.installed()
+    assert set(there) <= set(natural_voices.VOICES)
     assert "type to find one" in speak_tab.voice_info() and ("README" in speak_tab.voice_info()) == (not there)
     assert speak_tab.voice_name("natural:emma") == "Natural: Emma, British woman"
     assert speak_tab.voice_name("natural:adam") == "Natural: Adam, American man"

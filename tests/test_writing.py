@@ -13,7 +13,7 @@ from evoxtral.errors import RecipeError, SpeechError
 from training import corpus as command
 from training.corpora import making, writing
 from training.corpora.writing import Writer
-from training.scripts import TAG_RANGE
+from training.tagged_texts import TAG_RANGE
 
 
 class Server(LocalServer):

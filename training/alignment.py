@@ -29,10 +29,10 @@ from evoxtral.inference.engine import Engine
 from evoxtral.model import checkpoints, hub, lora
 from evoxtral.transcript import Transcript
 from evoxtral.words import split
-from training import scripts
+from training import tagged_texts
 from training.augment import roomy
-from training.command import exit_code
 from training.dataset import ACCENTS, HELD_OUT, VARIANTS
+from training.exit_codes import exit_code
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ def spoken(seed: int, split_name: str, seconds: float, rooms: bool = False) -> I
     seconds: no clip is longer.  rooms: in a room, with noise, as `augment.roomy` makes them.
     """
     rng = random.Random(f"alignment/{split_name}/{seed}")
-    slices, sources = scripts.Slices(), scripts.Sources(frames=0.77, open=0.2, words=0.03)
+    slices, sources = tagged_texts.Slices(), tagged_texts.Sources(frames=0.77, open=0.2, words=0.03)
     held_out = False
     while True:
-        script = scripts.write(rng, slices.draw(rng), split_name, sources)
+        script = tagged_texts.write(rng, slices.draw(rng), split_name, sources)
         accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
         voice = f"{accent}+{rng.choice([name for name in VARIANTS if (name in HELD_OUT) == held_out])}"
         clip_seed = rng.getrandbits(31)

@@ -20,10 +20,10 @@ import numpy as np
 from evoxtral import speech
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
-from evoxtral.speech import deliveries, flite, kokoro, performer, piper
-from training import loop, scripts
+from evoxtral.speech import deliveries, flite, kokoro, natural_voices, piper
+from training import loop, tagged_texts
 from training.lexicon import WORDS
-from training.scripts import Script, Sentence, Sources
+from training.tagged_texts import Script, Sentence, Sources
 
 SHARD = 50  # utterances, of one to four sentences
 CHARACTERS = 95  # of an utterance: the silence around it is spoken too, and longer ones lose less to it
@@ -114,7 +114,7 @@ def _build_shard(stem: str, engine: str, count: int, first: int, config: BankCon
     for number in range(first, first + count):
         domain, sentences = _utterance(rng, number, config)
         voice = _voice(rng, engine, number, config.held_out)
-        read = performer.reader(voice, rng.uniform(0.9, 1.25)).read
+        read = natural_voices.reader(voice, rng.uniform(0.9, 1.25)).read
         waveform, times = read([word for sentence in sentences for word in sentence.words])
         for sentence, piece, spans in _cut(sentences, waveform, times):
             waveforms.append((np.clip(piece, -1, 1) * 32767).astype(np.int16))
@@ -136,9 +136,9 @@ def _utterance(rng: random.Random, number: int, config: BankConfig) -> tuple[str
     if config.split == "ordinary":
         sentences = ordinary()
         return "ordinary", [sentences[(2 * number + k) % len(sentences)] for k in range(2)]
-    domain, sentences = rng.choice(scripts.domains()), []
+    domain, sentences = rng.choice(tagged_texts.domains()), []
     while sum(len(sentence.plain) for sentence in sentences) < CHARACTERS:
-        sentences.append(scripts.sentence_of(rng, config.split, domain, config.sources))
+        sentences.append(tagged_texts.sentence_of(rng, config.split, domain, config.sources))
     return domain, sentences
 
 
@@ -251,16 +251,16 @@ class Bank:
         """A tagged script of one slice in sentences that one voice has spoken, and those. seconds: most of words."""
         own = self.of_one_voice(rng)
         if kind == "edge" and rng.random() < 0.5:
-            sounds = rng.sample(scripts.SOUNDS[:-1], rng.randint(1, 2))
+            sounds = rng.sample(tagged_texts.SOUNDS[:-1], rng.randint(1, 2))
             return Script(" ".join(f"[{sound}]" for sound in sounds), kind, "open"), [rng.choice(own)]
-        count = rng.randint(*scripts.TAG_RANGE.get(kind, (0, 2)))
+        count = rng.randint(*tagged_texts.TAG_RANGE.get(kind, (0, 2)))
         chosen, left = [], seconds - 0.5 * count
         for item in rng.sample(own, min(len(own), 1 + (count > 4) + rng.choice((0, 0, 1, 1, 2)))):
             if not chosen or item.seconds < left:
                 chosen.append(item)
                 left -= item.seconds
         count = min(count, 4 * len(chosen))
-        text = scripts.tagged(rng, [item.sentence for item in chosen], count, stress)
+        text = tagged_texts.tagged(rng, [item.sentence for item in chosen], count, stress)
         return Script(text, kind, chosen[0].domain), chosen
 
     def perform(self, script: Script, items: list[Item], seed: int, varied: bool) -> np.ndarray:
@@ -270,8 +270,8 @@ class Bank:
         if varied and rng.random() < 0.7:  # pitch and tract go together, mostly (Patel et al. 2010)
             tract = rng.uniform(0.88, 1.14)
             timbre = deliveries.Timbre(float(tract ** rng.uniform(0.5, 2.5)), float(tract))
-        reader = performer.Reader(partial(_next, _Cursor(items)), items[0].female)
-        return speech.perform(script.text, performer.NaturalPerformer(reader, rng, timbre), rng).waveform
+        reader = natural_voices.Reader(partial(_next, _Cursor(items)), items[0].female)
+        return speech.perform(script.text, natural_voices.NaturalSpeaker(reader, rng, timbre), rng).waveform
 
 
 class _Cursor:

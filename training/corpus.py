@@ -17,8 +17,8 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)  # see run.py
 
 from evoxtral.errors import RecipeError  # noqa: E402
-from training.command import exit_code  # noqa: E402
 from training.corpora import checking, converting, making, page, reading  # noqa: E402
+from training.exit_codes import exit_code  # noqa: E402
 
 TOLD = 20  # findings on the command line; the page has all
 

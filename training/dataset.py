@@ -24,9 +24,9 @@ from evoxtral.audio.features import log_mel
 from evoxtral.errors import RecipeError
 from evoxtral.inference.prompt import Prompt
 from evoxtral.speech import kokoro
-from training import augment, bank, loop, scripts, splice
+from training import augment, bank, loop, splice, tagged_texts
 from training.model import IGNORE
-from training.scripts import Slices, Sources
+from training.tagged_texts import Slices, Sources
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to build. window_seconds, hop: the model's. stress: see `scripts.write`. For training only: augment (room,
-    tone, level and noise) and further_voices (besides those of the bench).
+    """What to build. window_seconds, hop: the model's. stress: see `tagged_texts.write`. For training only: augment
+    (room, tone, level and noise) and further_voices (besides those of the bench).
 
     source: where the clips come from; with "corpus" and "elevenlabs" that of `train` counts for every split.
     corpus: what `corpora.reading.read` takes, as are the two names of columns and the folder inside it.
@@ -89,10 +89,9 @@ class DataConfig:
     slices: Slices = field(default_factory=Slices)
 
     def __post_init__(self):
-        if self.clips < 1 or self.split not in scripts.SPLITS:
-            raise ValueError(
-                f"clips = {self.clips} must be at least 1 and split = {self.split!r} one of {', '.join(scripts.SPLITS)}"
-            )
+        if self.clips < 1 or self.split not in tagged_texts.SPLITS:
+            splits = ", ".join(tagged_texts.SPLITS)
+            raise ValueError(f"clips = {self.clips} must be at least 1 and split = {self.split!r} one of {splits}")
         if self.source not in SOURCES or (self.source == "corpus") != bool(self.corpus):
             raise ValueError(
                 f"source = {self.source!r} must be one of {', '.join(SOURCES)}, and corpus names the folder or the Hub "
@@ -186,7 +185,7 @@ def _performances(rng: random.Random, config: DataConfig) -> Iterator[tuple[Spok
 
 def _performance(
     rng: random.Random, kind: str, held_out: bool, config: DataConfig
-) -> tuple[scripts.Script, str, int, np.ndarray] | None:
+) -> tuple[tagged_texts.Script, str, int, np.ndarray] | None:
     from_bank = config.natural > 0 and rng.random() < config.natural
     script, voice, seed, waveform = (
         _from_bank(rng, kind, config) if from_bank else _embedded(rng, kind, held_out, config)
@@ -209,13 +208,13 @@ def _bank(names: tuple[str, ...]) -> bank.Bank:
     return found
 
 
-def _from_bank(rng: random.Random, kind: str, config: DataConfig) -> tuple[scripts.Script, str, int, np.ndarray]:
+def _from_bank(rng: random.Random, kind: str, config: DataConfig) -> tuple[tagged_texts.Script, str, int, np.ndarray]:
     """A script of sentences that the bank has in one voice."""
     voices = _bank(config.banks)
     if config.spliced and rng.random() < config.spliced:
         items = voices.of_like_voices(rng)
         text, waveform = splice.spliced(rng, items, config.window_seconds - 1.0)
-        return scripts.Script(text, "plain", "spliced"), items[0].voice, rng.getrandbits(31), waveform
+        return tagged_texts.Script(text, "plain", "spliced"), items[0].voice, rng.getrandbits(31), waveform
     script, items = voices.script(rng, kind, config.window_seconds - 2.5, config.stress)
     seed = rng.getrandbits(31)
     return script, items[0].voice, seed, voices.perform(script, items, seed, config.varied)
@@ -223,11 +222,11 @@ def _from_bank(rng: random.Random, kind: str, config: DataConfig) -> tuple[scrip
 
 def _embedded(
     rng: random.Random, kind: str, held_out: bool, config: DataConfig
-) -> tuple[scripts.Script, str, int, np.ndarray]:
+) -> tuple[tagged_texts.Script, str, int, np.ndarray]:
     """A script in the embedded voice."""
     # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
     room = int(11.5 * config.window_seconds)
-    script = scripts.write(rng, kind, config.split, config.sources, room, config.stress)
+    script = tagged_texts.write(rng, kind, config.split, config.sources, room, config.stress)
     known = VARIANTS + FURTHER if config.further_voices else VARIANTS
     accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
     voice = f"{accent}+{rng.choice([v for v in known if (v in HELD_OUT) == held_out])}"

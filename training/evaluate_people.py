@@ -33,7 +33,7 @@ from evoxtral.model import checkpoints  # noqa: E402
 from evoxtral.speech import effects  # noqa: E402
 from training import bank, bench, dataset, loop, nonspeech  # noqa: E402
 from training.dataset import DataConfig  # noqa: E402
-from training.scripts import Slices  # noqa: E402
+from training.tagged_texts import Slices  # noqa: E402
 
 log = logging.getLogger("training")
 

@@ -22,9 +22,10 @@ from evoxtral import audio, speech, tags  # noqa: E402
 from evoxtral.bench import running, sets  # noqa: E402
 from evoxtral.bench.sets import Text  # noqa: E402
 from evoxtral.model import checkpoints  # noqa: E402
-from training import dataset, scripts  # noqa: E402
-from training.command import exit_code, write_block  # noqa: E402
-from training.scripts import DELIVERIES, SOUNDS, Sentence, Slices, Sources  # noqa: E402
+from training import dataset, tagged_texts  # noqa: E402
+from training.doc_tables import write_block  # noqa: E402
+from training.exit_codes import exit_code  # noqa: E402
+from training.tagged_texts import DELIVERIES, SOUNDS, Sentence, Slices, Sources  # noqa: E402
 
 COUNT = 300
 SEED = 28
@@ -54,13 +55,13 @@ AGAINST = {
 def sentence(rng: random.Random, words: int = 3, characters: int = 70) -> Sentence:
     """A held-out sentence of at least so many words and at most so many characters."""
     while True:
-        found = scripts.sentence_of(rng, "test", rng.choice(scripts.domains()), SOURCES)
+        found = tagged_texts.sentence_of(rng, "test", rng.choice(tagged_texts.domains()), SOURCES)
         if len(found.words) >= words and len(found.plain) <= characters:
             return found
 
 
 def mixed(rng: random.Random) -> list[str]:
-    return [scripts.write(rng, Slices().draw(rng), "test", SOURCES).text]
+    return [tagged_texts.write(rng, Slices().draw(rng), "test", SOURCES).text]
 
 
 def unusual(rng: random.Random) -> list[str]:
@@ -90,7 +91,7 @@ def contradict(rng: random.Random) -> list[str]:
 
 def dense(rng: random.Random) -> list[str]:
     some = [sentence(rng, characters=26) for _ in range(3)]
-    return [scripts.tagged(rng, some, rng.randint(8, 9), 1.15)]
+    return [tagged_texts.tagged(rng, some, rng.randint(8, 9), 1.15)]
 
 
 def pairs(rng: random.Random) -> list[str]:
@@ -102,7 +103,7 @@ def pairs(rng: random.Random) -> list[str]:
 
 
 def plain(rng: random.Random) -> list[str]:
-    return [tags.plain(scripts.write(rng, "plain", "test", SOURCES, stress=1.0).text)]
+    return [tags.plain(tagged_texts.write(rng, "plain", "test", SOURCES, stress=1.0).text)]
 
 
 MAKERS: dict[str, Callable[[random.Random], list[str]]] = {

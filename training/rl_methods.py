@@ -28,12 +28,13 @@ from evoxtral.model import checkpoints, hub
 from evoxtral.model.checkpoints import Checkpoint
 from evoxtral.model.lora import LoraRecipe
 from training import dataset, objectives, policy, raft, sft
-from training.command import exit_code, write_block
 from training.dataset import Clips, DataConfig
+from training.doc_tables import write_block
+from training.exit_codes import exit_code
 from training.policy import RlConfig
 from training.raft import RaftConfig
-from training.scripts import Sources
 from training.sft import SftConfig
+from training.tagged_texts import Sources
 
 log = logging.getLogger(__name__)
 

@@ -37,10 +37,10 @@ from training import (  # noqa: E402
     sft,
     tracking,
 )
-from training.command import exit_code  # noqa: E402
 from training.corpora import clips as corpus_clips  # noqa: E402
 from training.corpora import making, reading, writing  # noqa: E402
 from training.dataset import Clips  # noqa: E402
+from training.exit_codes import exit_code  # noqa: E402
 from training.recipe import Recipe  # noqa: E402
 
 log = logging.getLogger("training")

@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
 from evoxtral import metrics  # noqa: E402
 from evoxtral.errors import EvoxtralError, RecipeError  # noqa: E402
-from training.command import exit_code  # noqa: E402
+from training.exit_codes import exit_code  # noqa: E402
 
 log = logging.getLogger("training")
 

@@ -21,7 +21,7 @@ from evoxtral import audio, metrics, tags
 from evoxtral.bench import precisions, report, sets
 from evoxtral.bench.sets import SETS, BenchError, Clip
 from evoxtral.errors import EvoxtralError
-from evoxtral.inference import bulk, text_only
+from evoxtral.inference import bulk, tags_from_text
 from evoxtral.inference.engine import Engine
 from evoxtral.metrics import english, reliability
 from evoxtral.model import hub
@@ -191,11 +191,11 @@ def _transcribed(
     seconds: of the clip.  predictions: texts by variant.  probabilities: of their words and tags, in order.
     """
     silent = [clip for clip in clips if clip.sound is None]
-    at_once = max(1, min(text_only.ROWS, engine.rows // len(variants)))
+    at_once = max(1, min(tags_from_text.ROWS, engine.rows // len(variants)))
     for start in range(0, len(silent), at_once):
         part = silent[start : start + at_once]
         for clip, texts in zip(
-            part, text_only.tagged(engine, [clip.reference for clip in part], variants), strict=True
+            part, tags_from_text.tagged(engine, [clip.reference for clip in part], variants), strict=True
         ):
             yield clip, {"seconds": 0.0, "predictions": texts}
     by_file: dict[str, Clip] = {}

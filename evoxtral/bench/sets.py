@@ -104,9 +104,9 @@ def texts(name: str) -> tuple[Text, ...]:
 def missing(name: str) -> str | None:
     """What a set needs and is not installed; None where it can be built."""
     if name == "natural":
-        from evoxtral.speech import performer
+        from evoxtral.speech import natural_voices
 
-        return performer.missing("natural:sky")
+        return natural_voices.missing("natural:sky")
     if name == "people":
         try:
             recordings.prompts(least=1000), recordings.actors(1)

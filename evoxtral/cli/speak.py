@@ -23,9 +23,9 @@ def add_speak(commands: argparse._SubParsersAction) -> None:
 
 
 def _voices() -> str:
-    from evoxtral.speech import VOICES, kokoro, performer
+    from evoxtral.speech import VOICES, kokoro, natural_voices
 
-    lines = [textwrap.fill("voices: " + ", ".join((*performer.installed(), *VOICES)), break_on_hyphens=False)]
+    lines = [textwrap.fill("voices: " + ", ".join((*natural_voices.installed(), *VOICES)), break_on_hyphens=False)]
     lines += [complaint for complaint in (kokoro.missing(),) if complaint]
     return "\n".join(lines)
 

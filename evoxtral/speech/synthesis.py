@@ -14,7 +14,7 @@ import numpy as np
 from evoxtral import foreign_formats, tags
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.errors import SpeechError
-from evoxtral.speech import effects, performer
+from evoxtral.speech import effects, natural_voices
 from evoxtral.speech.espeak import Espeak, Prosody
 
 LANGUAGES = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland")  # accents of English, espeak-ng names
@@ -103,20 +103,20 @@ def speak(text: str, voice: str = DEFAULT_VOICE, seed: int = 0) -> Speech:
     if not plan:
         raise SpeechError(NOTHING)
     rng = np.random.default_rng(seed)
-    if performer.is_natural(voice):
-        natural = performer.reader(voice, rng.uniform(0.95, 1.15))
-        return _recorded(plan, skipped, performer.NaturalPerformer(natural, rng), rng)
+    if natural_voices.is_natural(voice):
+        natural = natural_voices.reader(voice, rng.uniform(0.95, 1.15))
+        return _recorded(plan, skipped, natural_voices.NaturalSpeaker(natural, rng), rng)
     with Espeak() as engine:
         return _recorded(plan, skipped, _Embedded(engine, voice, rng), rng)
 
 
-def perform(text: str, speaker: performer.NaturalPerformer, rng: np.random.Generator) -> Speech:
+def perform(text: str, speaker: natural_voices.NaturalSpeaker, rng: np.random.Generator) -> Speech:
     """Speak tagged text as this speaker does: see `speak`."""
     plan, skipped = _plan(text)
     return _recorded(plan, skipped, speaker, rng)
 
 
-def _recorded(plan: list, skipped: list[str], speaker: "Performer", rng: np.random.Generator) -> Speech:
+def _recorded(plan: list, skipped: list[str], speaker: "Speaker", rng: np.random.Generator) -> Speech:
     recording = _Recording(speaker, rng)
     previous = None
     for item in plan:
@@ -191,8 +191,8 @@ def _sounding(waveform: np.ndarray) -> int:
     return int(heard[-1]) + 1 if len(heard) else len(waveform)
 
 
-class Performer(Protocol):
-    """Who performs a recording: the embedded voice or a `performer.NaturalPerformer`."""
+class Speaker(Protocol):
+    """Who speaks a recording: the embedded voice or a `natural_voices.NaturalSpeaker`."""
 
     def sound(self, name: str) -> np.ndarray:
         """A sound of `effects.SOUNDS`, (T,)."""
@@ -272,7 +272,7 @@ class _Embedded:
 class _Recording:
     """The waveform as it grows, with the times of what is in it."""
 
-    def __init__(self, speaker: "Performer", rng: np.random.Generator) -> None:
+    def __init__(self, speaker: "Speaker", rng: np.random.Generator) -> None:
         self.speaker, self.rng = speaker, rng
         self.parts = [effects.silence(rng.uniform(0.08, 0.25))]
         self.count = len(self.parts[0])  # samples so far

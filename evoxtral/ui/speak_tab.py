@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from evoxtral import audio, foreign_formats, speech, tags
 from evoxtral.errors import EvoxtralError, SpeechError
-from evoxtral.speech import Speech, Timed, elevenlabs, performer
+from evoxtral.speech import Speech, Timed, elevenlabs, natural_voices
 from evoxtral.ui import status_line, theme, wording
 from evoxtral.ui.charts import Axis
 from evoxtral.ui.compare_tab import REDRAW_ONLY, CompareTab
@@ -245,7 +245,7 @@ class SpeakTab:
         gr.HTML(palette(), apply_default_css=False)
         with gr.Row():
             self.voice = gr.Dropdown(
-                [(voice_name(voice), voice) for voice in (*performer.installed(), *speech.VOICES)],
+                [(voice_name(voice), voice) for voice in (*natural_voices.installed(), *speech.VOICES)],
                 value=speech.DEFAULT_VOICE,
                 label="Voice",
                 info=voice_info(),
@@ -330,15 +330,15 @@ def truncated_script(text: str) -> str:
 
 def voice_info() -> str:
     """How many voices there are, and how to get natural ones if there are none."""
-    count, natural = len(speech.VOICES), len(performer.installed())
+    count, natural = len(speech.VOICES), len(natural_voices.installed())
     told = f"{count + natural} of them: type to find one."
     return told if natural else f"{told} For natural ones, see the README's “Voices”."
 
 
 def voice_name(voice: str) -> str:
     """ "en-us+f3" → "American, woman 3"."""
-    if performer.is_natural(voice):
-        return performer.title(voice)
+    if natural_voices.is_natural(voice):
+        return natural_voices.title(voice)
     language, variant = voice.split("+")
     sex, speakers = ("woman", speech.FEMALE) if variant in speech.FEMALE else ("man", speech.MALE)
     return f"{ACCENTS[language]}, {sex} {speakers.index(variant) + 1}"

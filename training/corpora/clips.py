@@ -21,7 +21,7 @@ from training import augment, dataset, loop
 from training.corpora import checking, reading, splitting
 from training.corpora.reading import Row, Source
 from training.dataset import Clips, DataConfig, Spoken
-from training.scripts import TAG_RANGE
+from training.tagged_texts import TAG_RANGE
 
 log = logging.getLogger(__name__)
 

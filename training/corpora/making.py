@@ -20,9 +20,9 @@ import numpy as np
 from evoxtral import audio, speech, tags
 from evoxtral.errors import AudioError, RecipeError
 from evoxtral.speech import elevenlabs
-from training import scripts
+from training import tagged_texts
 from training.corpora import writing
-from training.scripts import Slices
+from training.tagged_texts import Slices
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def lines(folder: Path, config: MakeConfig, sleep: Callable[[float], None] = tim
 def _of_the_grammar(rng: random.Random, speakers: Sequence[str], config: MakeConfig) -> list[Line]:
     seen, found = set(), []
     while len(found) < config.clips:
-        text = scripts.write(rng, config.slices.draw(rng), "train", max_characters=config.max_characters).text
+        text = tagged_texts.write(rng, config.slices.draw(rng), "train", max_characters=config.max_characters).text
         if text not in seen:
             seen.add(text)
             found.append(Line(text, speakers[len(found) % len(speakers)], rng.getrandbits(31)))

@@ -23,9 +23,9 @@ import httpx
 from evoxtral import tags
 from evoxtral.errors import EvoxtralError, RecipeError, SpeechError
 from evoxtral.speech.elevenlabs import PassingError
-from training import scripts
+from training import tagged_texts
 from training.corpora import splitting
-from training.scripts import TAG_RANGE, Slices
+from training.tagged_texts import TAG_RANGE, Slices
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,7 +36,7 @@ MAX_WAIT = 60.0  # s
 MAX_ROUNDS = 8  # requests for a slice, one after another, of which nothing can be used
 MAX_CHARACTERS = 300
 TIMEOUT = httpx.Timeout(180.0, connect=10.0)  # s
-KNOWN = (*scripts.SOUNDS, *scripts.DELIVERIES)  # the tags that are asked for; any of the vocabulary is taken
+KNOWN = (*tagged_texts.SOUNDS, *tagged_texts.DELIVERIES)  # the tags that are asked for; any of the vocabulary is taken
 
 _TAG = re.compile(r"\[([^\[\]]*)\]")
 _OTHER_MARKUP = re.compile(rf"[<>*_#{{}}|\\]|\((?:{'|'.join(map(re.escape, tags.VOCABULARY))})\)", re.IGNORECASE)
@@ -173,7 +173,7 @@ def _next(rows: list[dict], wanted: dict[str, int], most: int) -> list[str]:
 
 def _request(writer: Writer, kind: str, number: int, reasons: list[str]) -> dict:
     rng = random.Random(f"{writer.seed}/{number}")
-    domains = ", ".join(name.replace("_", " ") for name in rng.sample(scripts.domains(), 3))
+    domains = ", ".join(name.replace("_", " ") for name in rng.sample(tagged_texts.domains(), 3))
     least, most = TAG_RANGE.get(kind, (0, 2))
     how_many = "no tags at all" if most == 0 else f"{least} to {most} tags each" if kind != "edge" else _EDGE
     asked = (

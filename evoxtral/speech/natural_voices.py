@@ -75,7 +75,7 @@ def reader(voice: str, rate: float = 1.0) -> Reader:
     return Reader(lambda words: module.synthesize(words, name, rate), module.VOICES[name] == "female")
 
 
-class NaturalPerformer:
+class NaturalSpeaker:
     """One speaker of a recording, with its own random numbers."""
 
     def __init__(self, reader: Reader, rng: np.random.Generator, timbre: Timbre = Timbre()) -> None:  # noqa: B008

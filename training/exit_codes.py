@@ -1,18 +1,10 @@
-"""How a command of training ends: one sentence for what went wrong, the exit code, and a table in a page."""
+"""How a command of training ends: one sentence for what went wrong, and the exit code."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from evoxtral.errors import EvoxtralError, RecipeError
-
-
-def write_block(page: Path, start: str, end: str, block: str) -> None:
-    """Put text between two marks of a page. Raises RecipeError for a page without them."""
-    before, mark, rest = page.read_text(encoding="utf-8").partition(start)
-    if not mark or end not in rest:
-        raise RecipeError(f"{page} has no {start.strip()} with {end} behind it: there is no place for the table.")
-    page.write_text(before + start + block + end + rest.partition(end)[2], encoding="utf-8")
+from evoxtral.errors import EvoxtralError
 
 
 def exit_code(command: Callable[[], int | None], folder: Path | str = "A file") -> int:

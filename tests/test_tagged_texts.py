@@ -9,8 +9,8 @@ from functools import cache
 import pytest
 
 from evoxtral import speech, tags
-from training import lexicon, scripts
-from training.scripts import Slices, Sources
+from training import lexicon, tagged_texts
+from training.tagged_texts import Slices, Sources
 
 SENTENCE = re.compile(r"[^.!?]+[.!?]+")
 
@@ -21,13 +21,13 @@ def some(
     seed: int = 0,
     slices: Slices = Slices(),  # noqa: B008 - frozen
     **arguments,
-) -> list[scripts.Script]:
+) -> list[tagged_texts.Script]:
     rng = random.Random(seed)
-    return [scripts.write(rng, slices.draw(rng), split, **arguments) for _ in range(count)]
+    return [tagged_texts.write(rng, slices.draw(rng), split, **arguments) for _ in range(count)]
 
 
 @cache
-def many() -> list[scripts.Script]:
+def many() -> list[tagged_texts.Script]:
     return some(2000)
 
 
@@ -45,7 +45,7 @@ def test_the_same_seed_writes_the_same_scripts():
 
 
 def test_splits_share_no_sentence():
-    train, validation, test = (sentences(split) for split in scripts.SPLITS)
+    train, validation, test = (sentences(split) for split in tagged_texts.SPLITS)
     assert len(train) > 700
     assert not train & test and not train & validation and not validation & test
 
@@ -55,7 +55,7 @@ def test_slices_have_their_shares_and_their_number_of_tags():
     shares = Counter(script.slice for script in written)
     for name, share in asdict(Slices()).items():
         assert abs(shares[name] / len(written) - share) < 0.04, name
-    for name, (least, most) in scripts.TAG_RANGE.items():
+    for name, (least, most) in tagged_texts.TAG_RANGE.items():
         counts = {len(tags.names(script.text)) for script in written if script.slice == name}
         assert counts == set(range(least, most + 1)), name
 
@@ -63,13 +63,13 @@ def test_slices_have_their_shares_and_their_number_of_tags():
 def test_scripts_are_varied():
     words = Counter(w for s in many() for w in re.findall(r"[a-z']+", tags.plain(s.text).lower()))
     assert len(words) > 2000
-    assert len(scripts.domains()) >= 10
+    assert len(tagged_texts.domains()) >= 10
     assert len(lexicon.vocabulary()) > 10_000
 
 
 def test_every_tag_of_a_script_can_be_spoken():
     names = {name for script in many() for name in tags.names(script.text)}
-    assert names == {*scripts.SOUNDS, *scripts.DELIVERIES}
+    assert names == {*tagged_texts.SOUNDS, *tagged_texts.DELIVERIES}
     assert names <= set(speech.SPOKEN_TAGS)
 
 
