@@ -78,28 +78,54 @@ def new_context(browser, **settings):
     return context
 
 
+@pytest.fixture(scope="module")
+def visitors(chromium):
+    """The page of each visitor of a test, by number. All tests have the same ones: a profile of its own would read and
+    compile Gradio's scripts for each test anew, which is most of what a visit costs.
+    """
+    pages = []
+
+    def page_of(number: int):
+        if number == len(pages):
+            context = new_context(chromium, permissions=["microphone", "clipboard-read", "clipboard-write"])
+            pages.append(context.new_page())
+        return pages[number]
+
+    yield page_of
+    for page in pages:
+        page.context.close()
+
+
 @pytest.fixture
-def visit(chromium):
-    """Opens the page; its console must stay free of errors until the test ends."""
-    contexts, errors = [], []
+def visit(visitors):
+    """Opens the page, of which nothing is stored yet; its console must stay free of errors until the test ends."""
+    pages, errors = [], []
+
+    def note(error) -> None:
+        errors.append(str(error))
 
     def open_page(width: int = 1280, height: int = 720, scheme: str = "light"):
-        context = new_context(
-            chromium,
-            viewport={"width": width, "height": height},
-            color_scheme=scheme,
-            permissions=["microphone", "clipboard-read", "clipboard-write"],
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        page = visitors(len(pages))
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
+        page.goto(f"{app_url()}/robots.txt")  # small, and of the same origin
+        page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        page.context.clear_cookies()
+        page.on("pageerror", note)
         page.goto(app_url())
         expect(page.locator(".ev-model b")).to_be_visible(timeout=PATIENCE)
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.remove_listener("pageerror", note)
+        for other in page.context.pages:
+            if other is not page:
+                other.close()
+        page.unroute_all()
+        page.mouse.move(0, 0)
+        page.goto("about:blank")  # what it was still waiting for ends
     assert not errors
 
 
