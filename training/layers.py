@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from training.lora import autocast_dtype, joint
 
-SCORES = 1 << 19  # of attention that are computed at once in bfloat16 on a CPU: what its cache holds
+SCORES = 1 << 19  # of attention that are computed at once on a CPU: what its cache holds
+SHORT = 1 << 17  # scores of a head up to which they are kept for the gradients in float32, too
 
 
 def run(way: Callable[..., Tensor], layer: nn.Module, *inputs) -> Tensor:
@@ -31,8 +32,8 @@ def encoder_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """A VoxtralEncoderLayer on (B, L, D), all positions of which are heard."""
     own = layer.self_attn
     q, k, v = joint((own.q_proj, own.k_proj, own.v_proj), _layer_norm(layer.self_attn_layer_norm, x))
-    q, k, v = (_by_head(part, own.head_dim).contiguous() for part in (q * own.scaling, k, v))
-    x = x + own.out_proj(_merged(_attention(q, k, v, 1.0)))
+    seen = _attention(*(_by_head(part, own.head_dim) for part in (q, k, v)), own.scaling)
+    x = x + own.out_proj(_merged(seen))
     inner = layer.activation_fn(layer.fc1(_layer_norm(layer.final_layer_norm, x)))
     return x + layer.fc2(inner)
 
@@ -53,7 +54,7 @@ def text_layer(layer: nn.Module, x: Tensor, turns: tuple[Tensor, Tensor], last: 
     cosines, sines = turns
     q = _Rotated.apply(_by_head(q, own.head_dim), cosines[-last:], sines[-last:])
     k = _Rotated.apply(_by_head(k, own.head_dim), cosines, sines)
-    seen = _merged(_attention(q, k, _by_head(v, own.head_dim).contiguous(), own.scaling, causal=True))
+    seen = _merged(_attention(q, k, _by_head(v, own.head_dim), own.scaling, causal=True))
     x = x + joint((own.o_proj,), seen, length)[0]
     heard = _rms_norm(layer.post_attention_layernorm, x)
     gate, up = joint((mlp.gate_proj, mlp.up_proj), heard, length)
@@ -143,10 +144,11 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = Fal
     mask = None
     if causal:
         mask = torch.ones(queries, length, dtype=torch.bool, device=q.device).tril(length - queries)
-    if q.device.type == "cpu" and q.dtype is torch.bfloat16:  # PyTorch's own takes half as long again there
-        rows = q.reshape(len(q) * k.shape[1], -1, q.shape[3]) * scale
+    short = queries * length <= SHORT or q.dtype is torch.bfloat16  # PyTorch's own takes half as long again there
+    if q.device.type == "cpu" and short:
+        rows = (q * scale).reshape(len(q) * k.shape[1], -1, q.shape[3])
         mask = None if mask is None else mask.repeat(rows.shape[1] // queries, 1)
-        return _Attention.apply(rows, k.flatten(0, 1), v.flatten(0, 1), mask).view_as(q)
+        return _Attention.apply(rows, k.flatten(0, 1), v.flatten(0, 1), mask).view(q.shape)
     if q.shape[1] != k.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
     if causal and queries == length:
