@@ -45,7 +45,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def write_clips(folder: Path, count: int, seconds: float = SECONDS) -> None:
-    """Clips cut from the embedded voice, and one file that is no recording."""
+    """Clips cut from the embedded voice, a file that is no recording and a link to none."""
     folder.mkdir(parents=True)
     voices = [speak(text, VOICES[i % len(VOICES)], seed=i).waveform for i, text in enumerate(TEXTS)]
     random, length = np.random.default_rng(0), round(seconds * audio.SAMPLE_RATE)
@@ -54,6 +54,7 @@ def write_clips(folder: Path, count: int, seconds: float = SECONDS) -> None:
         at = random.integers(0, len(voice) - length)
         audio.save(folder / f"{number:05d}.wav", voice[at : at + length])
     (folder / "broken.wav").write_text("this is no recording")
+    (folder / "gone.wav").symlink_to("nowhere.wav")
 
 
 def nodes(count: int = NODES):
@@ -164,7 +165,8 @@ def killed(clips: Path, output: Path, count: int) -> dict[str, dict]:
         assert 0 < len(kept) < count
         run = started(clips, output, *more)
         watched(run, output, [run.pid], {len(kept) + 1: lambda: cluster.remove_node(second, allow_graceful=False)})
-        assert run.wait() == 2 and "broken.wav" in run.stderr.read(), "one file is no recording"
+        code, said = run.wait(), run.stderr.read()
+        assert code == 2 and "broken.wav" in said and "gone.wav is a link" in said.replace('"', ""), "two are none"
         found = results(output)
         assert kept.items() <= found.items(), "what was written stays as it is"
         return found
