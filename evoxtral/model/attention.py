@@ -145,9 +145,8 @@ def _attend() -> str:
         c.do(f"call void @shares(ptr {s}, ptr %mask, i64 {vectors}, float {scale}, ptr {y}, ptr {total})")
     place = c(f"add i64 {c(f'mul i64 {head}, %out_head')}, {c(f'mul i64 {row}, %out_row')}")
     out, pairs = c.at("i16", "%out", place), c("udiv i64 %keys, 2")
-    c.do(
-        f"call void @values(ptr {shares}, i64 {bytes_of_shares}, ptr {v}, i64 {pairs}, ptr {own}, ptr {out}, i64 %out_row)"
-    )
+    arguments = f"ptr {shares}, i64 {far}, ptr {v}, i64 {pairs}, ptr {own}, ptr {out}, i64 %out_row"
+    c.do(f"call void @values({arguments})")
     return _taken(c)
 
 

@@ -197,8 +197,9 @@ def _chunked_attention(
 
 
 def _faster_attention(encoder: Encoder) -> Attend:
-    """The attention to use on this CPU: that of `attention`, PyTorch's own, or `_chunked_attention`, of quantised weights
-    with scores in the dtype of activations: their error, 0.4 %, is a third of what 8 bits add to each product.
+    """The attention to use on this CPU: that of `attention`, PyTorch's own, or `_chunked_attention`; the last with
+    scores in the dtype of activations where weights are quantised: their error, 0.4 %, is a third of what 8 bits add to
+    each product.
 
     Measured: PyTorch multiplies float32 with MKL, which is fast on an Intel Xeon and slow on an AMD EPYC.
     """
