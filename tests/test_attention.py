@@ -49,8 +49,22 @@ def test_threads_share_the_work_and_change_nothing():
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("width", attention.STEP_WIDTHS)
+@pytest.mark.parametrize("lengths", [(16,), (17, 40, 31), (40, 16)])
+def test_a_step_looks_at_the_positions_that_each_row_has(width, lengths):
+    generator, rows = torch.Generator().manual_seed(sum(lengths)), len(lengths)
+    keys, values = torch.randn(2, rows, 2, 40, width, generator=generator).bfloat16()
+    q, exact = 2 * torch.randn(rows, 6, width, generator=generator).bfloat16(), []
+    for row, length in enumerate(lengths):
+        keys[row, :, length:] = values[row, :, length:] = torch.nan  # what lies behind is never looked at
+        own = (x[row, :, :length].double() for x in (keys, values))
+        exact.append(scaled_dot_product_attention(q[row, :, None].double(), *own, enable_gqa=True)[:, 0])
+    found = attention.of_a_step(keys)(q, keys, values, torch.tensor(lengths))
+    assert (found.double() - torch.stack(exact)).abs().max() < 2**-7 * torch.stack(exact).abs().max()
+
+
 def test_other_shapes_and_dtypes_are_left_to_pytorch():
     qkv = heads(1, 20, 2)
     assert attention.fitting(qkv[0])
     for other in (qkv[0].float(), qkv[0][..., :32], qkv[0][:, :, :5], qkv[0].to("meta")):
-        assert not attention.fitting(other)
+        assert not attention.fitting(other) and not attention.of_a_step(other[..., :32])

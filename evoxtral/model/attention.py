@@ -10,7 +10,7 @@ Shapes: H heads, T positions, d width of a head, which is that of a panel.
 
 import ctypes
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -23,11 +23,19 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 WIDTH = PANEL  # d
 ROWS = 6  # queries that are taken through all keys together
 _LEAST = -1e30  # added to the scores of keys that are none
+STEP_WIDTHS = (64, 128)  # d of the text model's heads
+FEWEST = BLOCK = 16  # keys whose scores are added up together
 ARGUMENTS = (
     "q", "k", "v", "out", "mask", "heads", "blocks", "last", "keys", "q_head", "q_row", "out_head", "out_row",
     "scale", "scratch", "each", "next", "slot",
 )  # fmt: skip
-_NUMBERS = {"heads", "blocks", "last", "keys", "q_head", "q_row", "out_head", "out_row", "each"}
+_NUMBERS = {
+    "heads", "blocks", "last", "keys", "q_head", "q_row", "out_head", "out_row", "each", "units", "group", "row", "head"
+}  # fmt: skip
+STEP_ARGUMENTS = (
+    "q", "k", "v", "out", "lengths", "units", "heads", "group", "row", "head", "scale", "scratch", "each", "next",
+    "slot",
+)  # fmt: skip
 # 2^x for -0.5 ... 0.5, from the Taylor series; off by 2e-7 of it.
 _POWERS = tuple(math.log(2) ** n / math.factorial(n) for n in range(6, -1, -1))
 
@@ -45,7 +53,10 @@ def module() -> str:
         f"declare float @llvm.vector.reduce.fadd.v16f32(float, {vector})\n"
         'attributes #0 = { nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512" }'
     )
-    return "\n".join([_tile("scores"), _tile("values"), _shares(), _attend(), declared])
+    steps = [_shares("shares_in_place", "float")]
+    for width in STEP_WIDTHS:
+        steps += [_scores_of_one(width), _sum_of_values(width), _step(width)]
+    return "\n".join([_tile("scores"), _tile("values"), _shares("shares", "i16"), _attend(), *steps, declared])
 
 
 def _number(value: float) -> str:
@@ -86,18 +97,23 @@ def _tile(name: str) -> str:
     return c.text()
 
 
-def _shares() -> str:
-    """A row of scores (vectors x 16) as what the largest one is e times as large of, in bfloat16, and their sum."""
-    c = _Code(AVX512_VNNI, "internal void @shares(ptr %s, ptr %mask, i64 %vectors, float %scale, ptr %out, ptr %sum)")
+def _shares(name: str, kind: str) -> str:
+    """A row of scores (vectors x 16), to which a mask is added, as shares of the largest one: e to the power of their
+    difference; in bfloat16, or in place without a mask; and their sum."""
+    c = _Code(AVX512_VNNI, f"internal void @{name}(ptr %s, ptr %mask, i64 %vectors, float %scale, ptr %out, ptr %sum)")
+
+    def score(place: str) -> str:
+        found = c.load(c.floats, "%s", place)
+        return found if kind == "float" else c(f"fadd {c.floats} {found}, {c.load(c.floats, '%mask', place)}")
+
     c.loop("m", "%vectors", {"%most": (c.floats, c.all(_number(_LEAST), "float"))})
-    score = c(f"fadd {c.floats} {c.load(c.floats, '%s', '%m')}, {c.load(c.floats, '%mask', '%m')}")
-    c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} %most, {c.floats} {score})", "%most.next")
+    c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} %most, {c.floats} {score('%m')})", "%most.next")
     c.end()
     most = c(f"call float @llvm.vector.reduce.fmax.v{c.lanes}f32({c.floats} %most.next)")
     most, scale = c.splat("float", most), c.splat("float", "%scale")
     c.loop("n", "%vectors", {"%total": (c.floats, "zeroinitializer")})
-    score = c(f"fadd {c.floats} {c.load(c.floats, '%s', '%n')}, {c.load(c.floats, '%mask', '%n')}")
-    x = c(f"fmul {c.floats} {c(f'fsub {c.floats} {score}, {most}')}, {scale}")  # of a power of 2
+    x = c(f"fsub {c.floats} {score('%n')}, {most}")
+    x = c(f"fmul {c.floats} {x}, {scale}")  # of a power of 2
     x = c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} {x}, {c.floats} {c.all('-126.0', 'float')})")
     whole = c(f"call {c.floats} @llvm.rint.v{c.lanes}f32({c.floats} {x})")
     rest = c(f"fsub {c.floats} {x}, {whole}")
@@ -107,7 +123,7 @@ def _shares() -> str:
     exponent = c(f"shl {c.ints} {c(f'fptosi {c.floats} {whole} to {c.ints}')}, {c.all(23)}")
     y = c(f"add {c.ints} {c(f'bitcast {c.floats} {y} to {c.ints}')}, {exponent}")
     y = c(f"bitcast {c.ints} {y} to {c.floats}")
-    c.store(f"<{c.lanes} x i16>", c.halved(y), "%out", "%n")
+    c.store(f"<{c.lanes} x {kind}>", y if kind == "float" else c.halved(y), "%out", "%n")
     c(f"fadd {c.floats} %total, {y}", "%total.next")
     c.end()
     total = c(f"call reassoc float @llvm.vector.reduce.fadd.v{c.lanes}f32(float 0.0, {c.floats} %total.next)")
@@ -115,11 +131,17 @@ def _shares() -> str:
     return c.text()
 
 
+def _entered(name: str, arguments: Sequence[str]) -> _Code:
+    """A function that a thread runs, its arguments read."""
+    c = _Code(AVX512_VNNI, f"void @{name}(ptr %arguments)")
+    for n, argument in enumerate(arguments):
+        c(f"load {'i64' if argument in _NUMBERS else 'ptr'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
+    return c
+
+
 def _attend() -> str:
     """All heads: ROWS queries of a head for each thread that comes."""
-    c = _Code(AVX512_VNNI, "void @attend(ptr %arguments)")
-    for n, argument in enumerate(ARGUMENTS):
-        c(f"load {'i64' if argument in _NUMBERS else 'ptr'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
+    c = _entered("attend", ARGUMENTS)
     far = c("mul i64 %keys, 2")  # bytes from a row of shares to the next
     slot = c("atomicrmw add ptr %slot, i64 1 monotonic")
     own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # sums, scores, shares
@@ -150,6 +172,76 @@ def _attend() -> str:
     return _taken(c)
 
 
+def _scores_of_one(width: int) -> str:
+    """The scores of one query: BLOCK keys at a time, the last of which may come twice."""
+    c = _Code(AVX512_VNNI, f"internal void @scores_{width}(ptr %q, ptr %k, i64 %blocks, i64 %last, ptr %s)")
+    parts, pairs = width // 32, "<32 x bfloat>"
+    query = [c.load(pairs, "%q", part) for part in range(parts)]
+    c.loop("b", "%blocks", {})
+    first = c(f"call i64 @llvm.umin.i64(i64 {c(f'mul i64 %b, {BLOCK}')}, i64 %last)")
+    keys, totals = c.at("i16", "%k", c(f"mul i64 {first}, {width}")), []
+    for key in range(BLOCK):
+        total = "zeroinitializer"
+        for part in range(parts):
+            one = c.load(pairs, keys, key * parts + part)
+            dot = f"call {c.floats} @llvm.x86.avx512bf16.dpbf16ps.512"
+            total = c(f"{dot}({c.floats} {total}, {pairs} {one}, {pairs} {query[part]})")
+        totals.append(total)
+    c.store(c.floats, _sums(c, totals), c.at("float", "%s", first))
+    c.end()
+    return c.text()
+
+
+def _sums(c: _Code, vectors: list[str]) -> str:
+    """The sum of each of as many vectors as they have lanes, side by side."""
+    while len(vectors) > 1:
+        halves = []
+        for odd in range(2):
+            lanes = ", ".join(f"i32 {2 * lane + odd}" for lane in range(c.lanes))
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            halves.append([c(f"shufflevector {c.floats} {a}, {c.floats} {b}, {c.ints} <{lanes}>") for a, b in pairs])
+        vectors = [c(f"fadd {c.floats} {a}, {b}") for a, b in zip(*halves, strict=True)]
+    return vectors[0]
+
+
+def _sum_of_values(width: int) -> str:
+    """The values (keys, d) of one head by shares of them in float32, divided by their sum."""
+    c = _Code(AVX512_VNNI, f"internal void @values_{width}(ptr %s, ptr %v, i64 %keys, ptr %sum, ptr %out)")
+    names = [f"%t{part}" for part in range(width // c.lanes)]
+    c.loop("k", "%keys", {name: (c.floats, "zeroinitializer") for name in names})
+    share, row = c.splat("float", c.load("float", "%s", "%k")), c.at("i16", "%v", c(f"mul i64 %k, {width}"))
+    for part, name in enumerate(names):
+        c.fma(share, c.doubled(c.load(f"<{c.lanes} x i16>", row, part)), name, f"{name}.next")
+    c.end()
+    share = c.splat("float", c(f"fdiv float 1.0, {c.load('float', '%sum')}"))
+    for part, name in enumerate(names):
+        y = c.halved(c(f"fmul {c.floats} {name}.next, {share}"))
+        c.store(f"<{c.lanes} x i16>", y, "%out", part)
+    return c.text()
+
+
+def _step(width: int) -> str:
+    """One query for each head of each row, over as many keys as the row has."""
+    c = _entered(f"step_{width}", STEP_ARGUMENTS)
+    slot, scale = c("atomicrmw add ptr %slot, i64 1 monotonic"), c.load("float", "%scale")
+    own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # the sum, and scores
+    scores = c.at("i8", own, 64)
+    _shared_out(c, "%units")
+    row, head = c("udiv i64 %i, %heads"), c("urem i64 %i, %heads")
+    keys, place = c.load("i64", "%lengths", row), c(f"mul i64 %i, {width}")
+    group = c(f"udiv i64 {head}, %group")
+    far = c(f"add i64 {c(f'mul i64 {row}, %row')}, {c(f'mul i64 {group}, %head')}")
+    k, v, q, out = (c.at("i16", begin, at) for begin, at in (("%k", far), ("%v", far), ("%q", place), ("%out", place)))
+    blocks = c(f"udiv i64 {c(f'add i64 {keys}, {BLOCK - 1}')}, {BLOCK}")
+    c.do(
+        f"call void @scores_{width}(ptr {q}, ptr {k}, i64 {blocks}, i64 {c(f'sub i64 {keys}, {BLOCK}')}, ptr {scores})"
+    )
+    c.store(c.floats, c.all(_number(_LEAST), "float"), c.at("float", scores, keys))  # behind the last
+    c.do(f"call void @shares_in_place(ptr {scores}, ptr null, i64 {blocks}, float {scale}, ptr {scores}, ptr {own})")
+    c.do(f"call void @values_{width}(ptr {scores}, ptr {v}, i64 {keys}, ptr {own}, ptr {out})")
+    return _taken(c)
+
+
 class Functions:
     """The compiled function, and the threads of PyTorch that run it."""
 
@@ -159,9 +251,21 @@ class Functions:
 
         features = llvm.get_host_cpu_features().flatten()
         self._engine = panels.compiled(module(), llvm.get_host_cpu_name(), features)
-        self._address = self._engine.get_function_address("attend")
+        names = ("attend", *(f"step_{width}" for width in STEP_WIDTHS))
+        self._addresses = {name: self._engine.get_function_address(name) for name in names}
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self._functions = {name: kind(address) for name, address in self._addresses.items()}
         self._parallel = panels.openmp()
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
+
+    def _run(self, name: str, numbers: Sequence[int], threads: int) -> None:
+        """numbers: the arguments, but for the last two, which count."""
+        arguments = (ctypes.c_int64 * (len(numbers) + 4))()
+        counters = ctypes.addressof(arguments) + 8 * (len(numbers) + 2)
+        arguments[: len(numbers) + 2] = (*numbers, counters, counters + 8)
+        if threads == 1:
+            self._functions[name](arguments)
+        else:
+            self._parallel(self._addresses[name], arguments, threads, 0)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """q, k, v (B, H, T, 64) bfloat16, of at least ROWS positions -> (B, H, T, 64)."""
@@ -180,17 +284,29 @@ class Functions:
         each = 64 + ROWS * keys * 6
         scratch = torch.empty(each * threads, dtype=torch.uint8)
         for i in range(b):
-            arguments = (ctypes.c_int64 * (len(ARGUMENTS) + 2))()
-            counters = ctypes.addressof(arguments) + 8 * len(ARGUMENTS)
-            arguments[: len(ARGUMENTS)] = (
+            numbers = (
                 q[i].data_ptr(), k[i].data_ptr(), v[i].data_ptr(), out[i].data_ptr(), mask.data_ptr(), h,
                 -(-t // ROWS), t - ROWS, keys, q.stride(1), q.stride(2), out.stride(1), out.stride(2),
-                ctypes.addressof(scale), scratch.data_ptr(), each, counters, counters + 8,
+                ctypes.addressof(scale), scratch.data_ptr(), each,
             )  # fmt: skip
-            if threads == 1:
-                self._alone(arguments)
-            else:
-                self._parallel(self._address, arguments, threads, 0)
+            self._run("attend", numbers, threads)
+        return out
+
+    def step(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """One query for each head, q (B, H, d) bfloat16, to the first positions of a cache (B, K, L, d) -> (B, H, d).
+
+        lengths (B,): how many positions each row has, int64, at least BLOCK.
+        """
+        b, h, d = q.shape
+        q, out, threads = q.contiguous(), q.new_empty(b, h, d), torch.get_num_threads()
+        scale, each = ctypes.c_float(d**-0.5 / math.log(2)), 64 + 4 * (keys.shape[2] + 2 * BLOCK)
+        each = -(-each // 64) * 64
+        scratch = torch.empty(each * threads, dtype=torch.uint8)
+        numbers = (
+            q.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), lengths.data_ptr(), b * h, h,
+            h // keys.shape[1], keys.stride(0), keys.stride(1), ctypes.addressof(scale), scratch.data_ptr(), each,
+        )  # fmt: skip
+        self._run(f"step_{d}", numbers, threads)
         return out
 
 
@@ -210,3 +326,9 @@ def fitting(q: torch.Tensor) -> list[Attend]:
     """The function for such queries, where there is one."""
     fit = q.device.type == "cpu" and q.dtype is torch.bfloat16 and q.shape[-1] == WIDTH and q.shape[-2] >= ROWS
     return [ours.attend] if fit and (ours := functions()) else []
+
+
+def of_a_step(keys: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+    """`Functions.step` for a cache with such keys (…, L, d), None where there is none."""
+    fit = keys.device.type == "cpu" and keys.dtype is torch.bfloat16 and keys.shape[-1] in STEP_WIDTHS
+    return ours.step if fit and (ours := functions()) else None
