@@ -1,11 +1,11 @@
 """`bulk` on a local Ray cluster of several nodes: whether what is killed is lost, and what Ray costs.
 
     python benchmarks/cluster.py kills --clips 10000   # needs the extra `bulk`; half an hour of one core
-    python benchmarks/cluster.py cost --clips 400
+    python benchmarks/cluster.py cost --clips 1000     # three minutes of a quiet machine
 
 `kills`: one process; then a cluster of which a worker, the driver and, once it goes on, a node are killed. `cost`: one
-process and an undisturbed cluster at the same time, so that other work slows both; processor seconds of every process
-of Ray and of the driver, from the first result to the last, against those of one process; starting is told apart.
+process and an undisturbed cluster with one engine, in turns, one thread each: seconds, and processor seconds of every
+process of Ray and of the driver, from the first result to the last; starting is told apart.
 Stored in `benchmarks/cluster.json`. Clips are short and encoded in windows of their length, so that Ray's part is as
 large as it can be.
 """
@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +37,7 @@ TEXTS = (
     "[whispers] I never said that we would go there. [pause] I am so sorry.",
 )
 NODES = 2
+TURNS = 2
 SECONDS = 0.8  # of a clip
 ASKED = ("--model", "tiny", "--weights", "fp32", "--variant", "rl", "--window", "1")
 OBJECT_STORE = 80_000_000  # bytes of a node, about the least that Ray takes
@@ -45,7 +45,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def write_clips(folder: Path, count: int, seconds: float = SECONDS) -> None:
-    """Clips cut from the embedded voice, and one file that is no recording."""
+    """Clips cut from the embedded voice, a file that is no recording and a link to none."""
     folder.mkdir(parents=True)
     voices = [speak(text, VOICES[i % len(VOICES)], seed=i).waveform for i, text in enumerate(TEXTS)]
     random, length = np.random.default_rng(0), round(seconds * audio.SAMPLE_RATE)
@@ -54,6 +54,7 @@ def write_clips(folder: Path, count: int, seconds: float = SECONDS) -> None:
         at = random.integers(0, len(voice) - length)
         audio.save(folder / f"{number:05d}.wav", voice[at : at + length])
     (folder / "broken.wav").write_text("this is no recording")
+    (folder / "gone.wav").symlink_to("nowhere.wav")
 
 
 def nodes(count: int = NODES):
@@ -69,7 +70,7 @@ def started(clips: Path, output: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "evoxtral", "-q", "bulk", str(clips), "-o", str(output), *ASKED]
     return subprocess.Popen(
         [*command, *more], stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},  # as Ray has it for one core
     )  # fmt: skip
 
 
@@ -164,7 +165,8 @@ def killed(clips: Path, output: Path, count: int) -> dict[str, dict]:
         assert 0 < len(kept) < count
         run = started(clips, output, *more)
         watched(run, output, [run.pid], {len(kept) + 1: lambda: cluster.remove_node(second, allow_graceful=False)})
-        assert run.wait() == 2 and "broken.wav" in run.stderr.read(), "one file is no recording"
+        code, said = run.wait(), run.stderr.read()
+        assert code == 2 and "broken.wav" in said and "gone.wav is a link" in said.replace('"', ""), "two are none"
         found = results(output)
         assert kept.items() <= found.items(), "what was written stays as it is"
         return found
@@ -192,23 +194,35 @@ def kills(folder: Path, count: int) -> dict:
 
 
 def cost(folder: Path, count: int) -> dict:
-    cluster, _ = nodes()
-    with ThreadPoolExecutor(1) as beside:
+    runs: dict[str, list[dict]] = {"one_process": [], "cluster": []}
+    texts = []
+    for turn in range(TURNS):
+        output = folder / f"single{turn}.jsonl"
+        run = started(folder / "clips", output)
+        runs["one_process"].append(watched(run, output, [run.pid], {}))
+        texts.append(told(results(output)))
+        cluster, _ = nodes()
         try:
-            run = started(folder / "clips", folder / "cluster.jsonl", "--cluster", cluster.address, "--actors", "1")
+            output = folder / f"cluster{turn}.jsonl"
+            run = started(folder / "clips", output, "--cluster", cluster.address, "--actors", "1")
             own = [info[0].process.pid for node in cluster.list_all_nodes() for info in node.all_processes.values()]
-            alone = started(folder / "clips", folder / "single.jsonl")
-            single = beside.submit(watched, alone, folder / "single.jsonl", [alone.pid], {})
-            spread = watched(run, folder / "cluster.jsonl", [run.pid, *own], {})
-            single = single.result()
+            runs["cluster"].append(watched(run, output, [run.pid, *own], {}))
+            texts.append(told(results(output)))
         finally:
             cluster.shutdown()
-    return {
-        "one_process": single,
-        "cluster": spread,
-        "overhead_of_engines_and_command": round(working(spread) / working(single) - 1, 3),
-        "identical": told(results(folder / "cluster.jsonl")) == told(results(folder / "single.jsonl")),
+    spent, working = (total(runs, kinds) for kinds in (("engines", "command", "ray"), ("engines", "command")))
+    elapsed = {name: sum(run["elapsed_s"] for run in found) for name, found in runs.items()}
+    return runs | {
+        "overhead_elapsed": round(elapsed["cluster"] / elapsed["one_process"] - 1, 3),
+        "overhead_cpu": round(spent["cluster"] / spent["one_process"] - 1, 3),
+        "overhead_cpu_of_engines_and_command": round(working["cluster"] / working["one_process"] - 1, 3),
+        "identical": all(text == texts[0] for text in texts),
     }
+
+
+def total(runs: dict[str, list[dict]], kinds: Sequence[str]) -> dict[str, float]:
+    """Processor ms a clip of these kinds of processes, over all turns."""
+    return {name: sum(run["cpu_ms_per_clip"][kind] for run in found for kind in kinds) for name, found in runs.items()}
 
 
 PARTS = {"kills": kills, "cost": cost}
@@ -234,11 +248,6 @@ def main() -> None:
     measured = {args.part: about | {"date": str(datetime.date.today())} | found}
     args.output.write_text(json.dumps(before | measured, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(measured, indent=1))
-
-
-def working(run: dict) -> float:
-    """Processor ms of a clip: what Ray's own processes spend while they wait is by the clock, and is told apart."""
-    return run["cpu_ms_per_clip"]["engines"] + run["cpu_ms_per_clip"]["command"]
 
 
 if __name__ == "__main__":

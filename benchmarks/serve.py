@@ -2,11 +2,11 @@
 
     python benchmarks/serve.py crowd --baseline CHECKOUT   32 clients at once, then one; of each service in turns
     python benchmarks/serve.py load                        200 clients for minutes: nothing lost, mixed up or kept
-    python benchmarks/serve.py steps                       what a window and a step of some rows cost, in this process
 
 Each service is a process of its own, on loopback. `crowd` serves a model of random weights that writes as many tokens
-as a clip's length allows, so both services do the same work; clips last 3 to 30 s. A service without a stream gives its
-first text with the answer. `load` serves the scale model: every clip has one text, which is known from asking alone.
+as a clip's length allows, so both services do the same work; clips last 3 to 30 s. Each chooses the precision of its
+weights, unless --weights says which ours has. A service without a stream gives its first text with the answer. `load`
+serves the scale model: every clip has one text, which is known from asking alone.
 Results go to benchmarks/serve.json.
 """
 
@@ -30,6 +30,10 @@ import httpx
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from evoxtral.model.checkpoints import WEIGHTS  # noqa: E402
+
 RESULTS = Path(__file__).parent / "serve.json"
 LONGEST, SHORTEST = 30.0, 3.0  # s
 # What a checkout, of any age, is asked to run: create_app of an engine that writes a fixed number of tokens.
@@ -48,6 +52,7 @@ import uvicorn
 from evoxtral.serve.api import create_app
 from evoxtral.serve.limits import Limits
 folder, port, rate, requests = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+asked = {name: kind(value) for name, kind, value in zip(("weights", "window"), (str, float), sys.argv[5:]) if value}
 
 class Fixed(Engine):
     def stream(self, source, variants=None, language="en", decoding=None, *more, **named):
@@ -55,7 +60,8 @@ class Fixed(Engine):
         return super().stream(source, variants, language, decoding, *more, **named)
 
 if rate:
-    engine = Fixed(Checkpoint("random", f"{folder}/base", {"sft": f"{folder}/sft", "rl": f"{folder}/rl"}), device="cpu")
+    adapters = {"sft": f"{folder}/sft", "rl": f"{folder}/rl"}
+    engine = Fixed(Checkpoint("random", f"{folder}/base", adapters, **asked), device="cpu")
     engine.prompt.eos_id = -1
 else:
     engine = Engine(resolve("tiny"), device="cpu")
@@ -81,10 +87,10 @@ class Answer:
 
 
 class Server:
-    """The service of a checkout."""
+    """The service of a checkout.  more: weights and window, as `--weights` and `--window` have them."""
 
-    def __init__(self, checkout: Path, folder: Path | None, port: int, rate: float, requests: int):
-        command = [sys.executable, "-c", SERVER, str(folder), str(port), str(rate), str(requests)]
+    def __init__(self, checkout: Path, folder: Path | None, port: int, rate: float, requests: int, *more: str):
+        command = [sys.executable, "-c", SERVER, *map(str, (folder, port, rate, requests)), *more]
         self.process = subprocess.Popen(command, cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout)})
         self.url = f"http://127.0.0.1:{port}"
         while True:
@@ -178,10 +184,13 @@ def crowd(args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         build(SHAPES[args.shape], Path(folder), adapters=2)
         with contextlib.ExitStack() as stack:
-            servers = {}
-            for name, checkout, port in (("baseline", args.baseline, 8761), ("ours", ROOT, 8762)):
-                servers[name] = Server(Path(checkout), Path(folder), port, args.rate, 64)
-                stack.callback(servers[name].end)
+            given = args.weights or "", f"{args.window or ''}"
+            servers = {
+                "baseline": Server(Path(args.baseline), Path(folder), 8761, args.rate, 64),
+                "ours": Server(ROOT, Path(folder), 8762, args.rate, 64, *given),
+            }
+            for server in servers.values():
+                stack.callback(server.end)
             found = {}
             for part, count in (("one", 1), ("crowd", args.clients)):
                 for server in servers.values():  # warm: kernels are made
@@ -202,44 +211,8 @@ def crowd(args: argparse.Namespace) -> dict:
                     "first_text_p95": round(ours["first_text_p95_s"] / baseline["first_text_p95_s"], 3),
                 }
             about = {"shape": args.shape, "tokens_per_second_of_audio": args.rate, "cores": os.cpu_count()}
+            about |= {"weights": args.weights or "auto", "window_s": args.window or LONGEST, "load": os.getloadavg()}
             return about | found
-
-
-def steps(args: argparse.Namespace) -> dict:
-    """Processor seconds of this thread for a window's encoder and prompt, and for a step by its number of rows."""
-    import torch
-
-    from benchmarks.models import SHAPES, build, some_speech
-    from evoxtral.inference.batch import Batch
-    from evoxtral.inference.engine import Engine
-    from evoxtral.inference.sampling import Decoding, Row
-
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        engine = Engine(build(SHAPES[args.shape], Path(folder), adapters=2), device="cpu")
-        ids = engine.prompt.transcription_ids("en")
-        log_mel = engine.prompt.log_mel([some_speech(15.0)], engine.device)
-
-        def joined(rows: int) -> tuple[Batch, float, float]:
-            begun = time.thread_time()
-            prompts = engine._prompts(ids, log_mel, ("rl",))
-            encoded = time.thread_time()
-            batch = Batch(engine._text, -1, rows, engine.heads.watched)
-            batch.join(prompts, [Row(400, "rl", Decoding(stop_loops=False)) for _ in range(rows)], ("rl",))
-            return batch, encoded - begun, time.thread_time() - encoded
-
-        def step(batch: Batch) -> float:
-            begun = time.thread_time()
-            batch.advance(1)
-            return time.thread_time() - begun
-
-        joined(1)
-        _, encoder, prompt = joined(1)
-        found = {}
-        for rows in (1, 2, 4, 8, 16, 32):
-            batch, *_ = joined(rows)
-            found[rows] = round(statistics.median([step(batch) for _ in range(8)][2:]), 4)
-    return {"shape": args.shape, "encoder_s": round(encoder, 2), "prompt_s": round(prompt, 2), "step_s": found}
 
 
 async def _crowd_for(server: Server, texts: dict[bytes, str], clients: int, seconds: float) -> dict:
@@ -299,7 +272,7 @@ def load(args: argparse.Namespace) -> dict:
     return about | found
 
 
-PARTS = {"crowd": crowd, "load": load, "steps": steps}
+PARTS = {"crowd": crowd, "load": load}
 
 
 def main() -> None:
@@ -309,6 +282,8 @@ def main() -> None:
     parser.add_argument("--shape", default="250m")
     parser.add_argument("--clients", type=int)
     parser.add_argument("--rate", type=float, default=12.5, help="tokens for a second of audio (default: the budget's)")
+    parser.add_argument("--weights", choices=WEIGHTS, help="of ours (default: what it chooses, as the baseline does)")
+    parser.add_argument("--window", type=float, help="s, of ours; shorter ones than the model's 30 s give other text")
     parser.add_argument("--repeats", type=int, default=3, help="of one client")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--texts", type=int, default=24)
@@ -318,10 +293,12 @@ def main() -> None:
     if args.part == "crowd" and not args.baseline:
         parser.error("--baseline CHECKOUT is needed: the service to compare with")
     args.clients = args.clients or (32 if args.part == "crowd" else 200)
-    sys.path.insert(0, str(ROOT))
     result = {"date": str(datetime.date.today()), **PARTS[args.part](args)}
     results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-    key = args.part if args.part == "load" else f"{args.part} {args.shape} {args.rate:g}"
+    key = args.part
+    if args.part == "crowd":
+        key += f" {args.shape} {args.rate:g}{f' {args.weights}' if args.weights else ''}"
+        key += f" window {args.window:g}" if args.window else ""
     args.out.write_text(json.dumps(results | {key: result}, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 

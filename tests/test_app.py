@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -415,6 +416,11 @@ def test_gpu_seconds_takes_the_arguments_of_the_decoder():
 
 def test_a_model_that_does_not_exist_ends_the_app_with_one_sentence(monkeypatch):
     monkeypatch.setenv("GRADIO_SERVER_PORT", str(free_port()))
+
+    def too_slow(*_, **__):
+        raise httpx.ReadTimeout("as on a busy machine")
+
+    monkeypatch.setattr("httpx.head", too_slow)  # by which Gradio probes the page once more
     model = Model("/no/such/model")
     shown = page.build(model, ROOT / "examples")
     with pytest.raises(SystemExit, match="^There is no model '/no/such/model'"):

@@ -19,7 +19,8 @@ SILENCE = np.zeros(2 * audio.SAMPLE_RATE, np.float32)
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """Recordings as people have them: in folders, short, longer than a window, silent, and one that is none."""
+    """Recordings as people have them: in folders, short, longer than a window, silent; one that is none, a link to one
+    that is not there."""
     folder = tmp_path_factory.mktemp("clips")
     (folder / "inside").mkdir()
     audio.save(folder / "a.wav", tone(1.5))
@@ -27,6 +28,7 @@ def clips(tmp_path_factory) -> Path:
     audio.save(folder / "long.wav", spoken(23.0, seed=2))
     audio.save(folder / "silent.wav", SILENCE)
     (folder / "broken.wav").write_text("this is no recording")
+    (folder / "gone.wav").symlink_to("nowhere.wav")
     (folder / "notes.txt").write_text("nor is this, and nobody asked")
     return folder
 
@@ -61,7 +63,9 @@ def test_every_recording_of_a_folder_is_transcribed_as_by_itself(run, clips, eng
             assert column["text"][:3] == alone[name].text[:3]
         assert result["duration"] == alone["rl"].duration
         assert result.keys() == FileResult.__dataclass_fields__.keys()
-    assert code == 2 and err.startswith(f"{clips / 'broken.wav'}: ") and err.count("\n") == 1
+    told = dict(line.split(": ", 1) for line in err.splitlines())
+    assert code == 2 and told.keys() == {str(clips / "broken.wav"), str(clips / "gone.wav")}
+    assert '"gone.wav" is a link' in told[str(clips / "gone.wav")]
 
 
 def test_finished_files_are_skipped_and_failed_ones_are_retried(run, clips):
@@ -102,7 +106,7 @@ def test_a_file_that_cannot_be_continued_is_not_changed(run, clips, written, sen
 def test_a_format_writes_a_file_for_each_recording_and_resumes(clips, checkpoint, engine, tmp_path, capsys):
     model, out = str(Path(checkpoint.base).parent), tmp_path / "out"
     asked = ["-q", "bulk", str(clips), "-o", str(out), "--model", model, "--variant", "sft", "--format", "vtt"]
-    assert cli.main(asked) == 2, "one file is no recording"
+    assert cli.main(asked) == 2, "two files are no recordings"
     written = {file.relative_to(out).as_posix(): file for file in out.rglob("*.*")}
     assert written.keys() == {"a.vtt", "inside/b.vtt", "long.vtt", "silent.vtt"}
     subtitles = webvtt.read(written["long.vtt"])
@@ -145,7 +149,7 @@ def test_a_folder_without_recordings_is_an_error(run, tmp_path):
 def test_files_are_found_once_and_in_order(clips):
     found = inputs.listed([clips / "long.wav", clips, "none.wav"])
     assert [Path(file).name for file in found] == [
-        "long.wav", "a.wav", "broken.wav", "b.WAV", "silent.wav", "none.wav"
+        "long.wav", "a.wav", "broken.wav", "gone.wav", "b.WAV", "silent.wav", "none.wav"
     ]  # fmt: skip
 
 
@@ -208,4 +212,4 @@ def test_segments_of_many_files_share_a_batch(engine, clips, monkeypatch):
 
     monkeypatch.setattr(engine.scheduler, "run", counted)
     results = dict(bulk.transcribe(engine, inputs.listed([clips]), ("rl",)))
-    assert len(results) == 5 and sizes == [1 + 1 + 3], "two short clips and the segments of the long one"
+    assert len(results) == 6 and sizes == [1 + 1 + 3], "two short clips and the segments of the long one"

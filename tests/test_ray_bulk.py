@@ -37,7 +37,7 @@ def clips(tmp_path_factory):
 
 def test_a_killed_worker_driver_and_node_lose_nothing_and_nothing_is_written_twice(clips, tmp_path):
     asked = ["-q", "bulk", str(clips), "-o", str(tmp_path / "single.jsonl"), *cluster.ASKED]
-    assert cli.main(asked) == 2, "one file is no recording"
+    assert cli.main(asked) == 2, "two files are no recordings"
     found = cluster.killed(clips, tmp_path / "cluster.jsonl", 24)
     assert cluster.told(found) == cluster.told(cluster.results(tmp_path / "single.jsonl"))
 

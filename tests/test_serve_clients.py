@@ -194,6 +194,21 @@ def test_what_is_not_used_is_refused_in_openai_s_shape(url, fields, status, para
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
 
 
+@pytest.mark.parametrize(
+    ("parts", "param", "code", "said"),
+    [
+        ([("file", ("a.wav", CLIP)), ("file", ("b.wav", CLIP))], "file", "invalid_value", "2 times"),
+        ([("file", (None, "a.wav"))], "file", "invalid_type", "not text"),
+        ([("language", (None, "en"))], "file", "missing_required_parameter", "one recording"),
+        ([("file", CLIP), ("language", (None, "en")), ("language", (None, "de"))], "language", "invalid_value", "once"),
+    ],
+)
+def test_a_form_with_a_field_too_many_or_too_few_is_told_which(url, parts, param, code, said):
+    answer = httpx.post(f"{url}/v1/audio/transcriptions", files=[*parts, ("model", (None, FORM["model"]))])
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, param, code) and said in error["message"]
+
+
 def test_every_other_error_has_that_shape_too(url, client, engine, monkeypatch):
     with pytest.raises(openai.BadRequestError) as refused:
         client.audio.transcriptions.create(file=b"no recording", **FORM)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers import VoxtralConfig, VoxtralForConditionalGeneration
 
 from evoxtral.audio import SAMPLE_RATE
+from training import layers
+from training.lora import autocast_dtype
 from training.tokenizer import AUDIO, BOS, EOS, N_MELS, N_SPECIAL, PAD, write_processor
 
 IGNORE = -100  # label of positions without a loss
@@ -120,7 +122,7 @@ def encode(model: VoxtralForConditionalGeneration, mels: Tensor) -> Tensor:
     hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(mels)))).transpose(1, 2)
     hidden = hidden + tower.embed_positions.weight[: hidden.shape[1]].to(hidden.dtype)
     for layer in tower.layers:
-        hidden = layer(hidden, attention_mask=None)
+        hidden = layers.run(layers.encoder_layer, layer, hidden)
     return tower.layer_norm(hidden)
 
 
@@ -156,8 +158,12 @@ def text_states(
     inputs = torch.cat([inputs, embed(text)], 1)
     if noise:
         inputs = noise(inputs)
-    hidden = model.model.language_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-    return hidden[:, len(prompt) - 1 :]
+    text_model, wanted = model.model.language_model, text.shape[1] + 1
+    turns = layers.turns(text_model.rotary_emb, inputs.shape[1], inputs)
+    for layer in text_model.layers:
+        last = wanted if layer is text_model.layers[-1] else inputs.shape[1]
+        inputs = layers.run(layers.text_layer, layer, inputs, turns, last)
+    return layers.rms_norm(text_model.norm, inputs)
 
 
 def head_loss(model: VoxtralForConditionalGeneration, states: Tensor, labels: Tensor) -> Tensor:
@@ -169,12 +175,6 @@ def head_loss(model: VoxtralForConditionalGeneration, states: Tensor, labels: Te
     dtype = autocast_dtype(states)
     with torch.autocast(states.device.type, enabled=False):
         return _HeadLoss.apply(states.to(dtype), model.lm_head.weight.to(dtype), labels[labelled])
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """In which precision x is multiplied here."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -57,9 +57,12 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * self.mask(x) if self.training and self.p else x
 
-    def mask(self, x: Tensor) -> Tensor:
-        """What x is multiplied by: 0, or 1 / (1 - p)."""
-        return _stretches(1 - self.p, x, x.dtype)
+    def mask(self, x: Tensor, positions: int = 0) -> Tensor:
+        """What x (B, L, D) is multiplied by: 0, or 1 / (1 - p). positions: of which x holds the last L; 0 for L."""
+        if not positions:
+            return _stretches(1 - self.p, x, x.dtype)
+        whole = x[:, :1].expand(-1, positions, -1)
+        return _stretches(1 - self.p, whole, x.dtype)[:, positions - x.shape[1] :]
 
 
 def neftune(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:

@@ -261,6 +261,8 @@ def opened(source: str | os.PathLike[str] | bytes | bytearray) -> Iterator[tuple
             raise AudioError(f'"{str(source)[:80]}" is an address: download the recording and give its path.')
         if path.is_dir():
             raise AudioError(f'"{path}" is a folder: give the path of one recording.')
+        if path.is_symlink() and not path.exists():
+            raise AudioError(f"{name} is a link to what is not there: copy the recording itself.")
         if not path.is_file():
             raise AudioError(f'There is no file "{str(path)[-200:]}": check the path.')
         if path.stat().st_size == 0:

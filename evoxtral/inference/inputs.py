@@ -106,10 +106,15 @@ def _in_folder(path: Path) -> Iterator[Entry]:
     if not path.is_dir():
         yield Entry(str(path), str(path), Path(path.name))
         return
-    inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in audio.SUFFIXES and file.is_file())
+    inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in audio.SUFFIXES and _is_recording(file))
     _check_some(inside, str(path))
     for file in inside:
         yield Entry(str(file), str(file), file.relative_to(path))
+
+
+def _is_recording(file: Path) -> bool:
+    """Whether it is a file, or a link to none: that one is tried, and named as what cannot be read."""
+    return file.is_file() or (file.is_symlink() and not file.exists())
 
 
 def _in_store(url: str) -> Iterator[Entry]:

@@ -160,7 +160,10 @@ class Cluster:
 
 def _absolute(name: str) -> str:
     """A path as a worker, who stands in another folder, finds it; an address, or a name on the Hub, as it is."""
-    return name if is_address(name) or not Path(name).exists() else str(Path(name).resolve())
+    if is_address(name) or not os.path.lexists(name):
+        return name
+    path = Path(name)
+    return str(path.resolve() if path.exists() else path.absolute())  # a link to nothing is named itself
 
 
 def _sentence(error: Exception) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from evoxtral.model import threads
+from evoxtral.model.attention import FEWEST, of_a_step
 from evoxtral.model.memory import equal_parts, return_freed_memory
 from evoxtral.model.text import TextModel
 
@@ -77,6 +78,7 @@ class Cache:
         self.text, self.rows, self.length = text, rows, length
         self.static = static or like.is_cuda
         self.keys, self.values = (_zeros(shape, like) for _ in range(2))  # masked values must be finite, too
+        self._compiled = None if self.static else of_a_step(self.keys)
         self.positions = torch.arange(length, device=like.device)
         cos, sin = text.rotary(like, self.positions[None])
         half = config.head_dim // 2
@@ -203,15 +205,23 @@ class Cache:
 
     def _step(self, count: int, end: int) -> torch.Tensor:
         """One step of the first `count` rows, whose attention reads the first `end` positions."""
-        position, mask = self.position[:count], None
-        if self.static or any(used + 1 < end for used in self.used[:count]):
-            seen = self.positions[:end] <= position[:, None]
-            mask = torch.where(seen, self.attended, self.masked)[:, None, None]  # (n, 1, 1, end)
-        attention = partial(_attention, end=end, mask=mask)
+        attention = self._looking(count, end)
         x = self.text.embedded(self.token[:count])
         if self.text.kernels:
             return self._by_kernels(x, attention)
         return self._by_pytorch(x, attention)
+
+    def _looking(self, count: int, end: int) -> Callable[..., torch.Tensor]:
+        """The attention of one step: queries (n, H, …, d), keys and values (n, K, L, d) -> as the queries."""
+        lengths = [used + 1 for used in self.used[:count]]
+        if self._compiled and min(lengths) >= FEWEST:
+            lengths = torch.tensor(lengths)
+            return lambda q, keys, values: self._compiled(q.flatten(1, -2), keys, values, lengths).view(q.shape)
+        mask = None
+        if self.static or min(lengths) < end:
+            seen = self.positions[:end] <= self.position[:count, None]
+            mask = torch.where(seen, self.attended, self.masked)[:, None, None]  # (n, 1, 1, end)
+        return partial(_attention, end=end, mask=mask)
 
     def _by_pytorch(self, x: torch.Tensor, attention: Callable[..., torch.Tensor]) -> torch.Tensor:
         count, wide = len(x), len(x) if self.static else _padded(len(x))

@@ -9,7 +9,7 @@ Shapes: S windows, B variants x windows, T positions, D width, H heads.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 
@@ -19,12 +19,12 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import VoxtralForConditionalGeneration
 from transformers.models.voxtral.modeling_voxtral import VoxtralEncoderLayer
 
-from evoxtral.model import backends, lora, threads
-from evoxtral.model.linear import Mix, joined
+from evoxtral.model import attention, backends, lora, threads
+from evoxtral.model.attention import Attend
+from evoxtral.model.linear import Mix, joined, wait_for_quantized
 from evoxtral.model.lora import PROJECTOR, TOWER, Adapter
 from evoxtral.model.memory import equal_parts, return_freed_memory
 
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _CHUNK = 150  # positions in one part of the MLP and of the attention on a CPU, about: bounds peak memory
 _MEASURED_HEADS = 4  # heads with which the attention is chosen
 _FLOAT16 = torch.finfo(torch.float16).max - 1000  # transformers clamps the residual stream here, too
@@ -197,11 +197,13 @@ def _chunked_attention(
 
 
 def _faster_attention(encoder: Encoder) -> Attend:
-    """The attention to use on this CPU: PyTorch's own, or `_chunked_attention`, of quantised weights with scores in the
-    dtype of activations: their error, 0.4 %, is a third of what 8 bits add to each product.
+    """The attention to use on this CPU: that of `attention`, PyTorch's own, or `_chunked_attention`; the last with
+    scores in the dtype of activations where weights are quantised: their error, 0.4 %, is a third of what 8 bits add to
+    each product.
 
     Measured: PyTorch multiplies float32 with MKL, which is fast on an Intel Xeon and slow on an AMD EPYC.
     """
+    wait_for_quantized(encoder)  # else what reads and lays out weights would be measured as well
     heads, width = encoder.layers[0].heads, encoder.positions.shape[1]
     few = min(heads, _MEASURED_HEADS)
     qkv = encoder.positions.new_ones(1, len(encoder.positions), 3, few, width // heads).permute(2, 0, 3, 1, 4)
@@ -211,4 +213,4 @@ def _faster_attention(encoder: Encoder) -> Attend:
     def duration(attend: Attend) -> float:
         return backends.shortest_duration(lambda: attend(*qkv))
 
-    return min((chunked, scaled_dot_product_attention), key=duration)
+    return min((*attention.fitting(qkv[0]), chunked, scaled_dot_product_attention), key=duration)

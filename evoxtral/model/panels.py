@@ -17,13 +17,18 @@ Shapes: M rows, N outputs, K inputs.
 
 import ctypes
 import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from evoxtral.model import panels_code
 from evoxtral.model.panels_code import ARGUMENTS, FEW, GROUP, PANEL, Instructions
+
+if TYPE_CHECKING:
+    from llvmlite.binding import ExecutionEngine
 
 log = logging.getLogger(__name__)
 
@@ -71,30 +76,42 @@ def to_groups(panels: torch.Tensor) -> torch.Tensor:
     return panels.transpose(1, 2).reshape(len(panels) * PANEL, -1)
 
 
+def compiled(text: str, cpu: str, features: str) -> "ExecutionEngine":
+    """The functions of a text in LLVM's language.  cpu, features: as LLVM names them.  Raises RuntimeError and
+    ImportError."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(text)
+    machine = llvm.Target.from_default_triple().create_target_machine(cpu=cpu, features=features, opt=3)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine
+
+
+def openmp() -> Callable[[int, ctypes.Array, int, int], None]:
+    """PyTorch's own OpenMP: calls the function at an address with an argument, in so many threads.  Raises OSError or
+    StopIteration."""
+    library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    parallel = ctypes.CDLL(str(library)).GOMP_parallel
+    parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+    return parallel
+
+
 class Functions:
     """The compiled functions, and the threads of PyTorch that run them."""
 
     def __init__(self, isa: Instructions, cpu: str, features: str):
         """cpu, features: as LLVM names them.  Raises OSError, RuntimeError, ImportError or StopIteration."""
-        import llvmlite.binding as llvm
-
         self.isa = isa
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
         try:
-            module = llvm.parse_assembly(panels_code.module(isa, "i8"))
+            self._engine = compiled(panels_code.module(isa, "i8"), cpu, features)
         except RuntimeError:  # before LLVM 22
-            module = llvm.parse_assembly(panels_code.module(isa, "i32"))
-        target = llvm.Target.from_default_triple()
-        machine = target.create_target_machine(cpu=cpu, features=features, opt=3)
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-        builder.getModulePassManager().run(module, builder)
-        self._engine = llvm.create_mcjit_compiler(module, machine)
-        self._engine.finalize_object()
-        library = next((Path(torch.__file__).parent / "lib").glob("libgomp*"))
-        self._parallel = ctypes.CDLL(str(library)).GOMP_parallel
-        self._parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-        self._parallel.restype = None
+            self._engine = compiled(panels_code.module(isa, "i32"), cpu, features)
+        self._parallel = openmp()
         names = {(what, dtype): f"{what}_{kind}" for what in _FUNCTIONS for dtype, kind in _KINDS.items()}
         self._addresses = {key: self._engine.get_function_address(name) for key, name in names.items()}
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)

@@ -138,9 +138,14 @@ def _model(form: FormData, models: Mapping[str, str]) -> tuple[bool, str]:
 
 def _file(form: FormData) -> UploadFile:
     files = form.getlist("file")
-    if len(files) != 1 or not isinstance(files[0], UploadFile):
+    if not files:
         message = "Send one recording as `file`, as multipart/form-data."
         raise Refusal(400, message, "file", "missing_required_parameter")
+    if len(files) > 1:
+        message = f"One recording a request, and `file` is there {len(files)} times: send each in a request of its own."
+        raise Refusal(400, message, "file", "invalid_value")
+    if not isinstance(files[0], UploadFile):
+        raise Refusal(400, "file is a file, not text: send it as multipart/form-data.", "file", "invalid_type")
     return files[0]
 
 
@@ -157,7 +162,9 @@ def _temperature(form: FormData) -> float:
 
 
 def _text(form: FormData, field: str) -> str:
-    value = form.get(field, "")
+    value, *more = form.getlist(field) or [""]
+    if more:
+        raise Refusal(400, f"{field} is there {1 + len(more)} times: give it once.", field, "invalid_value")
     if not isinstance(value, str):
         raise Refusal(400, f"{field} is text, not a file.", field, "invalid_type")
     return value.strip()

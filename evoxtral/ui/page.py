@@ -93,6 +93,9 @@ def serve(page: gr.Blocks, model: Model) -> None:
         run_history=False,
         ssr_mode=False,  # a Space with Node would switch it on; the page is the same everywhere
         prevent_thread_lock=True,
+        # Gradio would ask for the page once more and give up where that takes 3 s, as on a busy machine. That the
+        # server answers it has seen before, without a limit.
+        _frontend=False,
     )
     answer_in_json(page.mcp_server_obj)
     _load(model)  # elsewhere the weights are loaded while the page is already served

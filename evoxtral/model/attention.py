@@ -1,0 +1,334 @@
+"""Attention in bfloat16 on a CPU that has AVX512-BF16, by functions that LLVM compiles: see `panels`.
+
+Queries, keys and values are bfloat16, as they come; their products are added in float32, and so are scores, which
+PyTorch's operators would write in bfloat16 or compute from float32 copies at half the speed. Only the shares that
+multiply values are rounded to bfloat16, as everywhere. A few queries are taken through all keys at a time, so that
+their scores stay in a core's cache.
+
+Shapes: H heads, T positions, d width of a head, which is that of a panel.
+"""
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch.nn.functional import pad
+
+from evoxtral.model import panels
+from evoxtral.model.panels_code import AVX512_VNNI, PANEL, _Code, _shared_out, _taken
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+WIDTH = PANEL  # d
+ROWS = 6  # queries that are taken through all keys together
+_LEAST = -1e30  # added to the scores of keys that are none
+STEP_WIDTHS = (64, 128)  # d of the text model's heads
+FEWEST = BLOCK = 16  # keys whose scores are added up together
+ARGUMENTS = (
+    "q", "k", "v", "out", "mask", "heads", "blocks", "last", "keys", "q_head", "q_row", "out_head", "out_row",
+    "scale", "scratch", "each", "next", "slot",
+)  # fmt: skip
+_NUMBERS = {
+    "heads", "blocks", "last", "keys", "q_head", "q_row", "out_head", "out_row", "each", "units", "group", "row", "head"
+}  # fmt: skip
+STEP_ARGUMENTS = (
+    "q", "k", "v", "out", "lengths", "units", "heads", "group", "row", "head", "scale", "scratch", "each", "next",
+    "slot",
+)  # fmt: skip
+# 2^x for -0.5 ... 0.5, from the Taylor series; off by 2e-7 of it.
+_POWERS = tuple(math.log(2) ** n / math.factorial(n) for n in range(6, -1, -1))
+
+
+def module() -> str:
+    """The functions, in LLVM's language."""
+    vector = "<16 x float>"
+    declared = (
+        f"declare {vector} @llvm.x86.avx512bf16.dpbf16ps.512({vector}, <32 x bfloat>, <32 x bfloat>)\n"
+        f"declare {vector} @llvm.rint.v16f32({vector})\n"
+        f"declare {vector} @llvm.maxnum.v16f32({vector}, {vector})\n"
+        f"declare {vector} @llvm.fma.v16f32({vector}, {vector}, {vector})\n"
+        "declare i64 @llvm.umin.i64(i64, i64)\n"
+        f"declare float @llvm.vector.reduce.fmax.v16f32({vector})\n"
+        f"declare float @llvm.vector.reduce.fadd.v16f32(float, {vector})\n"
+        'attributes #0 = { nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512" }'
+    )
+    steps = [_shares("shares_in_place", "float")]
+    for width in STEP_WIDTHS:
+        steps += [_scores_of_one(width), _sum_of_values(width), _step(width)]
+    return "\n".join([_tile("scores"), _tile("values"), _shares("shares", "i16"), _attend(), *steps, declared])
+
+
+def _number(value: float) -> str:
+    """A float32 as LLVM writes it: the bits of the same number in 64 bits."""
+    return f"0x{ctypes.c_uint64.from_buffer(ctypes.c_double(ctypes.c_float(value).value)).value:016X}"
+
+
+def _tile(name: str) -> str:
+    """ROWS rows (pairs of bfloat16, `stride` bytes apart) times a panel (pairs, 64, 2): of keys, written as float32
+    scores; or of values, divided by the rows' sums and written as bfloat16."""
+    c = _Code(
+        AVX512_VNNI, f"internal void @{name}(ptr %x, i64 %stride, ptr %w, i64 %pairs, ptr %sums, ptr %out, i64 %far)"
+    )
+    rows = ["%x"]
+    for _ in range(ROWS - 1):
+        rows.append(c.at("i8", rows[-1], "%stride"))
+    sides = PANEL // c.lanes
+    names = [[f"%t{r}.{v}" for v in range(sides)] for r in range(ROWS)]
+    c.loop("k", "%pairs", {name: (c.floats, "zeroinitializer") for row in names for name in row})
+    first, pairs = c(f"mul i64 %k, {sides}"), f"<{2 * c.lanes} x bfloat>"
+    weights = [c.load(pairs, "%w", c(f"add i64 {first}, {v}")) for v in range(sides)]
+    for r in range(ROWS):
+        x = c(f"bitcast {c.ints} {c.splat('i32', c.load('i32', rows[r], '%k'))} to {pairs}")
+        for v in range(sides):
+            dot = f"call {c.floats} @llvm.x86.avx512bf16.dpbf16ps.512"
+            c(f"{dot}({c.floats} {names[r][v]}, {pairs} {weights[v]}, {pairs} {x})", f"{names[r][v]}.next")
+    c.end()
+    kind = "float" if name == "scores" else "i16"
+    for r in range(ROWS):
+        out = c.at(kind, "%out", c(f"mul i64 %far, {r}"))
+        if name == "values":
+            share = c.splat("float", c(f"fdiv float 1.0, {c.load('float', '%sums', r)}"))
+        for v in range(sides):
+            y = f"{names[r][v]}.next"
+            if name == "values":
+                y = c.halved(c(f"fmul {c.floats} {y}, {share}"))
+            c.store(f"<{c.lanes} x {kind}>", y, out, v)
+    return c.text()
+
+
+def _shares(name: str, kind: str) -> str:
+    """A row of scores (vectors x 16), to which a mask is added, as shares of the largest one: e to the power of their
+    difference; in bfloat16, or in place without a mask; and their sum."""
+    c = _Code(AVX512_VNNI, f"internal void @{name}(ptr %s, ptr %mask, i64 %vectors, float %scale, ptr %out, ptr %sum)")
+
+    def score(place: str) -> str:
+        found = c.load(c.floats, "%s", place)
+        return found if kind == "float" else c(f"fadd {c.floats} {found}, {c.load(c.floats, '%mask', place)}")
+
+    c.loop("m", "%vectors", {"%most": (c.floats, c.all(_number(_LEAST), "float"))})
+    c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} %most, {c.floats} {score('%m')})", "%most.next")
+    c.end()
+    most = c(f"call float @llvm.vector.reduce.fmax.v{c.lanes}f32({c.floats} %most.next)")
+    most, scale = c.splat("float", most), c.splat("float", "%scale")
+    c.loop("n", "%vectors", {"%total": (c.floats, "zeroinitializer")})
+    x = c(f"fsub {c.floats} {score('%n')}, {most}")
+    x = c(f"fmul {c.floats} {x}, {scale}")  # of a power of 2
+    x = c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} {x}, {c.floats} {c.all('-126.0', 'float')})")
+    whole = c(f"call {c.floats} @llvm.rint.v{c.lanes}f32({c.floats} {x})")
+    rest = c(f"fsub {c.floats} {x}, {whole}")
+    y = c.all(_number(_POWERS[0]), "float")
+    for power in _POWERS[1:]:
+        y = c.fma(y, rest, c.all(_number(power), "float"))
+    exponent = c(f"shl {c.ints} {c(f'fptosi {c.floats} {whole} to {c.ints}')}, {c.all(23)}")
+    y = c(f"add {c.ints} {c(f'bitcast {c.floats} {y} to {c.ints}')}, {exponent}")
+    y = c(f"bitcast {c.ints} {y} to {c.floats}")
+    c.store(f"<{c.lanes} x {kind}>", y if kind == "float" else c.halved(y), "%out", "%n")
+    c(f"fadd {c.floats} %total, {y}", "%total.next")
+    c.end()
+    total = c(f"call reassoc float @llvm.vector.reduce.fadd.v{c.lanes}f32(float 0.0, {c.floats} %total.next)")
+    c.store("float", total, "%sum")
+    return c.text()
+
+
+def _entered(name: str, arguments: Sequence[str]) -> _Code:
+    """A function that a thread runs, its arguments read."""
+    c = _Code(AVX512_VNNI, f"void @{name}(ptr %arguments)")
+    for n, argument in enumerate(arguments):
+        c(f"load {'i64' if argument in _NUMBERS else 'ptr'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
+    return c
+
+
+def _attend() -> str:
+    """All heads: ROWS queries of a head for each thread that comes."""
+    c = _entered("attend", ARGUMENTS)
+    far = c("mul i64 %keys, 2")  # bytes from a row of shares to the next
+    slot = c("atomicrmw add ptr %slot, i64 1 monotonic")
+    own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # sums, scores, shares
+    scores = c.at("i8", own, 64)
+    shares = c.at("float", scores, c(f"mul i64 %keys, {ROWS}"))
+    scale, vectors, panel = c.load("float", "%scale"), c("udiv i64 %keys, 16"), c(f"udiv i64 %keys, {PANEL}")
+    _shared_out(c, c("mul i64 %heads, %blocks"))
+    head, block = c("udiv i64 %i, %blocks"), c("urem i64 %i, %blocks")
+    row = c(f"mul i64 {block}, {ROWS}")
+    row = c(f"call i64 @llvm.umin.i64(i64 {row}, i64 %last)")
+    place = c(f"add i64 {c(f'mul i64 {head}, %q_head')}, {c(f'mul i64 {row}, %q_row')}")
+    q, stride = c.at("i16", "%q", place), c("mul i64 %q_row, 2")
+    whole = c(f"mul i64 {head}, {c(f'mul i64 %keys, {WIDTH}')}")
+    k, v = c.at("i16", "%k", whole), c.at("i16", "%v", whole)
+    c.loop("p", panel, {})
+    w = c.at("i16", k, c(f"mul i64 %p, {PANEL * WIDTH}"))
+    s = c.at("float", scores, c(f"mul i64 %p, {PANEL}"))
+    c.do(f"call void @scores(ptr {q}, i64 {stride}, ptr {w}, i64 {WIDTH // 2}, ptr {own}, ptr {s}, i64 %keys)")
+    c.end()
+    for r in range(ROWS):
+        s, y = (c.at(kind, begin, c(f"mul i64 %keys, {r}")) for kind, begin in (("float", scores), ("i16", shares)))
+        total = c.at("float", own, r)
+        c.do(f"call void @shares(ptr {s}, ptr %mask, i64 {vectors}, float {scale}, ptr {y}, ptr {total})")
+    place = c(f"add i64 {c(f'mul i64 {head}, %out_head')}, {c(f'mul i64 {row}, %out_row')}")
+    out, pairs = c.at("i16", "%out", place), c("udiv i64 %keys, 2")
+    arguments = f"ptr {shares}, i64 {far}, ptr {v}, i64 {pairs}, ptr {own}, ptr {out}, i64 %out_row"
+    c.do(f"call void @values({arguments})")
+    return _taken(c)
+
+
+def _scores_of_one(width: int) -> str:
+    """The scores of one query: BLOCK keys at a time, the last of which may come twice."""
+    c = _Code(AVX512_VNNI, f"internal void @scores_{width}(ptr %q, ptr %k, i64 %blocks, i64 %last, ptr %s)")
+    parts, pairs = width // 32, "<32 x bfloat>"
+    query = [c.load(pairs, "%q", part) for part in range(parts)]
+    c.loop("b", "%blocks", {})
+    first = c(f"call i64 @llvm.umin.i64(i64 {c(f'mul i64 %b, {BLOCK}')}, i64 %last)")
+    keys, totals = c.at("i16", "%k", c(f"mul i64 {first}, {width}")), []
+    for key in range(BLOCK):
+        total = "zeroinitializer"
+        for part in range(parts):
+            one = c.load(pairs, keys, key * parts + part)
+            dot = f"call {c.floats} @llvm.x86.avx512bf16.dpbf16ps.512"
+            total = c(f"{dot}({c.floats} {total}, {pairs} {one}, {pairs} {query[part]})")
+        totals.append(total)
+    c.store(c.floats, _sums(c, totals), c.at("float", "%s", first))
+    c.end()
+    return c.text()
+
+
+def _sums(c: _Code, vectors: list[str]) -> str:
+    """The sum of each of as many vectors as they have lanes, side by side."""
+    while len(vectors) > 1:
+        halves = []
+        for odd in range(2):
+            lanes = ", ".join(f"i32 {2 * lane + odd}" for lane in range(c.lanes))
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            halves.append([c(f"shufflevector {c.floats} {a}, {c.floats} {b}, {c.ints} <{lanes}>") for a, b in pairs])
+        vectors = [c(f"fadd {c.floats} {a}, {b}") for a, b in zip(*halves, strict=True)]
+    return vectors[0]
+
+
+def _sum_of_values(width: int) -> str:
+    """The values (keys, d) of one head by shares of them in float32, divided by their sum."""
+    c = _Code(AVX512_VNNI, f"internal void @values_{width}(ptr %s, ptr %v, i64 %keys, ptr %sum, ptr %out)")
+    names = [f"%t{part}" for part in range(width // c.lanes)]
+    c.loop("k", "%keys", {name: (c.floats, "zeroinitializer") for name in names})
+    share, row = c.splat("float", c.load("float", "%s", "%k")), c.at("i16", "%v", c(f"mul i64 %k, {width}"))
+    for part, name in enumerate(names):
+        c.fma(share, c.doubled(c.load(f"<{c.lanes} x i16>", row, part)), name, f"{name}.next")
+    c.end()
+    share = c.splat("float", c(f"fdiv float 1.0, {c.load('float', '%sum')}"))
+    for part, name in enumerate(names):
+        y = c.halved(c(f"fmul {c.floats} {name}.next, {share}"))
+        c.store(f"<{c.lanes} x i16>", y, "%out", part)
+    return c.text()
+
+
+def _step(width: int) -> str:
+    """One query for each head of each row, over as many keys as the row has."""
+    c = _entered(f"step_{width}", STEP_ARGUMENTS)
+    slot, scale = c("atomicrmw add ptr %slot, i64 1 monotonic"), c.load("float", "%scale")
+    own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # the sum, and scores
+    scores = c.at("i8", own, 64)
+    _shared_out(c, "%units")
+    row, head = c("udiv i64 %i, %heads"), c("urem i64 %i, %heads")
+    keys, place = c.load("i64", "%lengths", row), c(f"mul i64 %i, {width}")
+    group = c(f"udiv i64 {head}, %group")
+    far = c(f"add i64 {c(f'mul i64 {row}, %row')}, {c(f'mul i64 {group}, %head')}")
+    k, v, q, out = (c.at("i16", begin, at) for begin, at in (("%k", far), ("%v", far), ("%q", place), ("%out", place)))
+    blocks = c(f"udiv i64 {c(f'add i64 {keys}, {BLOCK - 1}')}, {BLOCK}")
+    c.do(
+        f"call void @scores_{width}(ptr {q}, ptr {k}, i64 {blocks}, i64 {c(f'sub i64 {keys}, {BLOCK}')}, ptr {scores})"
+    )
+    c.store(c.floats, c.all(_number(_LEAST), "float"), c.at("float", scores, keys))  # behind the last
+    c.do(f"call void @shares_in_place(ptr {scores}, ptr null, i64 {blocks}, float {scale}, ptr {scores}, ptr {own})")
+    c.do(f"call void @values_{width}(ptr {scores}, ptr {v}, i64 {keys}, ptr {own}, ptr {out})")
+    return _taken(c)
+
+
+class Functions:
+    """The compiled function, and the threads of PyTorch that run it."""
+
+    def __init__(self):
+        """Raises OSError, RuntimeError, ImportError or StopIteration."""
+        import llvmlite.binding as llvm
+
+        features = llvm.get_host_cpu_features().flatten()
+        self._engine = panels.compiled(module(), llvm.get_host_cpu_name(), features)
+        names = ("attend", *(f"step_{width}" for width in STEP_WIDTHS))
+        self._addresses = {name: self._engine.get_function_address(name) for name in names}
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self._functions = {name: kind(address) for name, address in self._addresses.items()}
+        self._parallel = panels.openmp()
+
+    def _run(self, name: str, numbers: Sequence[int], threads: int) -> None:
+        """numbers: the arguments, but for the last two, which count."""
+        arguments = (ctypes.c_int64 * (len(numbers) + 4))()
+        counters = ctypes.addressof(arguments) + 8 * (len(numbers) + 2)
+        arguments[: len(numbers) + 2] = (*numbers, counters, counters + 8)
+        if threads == 1:
+            self._functions[name](arguments)
+        else:
+            self._parallel(self._addresses[name], arguments, threads, 0)
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """q, k, v (B, H, T, 64) bfloat16, of at least ROWS positions -> (B, H, T, 64)."""
+        b, h, t, d = q.shape
+        out = q.new_empty(b, t, h, d).transpose(1, 2)
+        q = q if q.stride(-1) == 1 else q.contiguous()
+        keys = -(-t // PANEL) * PANEL
+        more = (0, 0, 0, keys - t)
+        # (H, panels, d / 2, 64, 2), as pairs of bfloat16; and (H, keys / 2, 64, 2)
+        k = pad(k, more).contiguous().view(torch.int32).view(b, h, keys // PANEL, PANEL, d // 2).transpose(3, 4)
+        v = pad(v, more).view(b, h, keys // 2, 2, d).transpose(3, 4)
+        k, v = k.contiguous(), v.contiguous()
+        mask = torch.zeros(keys)
+        mask[t:] = _LEAST
+        scale, threads = ctypes.c_float(d**-0.5 / math.log(2)), torch.get_num_threads()
+        each = 64 + ROWS * keys * 6
+        scratch = torch.empty(each * threads, dtype=torch.uint8)
+        for i in range(b):
+            numbers = (
+                q[i].data_ptr(), k[i].data_ptr(), v[i].data_ptr(), out[i].data_ptr(), mask.data_ptr(), h,
+                -(-t // ROWS), t - ROWS, keys, q.stride(1), q.stride(2), out.stride(1), out.stride(2),
+                ctypes.addressof(scale), scratch.data_ptr(), each,
+            )  # fmt: skip
+            self._run("attend", numbers, threads)
+        return out
+
+    def step(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """One query for each head, q (B, H, d) bfloat16, to the first positions of a cache (B, K, L, d) -> (B, H, d).
+
+        lengths (B,): how many positions each row has, int64, at least BLOCK.
+        """
+        b, h, d = q.shape
+        q, out, threads = q.contiguous(), q.new_empty(b, h, d), torch.get_num_threads()
+        scale, each = ctypes.c_float(d**-0.5 / math.log(2)), 64 + 4 * (keys.shape[2] + 2 * BLOCK)
+        each = -(-each // 64) * 64
+        scratch = torch.empty(each * threads, dtype=torch.uint8)
+        numbers = (
+            q.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(), lengths.data_ptr(), b * h, h,
+            h // keys.shape[1], keys.stride(0), keys.stride(1), ctypes.addressof(scale), scratch.data_ptr(), each,
+        )  # fmt: skip
+        self._run(f"step_{d}", numbers, threads)
+        return out
+
+
+@cache
+def functions() -> Functions | None:
+    """Compiled once in a process; None where the CPU or a library lacks what they need."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not panels.functions():
+        return None
+    import llvmlite.binding as llvm
+
+    if not llvm.get_host_cpu_features().get("avx512bf16"):
+        return None
+    return Functions()
+
+
+def fitting(q: torch.Tensor) -> list[Attend]:
+    """The function for such queries, where there is one."""
+    fit = q.device.type == "cpu" and q.dtype is torch.bfloat16 and q.shape[-1] == WIDTH and q.shape[-2] >= ROWS
+    return [ours.attend] if fit and (ours := functions()) else []
+
+
+def of_a_step(keys: torch.Tensor) -> Callable[..., torch.Tensor] | None:
+    """`Functions.step` for a cache with such keys (…, L, d), None where there is none."""
+    fit = keys.device.type == "cpu" and keys.dtype is torch.bfloat16 and keys.shape[-1] in STEP_WIDTHS
+    return ours.step if fit and (ours := functions()) else None
