@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,17 +18,9 @@ def records(tmp_path_factory, preloaded) -> list[dict]:
 
 
 def measured(program: ModuleType, asked: str, results: Path) -> list[dict]:
-    """What a benchmark writes. Only memory is measured in processes of its own, as outside tests everything is: each
-    would import libraries and compile products anew.
-    """
-    fresh = decode.fresh
-
-    def here(function: Callable, *arguments: object) -> object:
-        return fresh(function, *arguments) if function is decode.with_peak else function(*arguments)
-
+    """What a benchmark writes; what it measures runs in processes of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [program.__file__, *asked.split(), "--results", str(results)])
-        patch.setattr(program, "fresh", here)
         program.main()
     return json.loads(results.read_text())
 
@@ -92,7 +83,7 @@ def test_the_documentation_equals_the_results_file():
     )
 
 
-def test_a_training_step_is_measured_on_the_published_recipe(tmp_path):
+def test_a_training_step_is_measured_on_the_published_recipe(tmp_path, preloaded):
     asked = "--shape tiny --device cpu --tokens 9 --batch 2 --repeats 1"
     (entry,) = measured(train, asked, tmp_path / "results.json")
     assert entry["part"] == "train" and (entry["batch"], entry["micro_batch"]) == (2, 2)

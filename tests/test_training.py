@@ -104,7 +104,9 @@ def test_mistakes_on_the_command_line_are_one_sentence_and_exit_code_2(capsys, t
     )
 
 
-def test_processes_share_each_step_and_an_error_in_one_is_one_sentence(tmp_path, capfd):
+def test_processes_share_each_step_and_an_error_in_one_is_one_sentence(tmp_path, capfd, preloaded, monkeypatch):
+    started = partial(torch.multiprocessing.start_processes, start_method=preloaded.get_start_method())
+    monkeypatch.setattr(torch.multiprocessing, "spawn", started)  # the workers of a killed run, below, are spawned
     with pytest.raises(EvoxtralError, match=f"^{re.escape(workers.MISTAKE)}$"):
         loop.parallel(workers.train_toy, tmp_path, processes=2)
     # Process 0 has the gradient (1, 1, 1 | 1) in step 0 and (2, 2, 2 | 1) in step 1, process 1 twice as much.
