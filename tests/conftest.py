@@ -5,6 +5,7 @@ PEFT.
 import multiprocessing
 import os
 import shutil
+from collections.abc import Iterator
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
@@ -12,6 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the programs that tests start, too: threads that wait burn time
 
+import launched
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,13 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
 @pytest.fixture(scope="session")
 def engine(checkpoint) -> Engine:
     return Engine(checkpoint, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def app_at_rest() -> Iterator[None]:
+    """The app, if it was started, takes no time between the modules that need it."""
+    yield
+    launched.pause()
 
 
 @pytest.fixture(scope="session")

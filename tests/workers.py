@@ -50,7 +50,7 @@ def pipeline(arguments: list[str], output: Path) -> None:
     """`training/run.py` in this process, on one core and in float32, whatever this machine would choose."""
     from training import run
 
-    # What this process starts, it starts as one that a person has started; by default, the way of its parent goes on.
+    # What it starts, it starts as a process does that a person has started, not as it was started itself.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     os.environ[loop.PRECISION] = "float32"
     loop.cores = lambda: 1
