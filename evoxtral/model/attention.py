@@ -2,13 +2,14 @@
 
 Queries, keys and values are bfloat16, as they come; their products are added in float32, and so are scores, which
 PyTorch's operators would write in bfloat16 or compute from float32 copies at half the speed. Only the shares that
-multiply values are rounded to bfloat16, as everywhere. A few queries are taken through all keys at a time, so that
-their scores stay in a core's cache.
+multiply values are rounded to bfloat16, as everywhere, and in a step not even they. In the encoder and in prompts a
+few queries are taken through all keys at a time, so that their scores stay in a core's cache.
 
-Shapes: H heads, T positions, d width of a head, which is that of a panel.
+Shapes: B rows of a batch, H query heads, K key/value heads, T queries, S positions, d width of a head.
 """
 
 import ctypes
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -19,8 +20,10 @@ from torch.nn.functional import pad
 from evoxtral.model import panels
 from evoxtral.model.panels_code import AVX512_VNNI, PANEL, _Code, _shared_out, _taken
 
+log = logging.getLogger(__name__)
+
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-WIDTH = PANEL  # d
+WIDTH = PANEL  # d in the encoder and in prompts
 ROWS = 6  # queries that are taken through all keys together
 _LEAST = -1e30  # the score of keys that are none
 _BEHIND = 80  # so many of them, at most, have scores: less than a panel, and ROWS - 1
@@ -253,7 +256,7 @@ def _step(width: int) -> str:
 
 
 class Functions:
-    """The compiled function, and the threads of PyTorch that run it."""
+    """The compiled functions, and the threads of PyTorch that run it."""
 
     def __init__(self):
         """Raises OSError, RuntimeError, ImportError or StopIteration."""
@@ -329,7 +332,11 @@ def functions() -> Functions | None:
 
     if not llvm.get_host_cpu_features().get("avx512bf16"):
         return None
-    return Functions()
+    try:
+        return Functions()
+    except (ImportError, OSError, RuntimeError, StopIteration) as error:  # RuntimeError: LLVM before 17
+        log.info("no compiled attention: %s", error)
+        return None
 
 
 def fitting(q: torch.Tensor) -> list[Callable[..., torch.Tensor]]:
