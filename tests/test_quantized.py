@@ -15,8 +15,18 @@ from evoxtral import cli
 from evoxtral.errors import CheckpointError
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
-from evoxtral.model import checkpoints, lora, memory, panels, panels_code, precision, quantized, quantized_files
-from evoxtral.model.linear import Mix, MixedLinear
+from evoxtral.model import (
+    backends,
+    checkpoints,
+    lora,
+    memory,
+    panels,
+    panels_code,
+    precision,
+    quantized,
+    quantized_files,
+)
+from evoxtral.model.linear import Beside, Mix, MixedLinear
 from evoxtral.model.quantized import Int4, Int8, StoredLinear
 
 CPU = torch.device("cpu")
@@ -178,6 +188,46 @@ def test_adapters_stay_beside_quantised_layers(weight, dtype):
     assert y.shape == (2, 5, 192)
     assert relative(y, expected).max() < 0.03
     assert (expected[0] - expected[1]).abs().max() > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("compiled_here", [True, False])
+def test_adapters_of_blocks_of_any_size_are_those_of_float32(dtype, compiled_here, monkeypatch):
+    """Few rows and many, two adapters of which one changes one layer, by two threads; other rows stay as they are."""
+    if not compiled_here:
+        monkeypatch.setattr(panels, "functions", lambda: None)
+    generator = torch.Generator().manual_seed(4)
+
+    def pair(outs: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple((torch.randn(shape, generator=generator) / 8).to(dtype) for shape in ((rank, 192), (outs, rank)))
+
+    layers = {"a": nn.Linear(192, 128, bias=False), "b": nn.Linear(192, 64, bias=False)}
+    adapters = lora.Adapter("sft", {"a": pair(128, 40), "b": pair(64, 40)}), lora.Adapter("rl", {"b": pair(64, 8)})
+    matrices = {adapter.name: dict(adapter.weights) for adapter in adapters}
+    beside = Beside(layers, adapters, dtype)
+    assert not any(adapter.weights for adapter in adapters)  # they are not in memory twice
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for sizes in ((1, 1, 1), (2, 3, 1), (1, 40, 2)):
+            x = torch.randn(sum(sizes) + 1, 192, generator=generator).to(backends.activations(dtype, CPU))
+            y = torch.randn(len(x), 192, generator=generator).to(x.dtype)
+            expected, first = y.float(), 0
+            for name, rows in zip(("base", "sft", "rl"), sizes, strict=True):
+                for path, (a, b) in matrices.get(name, {}).items():
+                    columns = slice(0, 128) if path == "a" else slice(128, 192)
+                    expected[first : first + rows, columns] += (
+                        x[first : first + rows].float() @ (b.float() @ a.float()).T
+                    )
+                first += rows
+            untouched = y.clone()
+            with torch.inference_mode():
+                beside.add(x, y, ("base", "sft", "rl"), sizes)
+            assert relative(y, expected).max() < (0.01 if x.dtype is torch.bfloat16 else 1e-5)
+            for rows in (slice(0, sizes[0]), slice(-1, None)):  # of the base, and of nobody
+                assert torch.equal(y[rows], untouched[rows])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_quantised_folder_is_a_model_of_its_own(checkpoint, int8_folder):

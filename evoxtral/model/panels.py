@@ -17,15 +17,16 @@ Shapes: M rows, N outputs, K inputs.
 
 import ctypes
 import logging
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from evoxtral.model import panels_code
-from evoxtral.model.panels_code import ARGUMENTS, FEW, GROUP, PANEL, Instructions
+from evoxtral.model.panels_code import ADAPTER_ARGUMENTS, ARGUMENTS, FEW, GROUP, JOB, PANEL, Instructions
 
 if TYPE_CHECKING:
     from llvmlite.binding import ExecutionEngine
@@ -35,7 +36,8 @@ log = logging.getLogger(__name__)
 _PAD = 64  # bytes between rows of activations: with a power of two between them they would share sets of the cache
 _ALONE = 1 << 16  # numbers up to which one thread quantises activations
 _KINDS = dict(zip((torch.float32, torch.bfloat16), panels_code.KINDS, strict=True))
-_FUNCTIONS = ("quantize", "product_8", "product_4")
+BESIDE = {torch.float32: torch.float16, torch.bfloat16: torch.bfloat16}  # activations -> adapters' weights
+_FUNCTIONS = ("quantize", "product_8", "product_4", "low", "high")
 _COUNTERS = 2  # behind the arguments: the next panel, and the next thread's scratch
 
 
@@ -101,6 +103,21 @@ def openmp() -> Callable[[int, ctypes.Array, int, int], None]:
     return parallel
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Products of some rows of x, each by a weight (outs, ins) of its own in 16 bits: the first number of x, how many
+    rows, the weight, and the number of the output where they go. Keeps the weights."""
+
+    jobs: Sequence[tuple[int, int, torch.Tensor, int]]
+
+    @cached_property
+    def table(self) -> ctypes.Array:
+        table = (ctypes.c_int64 * (len(JOB) * len(self.jobs)))()
+        for n, (first, rows, weight, into) in enumerate(self.jobs):
+            table[n * len(JOB) : (n + 1) * len(JOB)] = first, rows, weight.data_ptr(), len(weight), into
+        return table
+
+
 class Functions:
     """The compiled functions, and the threads of PyTorch that run them."""
 
@@ -155,6 +172,18 @@ class Functions:
         arguments[len(ARGUMENTS)] = 0
         self.run(f"product_{bits}", x.dtype, arguments, threads)
         return out
+
+    def adapt(self, x: torch.Tensor, y: torch.Tensor, lows: Jobs, highs: Jobs, rank: int, wide: int) -> None:
+        """Add what adapters make of x (rows, K) to y (rows, N), both contiguous, float32 or bfloat16: x by the A of
+        `lows`, to rows of `wide` numbers in float32, and these by the B of `highs`, of `rank` inputs."""
+        low = torch.empty(len(x), wide)
+        for what, inputs, ins, out, jobs in (("low", x, x.shape[-1], low, lows), ("high", low, rank, y, highs)):
+            arguments = (ctypes.c_int64 * (len(ADAPTER_ARGUMENTS) + 1))()
+            arguments[: len(ADAPTER_ARGUMENTS)] = (
+                inputs.data_ptr(), inputs.shape[-1], ins, out.data_ptr(), out.shape[-1],
+                ctypes.addressof(jobs.table), len(jobs.jobs), ctypes.addressof(arguments) + 8 * len(ADAPTER_ARGUMENTS),
+            )  # fmt: skip
+            self.run(what, x.dtype, arguments, torch.get_num_threads())
 
 
 @cache

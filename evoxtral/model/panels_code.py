@@ -4,18 +4,24 @@ One dot of four unsigned bytes with four signed ones, added to 32 bits, is vpdpb
 it is vpmaddubsw and vpmaddwd, whose sums of two products have 16 bits: with weights of 8 bits, activations have 7.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 PANEL = 64  # outputs side by side
 GROUP = 32  # inputs that share a and b in 4 bits
 FEW = 12  # rows up to which 4 bits are not expanded
 KINDS = ("float", "i16")  # of activations and results, i16 for bfloat16
+WEIGHT_BESIDE = {"float": "half", "i16": "i16"}  # of adapters beside such activations
 # What every thread gets of a call: 64 bits each, in this order.
 ARGUMENTS = (
     "x", "rows", "ins", "most", "q", "stride", "sizes", "sums", "groups",
     "weight", "a", "b", "scale", "out", "outs", "next", "scratch", "slot",
 )  # fmt: skip
-_NUMBERS = ("rows", "ins", "stride", "outs")
+# The same of the products by an adapter, and the fields of one job of them: an adapter's layer and its rows.
+ADAPTER_ARGUMENTS = ("x", "stride", "ins", "out", "outs", "jobs", "count", "next")
+JOB = ("first", "rows", "weight", "wide", "into")
+_PARTS = 16  # of a job, which threads share
+_NUMBERS = ("rows", "ins", "stride", "outs", "count", "first", "wide", "into")
 _TILE = (
     "ptr %q, i64 %stride, ptr %sizes, ptr %sums, ptr %groups, ptr %w, ptr %a, ptr %b, i64 %ins, ptr %scale, ptr %out, "
     "i64 %outs"
@@ -114,6 +120,26 @@ class _Code:
         bits = self(f"shl {self.ints} {self(f'zext <{self.lanes} x i16> {x} to {self.ints}')}, {self.all(16)}")
         return self(f"bitcast {self.ints} {bits} to {self.floats}")
 
+    def values(self, kind: str, pointer: str, index: object) -> str:
+        """A vector of activations, or of 16-bit weights, as float32."""
+        x = self.load(f"<{self.lanes} x {kind}>", pointer, index)
+        if kind == "half":
+            return self(f"fpext <{self.lanes} x half> {x} to {self.floats}")
+        return x if kind == "float" else self.doubled(x)
+
+    def sums(self, vectors: list[str]) -> str:
+        """The sum of each of as many vectors as they have lanes, side by side: neighbours are added, of two vectors at
+        a time."""
+        while len(vectors) > 1:
+            halves = []
+            for odd in range(2):
+                mask = ", ".join(f"i32 {2 * lane + odd}" for lane in range(self.lanes))
+                pairs = zip(vectors[::2], vectors[1::2], strict=True)
+                kind, mask = self.floats, f"{self.ints} <{mask}>"
+                halves.append([self(f"shufflevector {kind} {a}, {kind} {b}, {mask}") for a, b in pairs])
+            vectors = [self(f"fadd {self.floats} {a}, {b}") for a, b in zip(*halves, strict=True)]
+        return vectors[0]
+
     def dot(self, total: str, unsigned: str, signed: str, name: str = "") -> str:
         return self(f"call {self.ints} @dot({self.ints} {total}, {self.ints} {unsigned}, {self.ints} {signed})", name)
 
@@ -153,6 +179,8 @@ def module(isa: Instructions, operand: str) -> str:
         parts += [_tile_4(isa, rows, kind) for rows in range(1, isa.rows_4 + 1)]
         parts += [_over_rows(isa, 8, isa.rows, kind), _over_rows(isa, 4, isa.rows_4, kind)]
         parts += [_product(isa, 8, kind), _product(isa, 4, kind), _quantize(isa, kind)]
+        parts += [_dots(isa, "low", kind), _adapted(isa, "low", kind), _dots(isa, "high", kind)]
+        parts += [_adapted(isa, "high", kind)]
     width = 32 * lanes
     parts.append(
         f"declare {floats} @llvm.rint.v{lanes}f32({floats})\n"
@@ -323,12 +351,16 @@ def _over_rows(isa: Instructions, bits: int, most: int, kind: str) -> str:
     return c.text()
 
 
-def _entered(isa: Instructions, name: str) -> _Code:
+def _entered(isa: Instructions, name: str, arguments: Sequence[str] = ARGUMENTS) -> _Code:
     """A function that a thread runs, its arguments read."""
     c = _Code(isa, f"void @{name}(ptr %arguments)")
-    for n, argument in enumerate(ARGUMENTS):
-        c(f"load {'i64' if argument in _NUMBERS else 'ptr'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
+    _fields(c, "%arguments", arguments)
     return c
+
+
+def _fields(c: _Code, pointer: str, names: Sequence[str]) -> None:
+    for n, name in enumerate(names):
+        c(f"load {'i64' if name in _NUMBERS else 'ptr'}, ptr {c.at('i64', pointer, n)}", f"%{name}")
 
 
 def _shared_out(c: _Code, count: str) -> None:
@@ -384,12 +416,7 @@ def _product(isa: Instructions, bits: int, kind: str) -> str:
 def _quantize(isa: Instructions, kind: str) -> str:
     """Activations in signed bytes: for each row its size / most and its sum, and 16 times the sum of each group."""
     c = _entered(isa, f"quantize_{kind}")
-    vector, parts = f"<{c.lanes} x {kind}>", GROUP // c.lanes
-
-    def values(pointer: str, index: str) -> str:
-        x = c.load(vector, pointer, index)
-        return x if kind == "float" else c.doubled(x)
-
+    parts = GROUP // c.lanes
     limit = c.load("float", "%most")
     _shared_out(c, "%rows")
     row = c.at(kind, "%x", c("mul i64 %i, %ins"))
@@ -397,7 +424,7 @@ def _quantize(isa: Instructions, kind: str) -> str:
     groups = c(f"udiv i64 %ins, {GROUP}")
     into = c.at("float", "%groups", c(f"mul i64 %i, {groups}"))
     c.loop("m", c(f"udiv i64 %ins, {c.lanes}"), {"%size": (c.floats, "zeroinitializer")})
-    size = c(f"call {c.floats} @llvm.fabs.v{c.lanes}f32({c.floats} {values(row, '%m')})")
+    size = c(f"call {c.floats} @llvm.fabs.v{c.lanes}f32({c.floats} {c.values(kind, row, '%m')})")
     c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} %size, {c.floats} {size})", "%size.next")
     c.end()
     size = c(f"call float @llvm.vector.reduce.fmax.v{c.lanes}f32({c.floats} %size.next)")
@@ -408,7 +435,7 @@ def _quantize(isa: Instructions, kind: str) -> str:
     total = "0"
     for part in range(parts):
         place = c(f"add i64 {c(f'mul i64 %g, {parts}')}, {part}")
-        x = c(f"fmul {c.floats} {values(row, place)}, {factor}")
+        x = c(f"fmul {c.floats} {c.values(kind, row, place)}, {factor}")
         x = c(f"call {c.floats} @llvm.rint.v{c.lanes}f32({c.floats} {x})")
         x = c(f"fptosi {c.floats} {x} to {c.ints}")
         c.store(f"<{c.lanes} x i8>", c(f"trunc {c.ints} {x} to <{c.lanes} x i8>"), q, place)
@@ -417,4 +444,52 @@ def _quantize(isa: Instructions, kind: str) -> str:
     c(f"add i32 %sum, {total}", "%sum.next")
     c.end()
     c.store("i32", "%sum.next", "%sums", "%i")
+    return _taken(c)
+
+
+def _dots(isa: Instructions, what: str, kind: str) -> str:
+    """One row by as many rows of a 16-bit weight as a vector has lanes: x A, in float32 ("low"), or that by B, which is
+    added to the output ("high")."""
+    x_kind, out_kind = (kind, "float") if what == "low" else ("float", kind)
+    c = _Code(isa, f"internal void @dots_{what}_{kind}(ptr %x, ptr %w, i64 %ins, ptr %out)")
+    rows, count = _rows_of(c, isa.lanes, "i16", "%w", "%ins"), c(f"udiv i64 %ins, {GROUP}")
+    names = [f"%t{r}" for r in range(isa.lanes)]
+    c.loop("k", count, {name: (c.floats, "zeroinitializer") for name in names})
+    totals, parts = names, GROUP // isa.lanes
+    for part in range(parts):
+        place = c(f"add i64 {c(f'mul i64 %k, {parts}')}, {part}")
+        x, last = c.values(x_kind, "%x", place), part == parts - 1
+        weights = [c.values(WEIGHT_BESIDE[kind], row, place) for row in rows]
+        pairs = zip(weights, totals, names, strict=True)
+        totals = [c.fma(x, w, total, f"{name}.next" if last else "") for w, total, name in pairs]
+    c.end()
+    y = c.sums([f"{name}.next" for name in names])
+    if what == "high":
+        y = c(f"fadd {c.floats} {y}, {c.values(kind, '%out', 0)}")
+    if out_kind == "i16":
+        y = c.halved(y)
+    c.store(f"<{c.lanes} x {out_kind}>", y, "%out")
+    return c.text()
+
+
+def _adapted(isa: Instructions, what: str, kind: str) -> str:
+    """All jobs: `rows` of x, from number `first` on, by `weight` of `wide` outputs, from number `into` of out on."""
+    x_kind, out_kind = (kind, "float") if what == "low" else ("float", kind)
+    c = _entered(isa, f"{what}_{kind}", ADAPTER_ARGUMENTS)
+    _shared_out(c, c(f"mul i64 %count, {_PARTS}"))
+    _fields(c, c.at("i64", "%jobs", c(f"mul i64 {c(f'udiv i64 %i, {_PARTS}')}, {len(JOB)}")), JOB)
+    groups = c(f"udiv i64 %wide, {isa.lanes}")
+    each = c(f"udiv i64 {c(f'add i64 {groups}, {_PARTS - 1}')}, {_PARTS}")
+    begin = c(f"mul i64 {c(f'urem i64 %i, {_PARTS}')}, {each}")
+    end = c(f"call i64 @llvm.umin.i64(i64 {groups}, i64 {c(f'add i64 {begin}, {each}')})")
+    c.do(f"br i1 {c(f'icmp ult i64 {begin}, {end}')}, label %some, label %take")
+    c.label("some")
+    c.loop("t", c(f"mul i64 {c(f'sub i64 {end}, {begin}')}, %rows"), {})
+    row, group = c("urem i64 %t, %rows"), c("udiv i64 %t, %rows")
+    column = c(f"mul i64 {c(f'add i64 {begin}, {group}')}, {isa.lanes}")
+    x = c.at(x_kind, "%x", c(f"add i64 %first, {c(f'mul i64 {row}, %stride')}"))
+    w = c.at("i16", "%weight", c(f"mul i64 {column}, %ins"))
+    out = c.at(out_kind, "%out", c(f"add i64 {c(f'add i64 %into, {column}')}, {c(f'mul i64 {row}, %outs')}"))
+    c.do(f"call void @dots_{what}_{kind}(ptr {x}, ptr {w}, i64 %ins, ptr {out})")
+    c.end()
     return _taken(c)
