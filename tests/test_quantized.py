@@ -18,10 +18,10 @@ from evoxtral.inference.sampling import Decoding
 from evoxtral.model import (
     backends,
     checkpoints,
+    llvm_code,
     lora,
     memory,
     panels,
-    panels_code,
     precision,
     quantized,
     quantized_files,
@@ -84,19 +84,19 @@ def test_panels_give_back_what_is_put_in(weight):
     assert torch.equal(panels.to_groups(panels.of_groups(codes)), codes)
 
 
-def compiled(isa: panels_code.Instructions) -> panels.Functions:
+def compiled(isa: llvm_code.Instructions) -> panels.Functions:
     """The functions of `panels` for instructions that this CPU may have beside its own."""
     level = torch.backends.cpu.get_cpu_capability()
     wanted = {"AVX512_VNNI": ("AVX512", "avx512_vnni", "+avx512vl,+avx512vnni"), "AVX2": ("", "avx2", "")}
     cpu = torch.cpu.get_capabilities()
-    name = "AVX2" if isa is panels_code.AVX2 else "AVX512_VNNI"
+    name = "AVX2" if isa is llvm_code.AVX2 else "AVX512_VNNI"
     least, flag, features = wanted[name]
     if not cpu.get(flag) or not level.startswith(least) or not panels.functions():
         pytest.skip(f"no {flag} here")
     return panels.Functions(isa, "x86-64-v4" if name == "AVX512_VNNI" else "x86-64-v3", features)
 
 
-@pytest.mark.parametrize("isa", [panels_code.AVX512_VNNI, panels_code.AVX_VNNI, panels_code.AVX2])
+@pytest.mark.parametrize("isa", [llvm_code.AVX512_VNNI, llvm_code.AVX_VNNI, llvm_code.AVX2])
 def test_compiled_products_are_those_of_float32(weight, isa):
     """Of 8 and 4 bits, for every number of rows that ends a tile, of both kinds of activations, by two threads."""
     ours, int8, int4 = compiled(isa), Int8.of(weight), Int4.of(weight)

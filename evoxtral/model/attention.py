@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import pad
 
 from evoxtral.model import panels
-from evoxtral.model.panels_code import AVX512_VNNI, PANEL, _Code, _shared_out, _taken
+from evoxtral.model.llvm_code import AVX512_VNNI, PANEL, Code, shared_out, taken
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 WIDTH = PANEL  # d
@@ -67,7 +67,7 @@ def _number(value: float) -> str:
 def _tile(name: str) -> str:
     """ROWS rows (pairs of bfloat16, `stride` bytes apart) times a panel (pairs, 64, 2): of keys, written as float32
     scores; or of values, divided by the rows' sums and written as bfloat16."""
-    c = _Code(
+    c = Code(
         AVX512_VNNI, f"internal void @{name}(ptr %x, i64 %stride, ptr %w, i64 %pairs, ptr %sums, ptr %out, i64 %far)"
     )
     rows = ["%x"]
@@ -100,7 +100,7 @@ def _tile(name: str) -> str:
 def _shares(name: str, kind: str) -> str:
     """A row of scores (vectors x 16), to which a mask is added, as shares of the largest one: e to the power of their
     difference; in bfloat16, or in place without a mask; and their sum."""
-    c = _Code(AVX512_VNNI, f"internal void @{name}(ptr %s, ptr %mask, i64 %vectors, float %scale, ptr %out, ptr %sum)")
+    c = Code(AVX512_VNNI, f"internal void @{name}(ptr %s, ptr %mask, i64 %vectors, float %scale, ptr %out, ptr %sum)")
 
     def score(place: str) -> str:
         found = c.load(c.floats, "%s", place)
@@ -131,9 +131,9 @@ def _shares(name: str, kind: str) -> str:
     return c.text()
 
 
-def _entered(name: str, arguments: Sequence[str]) -> _Code:
+def _entered(name: str, arguments: Sequence[str]) -> Code:
     """A function that a thread runs, its arguments read."""
-    c = _Code(AVX512_VNNI, f"void @{name}(ptr %arguments)")
+    c = Code(AVX512_VNNI, f"void @{name}(ptr %arguments)")
     for n, argument in enumerate(arguments):
         c(f"load {'i64' if argument in _NUMBERS else 'ptr'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
     return c
@@ -148,7 +148,7 @@ def _attend() -> str:
     scores = c.at("i8", own, 64)
     shares = c.at("float", scores, c(f"mul i64 %keys, {ROWS}"))
     scale, vectors, panel = c.load("float", "%scale"), c("udiv i64 %keys, 16"), c(f"udiv i64 %keys, {PANEL}")
-    _shared_out(c, c("mul i64 %heads, %blocks"))
+    shared_out(c, c("mul i64 %heads, %blocks"))
     head, block = c("udiv i64 %i, %blocks"), c("urem i64 %i, %blocks")
     row = c(f"mul i64 {block}, {ROWS}")
     row = c(f"call i64 @llvm.umin.i64(i64 {row}, i64 %last)")
@@ -169,12 +169,12 @@ def _attend() -> str:
     out, pairs = c.at("i16", "%out", place), c("udiv i64 %keys, 2")
     arguments = f"ptr {shares}, i64 {far}, ptr {v}, i64 {pairs}, ptr {own}, ptr {out}, i64 %out_row"
     c.do(f"call void @values({arguments})")
-    return _taken(c)
+    return taken(c)
 
 
 def _scores_of_one(width: int) -> str:
     """The scores of one query: BLOCK keys at a time, the last of which may come twice."""
-    c = _Code(AVX512_VNNI, f"internal void @scores_{width}(ptr %q, ptr %k, i64 %blocks, i64 %last, ptr %s)")
+    c = Code(AVX512_VNNI, f"internal void @scores_{width}(ptr %q, ptr %k, i64 %blocks, i64 %last, ptr %s)")
     parts, pairs = width // 32, "<32 x bfloat>"
     query = [c.load(pairs, "%q", part) for part in range(parts)]
     c.loop("b", "%blocks", {})
@@ -192,7 +192,7 @@ def _scores_of_one(width: int) -> str:
     return c.text()
 
 
-def _sums(c: _Code, vectors: list[str]) -> str:
+def _sums(c: Code, vectors: list[str]) -> str:
     """The sum of each of as many vectors as they have lanes, side by side."""
     while len(vectors) > 1:
         halves = []
@@ -206,7 +206,7 @@ def _sums(c: _Code, vectors: list[str]) -> str:
 
 def _sum_of_values(width: int) -> str:
     """The values (keys, d) of one head by shares of them in float32, divided by their sum."""
-    c = _Code(AVX512_VNNI, f"internal void @values_{width}(ptr %s, ptr %v, i64 %keys, ptr %sum, ptr %out)")
+    c = Code(AVX512_VNNI, f"internal void @values_{width}(ptr %s, ptr %v, i64 %keys, ptr %sum, ptr %out)")
     names = [f"%t{part}" for part in range(width // c.lanes)]
     c.loop("k", "%keys", {name: (c.floats, "zeroinitializer") for name in names})
     share, row = c.splat("float", c.load("float", "%s", "%k")), c.at("i16", "%v", c(f"mul i64 %k, {width}"))
@@ -226,7 +226,7 @@ def _step(width: int) -> str:
     slot, scale = c("atomicrmw add ptr %slot, i64 1 monotonic"), c.load("float", "%scale")
     own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # the sum, and scores
     scores = c.at("i8", own, 64)
-    _shared_out(c, "%units")
+    shared_out(c, "%units")
     row, head = c("udiv i64 %i, %heads"), c("urem i64 %i, %heads")
     keys, place = c.load("i64", "%lengths", row), c(f"mul i64 %i, {width}")
     group = c(f"udiv i64 {head}, %group")
@@ -239,7 +239,7 @@ def _step(width: int) -> str:
     c.store(c.floats, c.all(_number(_LEAST), "float"), c.at("float", scores, keys))  # behind the last
     c.do(f"call void @shares_in_place(ptr {scores}, ptr null, i64 {blocks}, float {scale}, ptr {scores}, ptr {own})")
     c.do(f"call void @values_{width}(ptr {scores}, ptr {v}, i64 {keys}, ptr {own}, ptr {out})")
-    return _taken(c)
+    return taken(c)
 
 
 class Functions:

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evoxtral.model import panels_code
-from evoxtral.model.panels_code import ADAPTER_ARGUMENTS, ARGUMENTS, FEW, GROUP, JOB, PANEL, Instructions
+from evoxtral.model import llvm_code, panels_code
+from evoxtral.model.llvm_code import PANEL, Instructions
+from evoxtral.model.panels_code import ADAPTER_ARGUMENTS, ARGUMENTS, FEW, GROUP, JOB
 
 if TYPE_CHECKING:
     from llvmlite.binding import ExecutionEngine
@@ -197,10 +198,10 @@ def functions() -> Functions | None:
 
         found = llvm.get_host_cpu_features()
         if level == "AVX512" and found.get("avx512vnni"):
-            return Functions(panels_code.AVX512_VNNI, llvm.get_host_cpu_name(), found.flatten())
+            return Functions(llvm_code.AVX512_VNNI, llvm.get_host_cpu_name(), found.flatten())
         if found.get("avxvnni"):
-            return Functions(panels_code.AVX_VNNI, "x86-64-v3", "+avxvnni")
-        return Functions(panels_code.AVX2, "x86-64-v3", "")
+            return Functions(llvm_code.AVX_VNNI, "x86-64-v3", "+avxvnni")
+        return Functions(llvm_code.AVX2, "x86-64-v3", "")
     except (ImportError, OSError, RuntimeError, StopIteration) as error:
         log.info("no compiled products: %s", error)
         return None
