@@ -187,21 +187,9 @@ def _scores_of_one(width: int) -> str:
             dot = f"call {c.floats} @llvm.x86.avx512bf16.dpbf16ps.512"
             total = c(f"{dot}({c.floats} {total}, {pairs} {one}, {pairs} {query[part]})")
         totals.append(total)
-    c.store(c.floats, _sums(c, totals), c.at("float", "%s", first))
+    c.store(c.floats, c.sums(totals), c.at("float", "%s", first))
     c.end()
     return c.text()
-
-
-def _sums(c: Code, vectors: list[str]) -> str:
-    """The sum of each of as many vectors as they have lanes, side by side."""
-    while len(vectors) > 1:
-        halves = []
-        for odd in range(2):
-            lanes = ", ".join(f"i32 {2 * lane + odd}" for lane in range(c.lanes))
-            pairs = zip(vectors[::2], vectors[1::2], strict=True)
-            halves.append([c(f"shufflevector {c.floats} {a}, {c.floats} {b}, {c.ints} <{lanes}>") for a, b in pairs])
-        vectors = [c(f"fadd {c.floats} {a}, {b}") for a, b in zip(*halves, strict=True)]
-    return vectors[0]
 
 
 def _sum_of_values(width: int) -> str:
