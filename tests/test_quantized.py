@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,7 @@ def test_panels_give_back_what_is_put_in(weight):
     assert torch.equal(panels.to_groups(panels.of_groups(codes)), codes)
 
 
+@cache
 def compiled(isa: llvm_code.Instructions) -> panels.Functions:
     """The functions of `panels` for instructions that this CPU may have beside its own."""
     level = torch.backends.cpu.get_cpu_capability()
@@ -117,6 +119,16 @@ def test_compiled_products_are_those_of_float32(weight, isa):
                     assert relative(y, inputs.float() @ read.dequantized().T).max() < most
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("isa", [llvm_code.AVX512_VNNI, llvm_code.AVX2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_norm_is_that_of_float32(isa, dtype):
+    generator = torch.Generator().manual_seed(5)
+    x, norm = (torch.randn(*shape, 192, generator=generator).to(dtype) for shape in ((2, 3), ()))
+    x[0, 0] = 0
+    expected = torch.nn.functional.rms_norm(x.float(), (192,), norm.float(), 1e-5)
+    torch.testing.assert_close(compiled(isa).norm(x, norm, 1e-5).float(), expected, rtol=0.004, atol=1e-6)
 
 
 def test_rows_of_zeros_stay_zeros():

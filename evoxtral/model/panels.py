@@ -27,7 +27,7 @@ import torch
 
 from evoxtral.model import llvm_code, panels_code
 from evoxtral.model.llvm_code import PANEL, Instructions
-from evoxtral.model.panels_code import ADAPTER_ARGUMENTS, ARGUMENTS, FEW, GROUP, JOB
+from evoxtral.model.panels_code import ADAPTER_ARGUMENTS, ARGUMENTS, FEW, GROUP, JOB, NORM_ARGUMENTS
 
 if TYPE_CHECKING:
     from llvmlite.binding import ExecutionEngine
@@ -38,7 +38,7 @@ _PAD = 64  # bytes between rows of activations: with a power of two between them
 _ALONE = 1 << 16  # numbers up to which one thread quantises activations
 _KINDS = dict(zip((torch.float32, torch.bfloat16), panels_code.KINDS, strict=True))
 BESIDE = {torch.float32: torch.float16, torch.bfloat16: torch.bfloat16}  # activations -> adapters' weights
-_FUNCTIONS = ("quantize", "product_8", "product_4", "low", "high")
+_FUNCTIONS = ("quantize", "product_8", "product_4", "low", "high", "norm")
 _COUNTERS = 2  # behind the arguments: the next panel, and the next thread's scratch
 
 
@@ -172,6 +172,18 @@ class Functions:
         self.run("quantize", x.dtype, arguments, 1 if x.numel() <= _ALONE else threads)
         arguments[len(ARGUMENTS)] = 0
         self.run(f"product_{bits}", x.dtype, arguments, threads)
+        return out
+
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root mean square norm of x (…, K) float32 or bfloat16 by a weight (K,) of the same dtype."""
+        x, number = x.contiguous(), ctypes.c_float(eps)
+        out, ins = torch.empty_like(x), x.shape[-1]
+        arguments = (ctypes.c_int64 * (len(NORM_ARGUMENTS) + 1))()
+        arguments[: len(NORM_ARGUMENTS)] = (
+            x.data_ptr(), x.numel() // ins, ins, ctypes.addressof(number), weight.data_ptr(), out.data_ptr(),
+            ctypes.addressof(arguments) + 8 * len(NORM_ARGUMENTS),
+        )  # fmt: skip
+        self.run("norm", x.dtype, arguments, 1 if x.numel() <= _ALONE else torch.get_num_threads())
         return out
 
     def adapt(self, x: torch.Tensor, y: torch.Tensor, lows: Jobs, highs: Jobs, rank: int, wide: int) -> None:

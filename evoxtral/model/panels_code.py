@@ -20,6 +20,7 @@ ARGUMENTS = (
 # The same of the products by an adapter, and the fields of one job of them: an adapter's layer and its rows.
 ADAPTER_ARGUMENTS = ("x", "stride", "ins", "out", "outs", "jobs", "count", "next")
 JOB = ("first", "rows", "weight", "wide", "into")
+NORM_ARGUMENTS = ("x", "rows", "ins", "eps", "weight", "out", "next")
 _PARTS = 16  # of a job, which threads share
 _NUMBERS = ("rows", "ins", "stride", "outs", "count", "first", "wide", "into")
 _TILE = (
@@ -39,7 +40,7 @@ def module(isa: Instructions, operand: str) -> str:
         parts += [_over_rows(isa, 8, isa.rows, kind), _over_rows(isa, 4, isa.rows_4, kind)]
         parts += [_product(isa, 8, kind), _product(isa, 4, kind), _quantize(isa, kind)]
         parts += [_dots(isa, "low", kind), _adapted(isa, "low", kind), _dots(isa, "high", kind)]
-        parts += [_adapted(isa, "high", kind)]
+        parts += [_adapted(isa, "high", kind), _norm(isa, kind)]
     width = 32 * lanes
     parts.append(
         f"declare {floats} @llvm.rint.v{lanes}f32({floats})\n"
@@ -48,7 +49,9 @@ def module(isa: Instructions, operand: str) -> str:
         f"declare {floats} @llvm.fma.v{lanes}f32({floats}, {floats}, {floats})\n"
         f"declare float @llvm.vector.reduce.fmax.v{lanes}f32({floats})\n"
         f"declare i32 @llvm.vector.reduce.add.v{lanes}i32({ints})\n"
+        f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {floats})\n"
         "declare float @llvm.maxnum.f32(float, float)\n"
+        "declare float @llvm.sqrt.f32(float)\n"
         "declare i64 @llvm.umin.i64(i64, i64)\n"
         "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
         f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" }}'
@@ -335,5 +338,29 @@ def _adapted(isa: Instructions, what: str, kind: str) -> str:
     w = c.at("i16", "%weight", c(f"mul i64 {column}, %ins"))
     out = c.at(out_kind, "%out", c(f"add i64 {c(f'add i64 %into, {column}')}, {c(f'mul i64 {row}, %outs')}"))
     c.do(f"call void @dots_{what}_{kind}(ptr {x}, ptr {w}, i64 %ins, ptr {out})")
+    c.end()
+    return taken(c)
+
+
+def _norm(isa: Instructions, kind: str) -> str:
+    """Each row divided by the root of its mean square, times a weight: PyTorch's own is eight operators in bfloat16."""
+    c = _entered(isa, f"norm_{kind}", NORM_ARGUMENTS)
+    shared_out(c, "%rows")
+    place = c("mul i64 %i, %ins")
+    row, out = c.at(kind, "%x", place), c.at(kind, "%out", place)
+    vectors = c(f"udiv i64 %ins, {c.lanes}")
+    c.loop("m", vectors, {"%total": (c.floats, "zeroinitializer")})
+    x = c.values(kind, row, "%m")
+    c.fma(x, x, "%total", "%total.next")
+    c.end()
+    total = c(f"call reassoc float @llvm.vector.reduce.fadd.v{c.lanes}f32(float 0.0, {c.floats} %total.next)")
+    mean = c(f"fdiv float {total}, {c('uitofp i64 %ins to float')}")
+    mean = c(f"fadd float {mean}, {c.load('float', '%eps')}")
+    size = c(f"call float @llvm.sqrt.f32(float {mean})")
+    share = c.splat("float", c(f"fdiv float 1.0, {size}"))
+    c.loop("n", vectors, {})
+    y = c(f"fmul {c.floats} {c.values(kind, row, '%n')}, {share}")
+    y = c(f"fmul {c.floats} {y}, {c.values(kind, '%weight', '%n')}")
+    c.store(f"<{c.lanes} x {kind}>", c.halved(y) if kind == "i16" else y, out, "%n")
     c.end()
     return taken(c)
