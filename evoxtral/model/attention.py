@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import pad
 
 from evoxtral.model import panels
-from evoxtral.model.panels_code import AVX512_VNNI, PANEL, _Code, _shared_out, _taken
+from evoxtral.model.llvm_code import AVX512_VNNI, PANEL, Code, shared_out, taken
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _number(value: float) -> str:
 def _tile(name: str) -> str:
     """ROWS rows (pairs of bfloat16, `stride` bytes apart) times a panel (pairs, 64, 2): of keys, written as float32
     scores; or of values, divided by the rows' sums and written as bfloat16."""
-    c = _Code(
+    c = Code(
         AVX512_VNNI, f"internal void @{name}(ptr %x, i64 %stride, ptr %w, i64 %pairs, ptr %sums, ptr %out, i64 %far)"
     )
     rows = ["%x"]
@@ -103,7 +103,7 @@ def _tile(name: str) -> str:
 def _shares(kind: str) -> str:
     """A row of scores (vectors x 16) as shares of the largest one, e to the power of their difference, in bfloat16 or
     float32, perhaps in place; and their sum."""
-    c = _Code(AVX512_VNNI, f"internal void @shares_{kind}(ptr %s, i64 %vectors, float %scale, ptr %out, ptr %sum)")
+    c = Code(AVX512_VNNI, f"internal void @shares_{kind}(ptr %s, i64 %vectors, float %scale, ptr %out, ptr %sum)")
     c.loop("m", "%vectors", {"%most": (c.floats, c.all(_number(_LEAST), "float"))})
     score = c.load(c.floats, "%s", "%m")
     c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} %most, {c.floats} {score})", "%most.next")
@@ -130,15 +130,15 @@ def _shares(kind: str) -> str:
     return c.text()
 
 
-def _halved(c: _Code, x: str) -> str:
+def _halved(c: Code, x: str) -> str:
     """float32 as bfloat16, rounded to the nearest even."""
     half = c(f"call <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512({c.floats} {x})")
     return c(f"bitcast <16 x bfloat> {half} to <16 x i16>")
 
 
-def _entered(name: str, arguments: Sequence[str]) -> _Code:
+def _entered(name: str, arguments: Sequence[str]) -> Code:
     """A function that a thread runs, its arguments read."""
-    c = _Code(AVX512_VNNI, f"void @{name}(ptr %arguments)")
+    c = Code(AVX512_VNNI, f"void @{name}(ptr %arguments)")
     for n, argument in enumerate(arguments):
         c(f"load {'ptr' if argument in _POINTERS else 'i64'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
     return c
@@ -157,7 +157,7 @@ def _attend() -> str:
     scores = c.at("i8", own, 64)
     shares = c.at("float", scores, c(f"mul i64 %keys, {ROWS}"))
     scale, behind, causal = c.load("float", "%scale"), c("sub i64 %seen, %queries"), c("icmp ne i64 %causal, 0")
-    _shared_out(c, c("mul i64 %heads, %blocks"))
+    shared_out(c, c("mul i64 %heads, %blocks"))
     head, block = c("udiv i64 %i, %blocks"), c("urem i64 %i, %blocks")
     row = c(f"call i64 @llvm.umin.i64(i64 {c(f'mul i64 {block}, {ROWS}')}, i64 {c(f'sub i64 %queries, {ROWS}')})")
     place = c(f"add i64 {c(f'mul i64 {head}, %q_head')}, {c(f'mul i64 {row}, %q_row')}")
@@ -182,12 +182,12 @@ def _attend() -> str:
     place = c(f"add i64 {c(f'mul i64 {head}, %out_head')}, {c(f'mul i64 {row}, %out_row')}")
     arguments = f"ptr {shares}, i64 {far}, ptr {v}, i64 {pairs}, ptr {own}, ptr {c.at('i16', '%out', place)}"
     c.do(f"call void @values({arguments}, i64 %out_row)")
-    return _taken(c)
+    return taken(c)
 
 
 def _scores_of_one(width: int) -> str:
     """The scores of one query: BLOCK keys at a time, the last of which may come twice."""
-    c = _Code(AVX512_VNNI, f"internal void @scores_{width}(ptr %q, ptr %k, i64 %blocks, i64 %last, ptr %s)")
+    c = Code(AVX512_VNNI, f"internal void @scores_{width}(ptr %q, ptr %k, i64 %blocks, i64 %last, ptr %s)")
     parts, pairs = width // 32, "<32 x bfloat>"
     query = [c.load(pairs, "%q", part) for part in range(parts)]
     c.loop("b", "%blocks", {})
@@ -200,26 +200,14 @@ def _scores_of_one(width: int) -> str:
             dot = f"call {c.floats} @llvm.x86.avx512bf16.dpbf16ps.512"
             total = c(f"{dot}({c.floats} {total}, {pairs} {one}, {pairs} {query[part]})")
         totals.append(total)
-    c.store(c.floats, _sums(c, totals), c.at("float", "%s", first))
+    c.store(c.floats, c.sums(totals), c.at("float", "%s", first))
     c.end()
     return c.text()
 
 
-def _sums(c: _Code, vectors: list[str]) -> str:
-    """The sum of each of as many vectors as they have lanes, side by side."""
-    while len(vectors) > 1:
-        halves = []
-        for odd in range(2):
-            lanes = ", ".join(f"i32 {2 * lane + odd}" for lane in range(c.lanes))
-            pairs = zip(vectors[::2], vectors[1::2], strict=True)
-            halves.append([c(f"shufflevector {c.floats} {a}, {c.floats} {b}, {c.ints} <{lanes}>") for a, b in pairs])
-        vectors = [c(f"fadd {c.floats} {a}, {b}") for a, b in zip(*halves, strict=True)]
-    return vectors[0]
-
-
 def _sum_of_values(width: int) -> str:
     """The values (keys, d) of one head by shares of them in float32, divided by their sum."""
-    c = _Code(AVX512_VNNI, f"internal void @values_{width}(ptr %s, ptr %v, i64 %keys, ptr %sum, ptr %out)")
+    c = Code(AVX512_VNNI, f"internal void @values_{width}(ptr %s, ptr %v, i64 %keys, ptr %sum, ptr %out)")
     names = [f"%t{part}" for part in range(width // c.lanes)]
     c.loop("k", "%keys", {name: (c.floats, "zeroinitializer") for name in names})
     share, row = c.splat("float", c.load("float", "%s", "%k")), c.at("i16", "%v", c(f"mul i64 %k, {width}"))
@@ -239,7 +227,7 @@ def _step(width: int) -> str:
     slot, scale = c("atomicrmw add ptr %slot, i64 1 monotonic"), c.load("float", "%scale")
     own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # the sum, and scores
     scores = c.at("i8", own, 64)
-    _shared_out(c, "%units")
+    shared_out(c, "%units")
     row, head = c("udiv i64 %i, %heads"), c("urem i64 %i, %heads")
     keys, place = c.load("i64", "%lengths", row), c(f"mul i64 %i, {width}")
     group = c(f"udiv i64 {head}, %group")
@@ -252,7 +240,7 @@ def _step(width: int) -> str:
     c.store(c.floats, c.all(_number(_LEAST), "float"), c.at("float", scores, keys))  # behind the last
     c.do(f"call void @shares_float(ptr {scores}, i64 {blocks}, float {scale}, ptr {scores}, ptr {own})")
     c.do(f"call void @values_{width}(ptr {scores}, ptr {v}, i64 {keys}, ptr {own}, ptr {out})")
-    return _taken(c)
+    return taken(c)
 
 
 class Functions:
