@@ -2,6 +2,7 @@
 
     python benchmarks/products.py                 # one thread, some minutes, up to 2 GB
     python benchmarks/products.py --rows 3 384    # fewer
+    python benchmarks/products.py --only panels "FBGEMM int8, a scale"   # operators whose names begin so; a minute
     python benchmarks/products.py --avx2          # as on a CPU that has no more than AVX2
 
 Every operator multiplies the same activations by the same weights, in turns, each time by another copy of them: what a
@@ -34,7 +35,7 @@ from evoxtral.model.quantized import Int4, Int8, Quantized  # noqa: E402
 RESULTS = Path(__file__).with_suffix(".json")
 SHAPES = {"gate and up": (3072, 8192), "down": (8192, 3072), "fc1 of the encoder": (1280, 5120)}  # inputs, outputs
 ROWS = (1, 3, 384, 1500)
-COLD = 2e8  # bytes of weights that a measurement walks through, at least: more than a cache holds
+COLD = 1e8  # bytes of weights that a measurement walks through, at least: more than a cache holds
 Product = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -162,10 +163,14 @@ def dyn_quant_4bit(group: int) -> Callable[[torch.Tensor], Product]:
 def in_panels(kind: type[Quantized]) -> Callable[[torch.Tensor], Product]:
     """The functions of evoxtral/model/panels.py."""
 
+    known: dict[str, object] = {}  # the weight of before, and what it is quantised: copies need it once
+
     def make(weight: torch.Tensor) -> Product:
         if not panels.functions():
             raise RuntimeError("no compiled products on this CPU")
-        found = kind.of(weight)
+        if known.get("weight") is not weight:
+            known.update(weight=weight, found=kind.of(weight))
+        found = kind.joined([known["found"]])
         return quantized.in_panels(found) if kind is Int8 else found.product(few=True)
 
     return make
@@ -194,12 +199,16 @@ OPERATORS = {
 
 
 @torch.inference_mode()
-def measured(ins: int, outs: int, rows: tuple[int, ...], repeats: int) -> dict[str, dict[str, dict[str, float]]]:
+def measured(
+    ins: int, outs: int, rows: tuple[int, ...], repeats: int, only: tuple[str, ...]
+) -> dict[str, dict[str, dict[str, float]]]:
     """rows -> operator -> milliseconds and error."""
     torch.manual_seed(0)
     weight = torch.randn(outs, ins) * ins**-0.5
     products: dict[str, list[Product]] = {}
-    for name, (make, size, _) in OPERATORS.items():
+    for name, (make, size, most) in OPERATORS.items():
+        if not name.startswith(only) or min(rows) > most:
+            continue
         copies = 1 + int(COLD / (size * ins * outs)) if min(rows) < 100 else 1
         try:
             products[name] = [make(weight) for _ in range(copies)]
@@ -233,6 +242,7 @@ def measured(ins: int, outs: int, rows: tuple[int, ...], repeats: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--only", nargs="+", default=[""], help="operators whose names begin so")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--avx2", action="store_true", help="as on a CPU that has no more than AVX2")
@@ -244,7 +254,9 @@ def main() -> None:
         shapes[name] = {}
         for few in (True, False):  # a few rows walk through many copies of the weights, many rows through one
             if chosen := tuple(rows for rows in args.rows if (rows < 100) == few):
-                shapes[name] |= measured(ins, outs, chosen, args.repeats if few else max(3, args.repeats // 2))
+                shapes[name] |= measured(
+                    ins, outs, chosen, args.repeats if few else max(3, args.repeats // 2), tuple(args.only)
+                )
         for rows, column in shapes[name].items():
             for operator, row in column.items():
                 times = f"{row['ms']:9.2f} ms (shortest {row['shortest']:9.2f})"
@@ -253,8 +265,10 @@ def main() -> None:
     kind = " ".join(name for name in ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_int8") if flags.get(name))
     content = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     key = f"{processor()}, {kind}{LIMITED}"
-    before = content.get(key, {}).get("products", {})  # of other rows
-    products = {name: before.get(name, {}) | shapes[name] for name in shapes}
+    products = content.get(key, {}).get("products", {})  # of other rows and operators stay
+    for name, found in shapes.items():
+        for rows, column in found.items():
+            products.setdefault(name, {}).setdefault(rows, {}).update(column)
     content[key] = {"torch": torch.__version__, "threads": args.threads, "products": products}
     RESULTS.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -2,12 +2,13 @@
 
     python benchmarks/serve.py crowd --baseline CHECKOUT   32 clients at once, then one; of each service in turns
     python benchmarks/serve.py load                        200 clients for minutes: nothing lost, mixed up or kept
+    python benchmarks/serve.py steps                       what a window and a step of some rows cost, in this process
 
 Each service is a process of its own, on loopback. `crowd` serves a model of random weights that writes as many tokens
 as a clip's length allows, so both services do the same work; clips last 3 to 30 s. Each chooses the precision of its
 weights, unless --weights says which ours has. A service without a stream gives its first text with the answer. `load`
 serves the scale model: every clip has one text, which is known from asking alone.
-Results go to benchmarks/serve.json.
+Results go to benchmarks/serve.json, and the crowds' to docs/speed.md.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -33,9 +34,11 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from evoxtral.model.checkpoints import WEIGHTS  # noqa: E402
+from training.doc_tables import write_block  # noqa: E402
 
 RESULTS = Path(__file__).parent / "serve.json"
 LONGEST, SHORTEST = 30.0, 3.0  # s
+SPEECH_RATE = 6.0  # tokens for a second of audio, about
 # What a checkout, of any age, is asked to run: create_app of an engine that writes a fixed number of tokens.
 SERVER = """
 import sys, torch
@@ -181,6 +184,7 @@ def measure(server: Server, recordings: Sequence[tuple[float, bytes]]) -> dict:
 def crowd(args: argparse.Namespace) -> dict:
     from benchmarks.models import SHAPES, build
 
+    before = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         build(SHAPES[args.shape], Path(folder), adapters=2)
         with contextlib.ExitStack() as stack:
@@ -211,8 +215,53 @@ def crowd(args: argparse.Namespace) -> dict:
                     "first_text_p95": round(ours["first_text_p95_s"] / baseline["first_text_p95_s"], 3),
                 }
             about = {"shape": args.shape, "tokens_per_second_of_audio": args.rate, "cores": os.cpu_count()}
-            about |= {"weights": args.weights or "auto", "window_s": args.window or LONGEST, "load": os.getloadavg()}
+            about |= {"weights": args.weights or "auto", "window_s": args.window or LONGEST, "load": before}
             return about | found
+
+
+def steps(args: argparse.Namespace) -> dict:
+    """Processor seconds of this thread for a window's encoder and prompt, and for a step by its number of rows."""
+    import torch
+
+    from benchmarks.models import SHAPES, build, some_speech
+    from evoxtral.inference.batch import Batch
+    from evoxtral.inference.engine import Engine
+    from evoxtral.inference.sampling import Decoding, Row
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        checkpoint = build(SHAPES[args.shape], Path(folder), adapters=2)
+        engine = Engine(replace(checkpoint, weights=args.weights or "auto"), device="cpu")
+        ids = engine.prompt.transcription_ids("en")
+        log_mel = engine.prompt.log_mel([some_speech(15.0)], engine.device)
+
+        def joined(rows: int) -> tuple[Batch, float, float]:
+            begun = time.thread_time()
+            prompts = engine._prompts(ids, log_mel, ("rl",))
+            encoded = time.thread_time()
+            batch = Batch(engine._text, -1, rows, engine.heads.watched)
+            batch.join(prompts, [Row(400, "rl", Decoding(stop_loops=False)) for _ in range(rows)], ("rl",))
+            return batch, encoded - begun, time.thread_time() - encoded
+
+        def step(batch: Batch) -> float:
+            begun = time.thread_time()
+            batch.advance(1)
+            return time.thread_time() - begun
+
+        joined(1)
+        encoder, prompt = (min(times) for times in zip(*(joined(1)[1:] for _ in range(3)), strict=True))
+        found = {}
+        for rows in (1, 2, 4, 8, 16, 32):
+            batch, *_ = joined(rows)
+            found[rows] = round(min(step(batch) for _ in range(8)), 4)
+    weights = engine.precision.weights
+    return {
+        "shape": args.shape,
+        "weights": weights,
+        "encoder_s": round(encoder, 2),
+        "prompt_s": round(prompt, 2),
+        "step_s": found,
+    }
 
 
 async def _crowd_for(server: Server, texts: dict[bytes, str], clients: int, seconds: float) -> dict:
@@ -272,7 +321,43 @@ def load(args: argparse.Namespace) -> dict:
     return about | found
 
 
-PARTS = {"crowd": crowd, "load": load}
+def table_of_steps(results: dict) -> str:
+    """What docs/speed.md shows of every run of `steps`."""
+    lines = ["| weights | window: encoder | prompt | step: 1 row | 8 rows | 32 rows |", "|---|---|---|---|---|---|"]
+    for name, found in results.items():
+        if name.startswith("steps"):
+            steps = " | ".join(f"{1000 * found['step_s'][rows]:.0f} ms" for rows in ("1", "8", "32"))
+            lines.append(f"| {found['weights']} | {found['encoder_s']:.2f} s | {found['prompt_s']:.2f} s | {steps} |")
+    return "\n".join(lines) + "\n"
+
+
+def table(results: dict) -> str:
+    """What docs/speed.md shows of every crowd."""
+    lines = [
+        "| weights | clients | audio a second | a processor second | first text, 95 % | one client | load |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in results.items():
+        if not name.startswith("crowd"):
+            continue
+        baseline, ours, ratio = (found["crowd"][key] for key in ("baseline", "ours", "ratio"))
+        alone, weights = found["one"]["ratio"], found.get("weights", "auto")
+        if (window := found.get("window_s", LONGEST)) != LONGEST:
+            weights += f", windows of {window:g} s"
+        if found["tokens_per_second_of_audio"] != SPEECH_RATE:
+            weights += f", {found['tokens_per_second_of_audio']:g} tokens a second"
+        both = [
+            f"{baseline[key]:.2f} → {ours[key]:.2f} s, {ratio[key]:.2f} ×"
+            for key in ("audio_per_second", "audio_per_cpu_second")
+        ]
+        first = f"{baseline['first_text_p95_s']:.0f} → {ours['first_text_p95_s']:.0f} s, {ratio['first_text_p95']:.2f}"
+        one = f"{alone['audio_per_second']:.2f} × ({alone['audio_per_cpu_second']:.2f} ×)"
+        busy = f"{found['load'][0]:.0f}" if "load" in found else "quiet"
+        lines.append(f"| {weights} | {ours['clients']} | {both[0]} | {both[1]} | {first} | {one} | {busy} |")
+    return "\n".join(lines) + "\n"
+
+
+PARTS = {"crowd": crowd, "load": load, "steps": steps}
 
 
 def main() -> None:
@@ -281,7 +366,8 @@ def main() -> None:
     parser.add_argument("--baseline", help="a checkout whose service is measured, too")
     parser.add_argument("--shape", default="250m")
     parser.add_argument("--clients", type=int)
-    parser.add_argument("--rate", type=float, default=12.5, help="tokens for a second of audio (default: the budget's)")
+    about = f"tokens for a second of audio (default: {SPEECH_RATE:g}, as speech has; a clip's budget is 12.5)"
+    parser.add_argument("--rate", type=float, default=SPEECH_RATE, help=about)
     parser.add_argument("--weights", choices=WEIGHTS, help="of ours (default: what it chooses, as the baseline does)")
     parser.add_argument("--window", type=float, help="s, of ours; shorter ones than the model's 30 s give other text")
     parser.add_argument("--repeats", type=int, default=3, help="of one client")
@@ -296,10 +382,18 @@ def main() -> None:
     result = {"date": str(datetime.date.today()), **PARTS[args.part](args)}
     results = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     key = args.part
+    if args.part == "steps":
+        key += f" {args.shape} {result['weights']}"
     if args.part == "crowd":
         key += f" {args.shape} {args.rate:g}{f' {args.weights}' if args.weights else ''}"
         key += f" window {args.window:g}" if args.window else ""
-    args.out.write_text(json.dumps(results | {key: result}, indent=1) + "\n", encoding="utf-8")
+    results |= {key: result}
+    results = json.loads(json.dumps(results))  # keys are text
+    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if args.out == RESULTS:
+        page = ROOT / "docs" / "speed.md"
+        write_block(page, "<!-- crowd:start -->\n", "<!-- crowd:end -->", table(results))
+        write_block(page, "<!-- steps:start -->\n", "<!-- steps:end -->", table_of_steps(results))
     print(json.dumps(result, indent=1))
 
 

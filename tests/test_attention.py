@@ -29,6 +29,18 @@ def test_it_is_as_exact_as_pytorch_s(batch, positions, count):
     assert ours.abs().max() < 2 * theirs.abs().max()
 
 
+@pytest.mark.parametrize(("queries", "positions"), [(6, 6), (64, 64), (131, 131), (20, 100), (6, 65), (7, 200)])
+def test_a_prompt_sees_what_is_before_it(queries, positions):
+    q, (keys, values) = heads(1, positions, 4)[0][:, :, -queries:], heads(1, positions, 2)[1:]
+    seen = torch.ones(queries, positions, dtype=torch.bool).tril(positions - queries)
+    exact, theirs = (
+        scaled_dot_product_attention(*(x.to(dtype) for x in (q, keys, values)), seen, enable_gqa=True).double()
+        for dtype in (torch.float64, torch.bfloat16)
+    )
+    ours = attention.functions().attend(q, keys, values, causal=True).double()
+    assert (ours - exact).square().mean() < 1.1 * (theirs - exact).square().mean()
+
+
 def test_large_scores_do_not_overflow_and_the_largest_wins():
     qkv = heads(1, 70, 1)
     qkv[:2] *= 60  # scores of some ten thousands

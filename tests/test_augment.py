@@ -94,3 +94,16 @@ def test_masks_hide_stretches_of_a_log_mel_and_leave_the_rest():
         shares.append(hidden.mean())
     assert 0.1 < np.mean(shares) < 0.35
     assert augment.masked(mel[:5], np.random.default_rng(1)).shape == (5, 128)
+
+
+def test_half_of_the_pauses_become_long_ones_and_nothing_else_changes():
+    spoken = speech.speak("One. [pause] Two, three. [pause] Four. [pause] Five. [pause] Six. [pause] Seven.", seed=1)
+    out = augment.longer_pauses(spoken.waveform, seed=3)
+    sounding = [w[np.abs(w) > 0] for w in (spoken.waveform, out)]
+    assert np.array_equal(*sounding)
+    edges = np.flatnonzero(np.diff(np.abs(out) > 0.004, prepend=False, append=False))
+    gaps = (edges[2::2] - edges[1:-1:2]) / SAMPLE_RATE
+    pauses = gaps[gaps > 0.85]
+    assert len(pauses) == 5 and pauses.max() <= 3.0
+    assert 1 <= sum(pauses > 1.3) < 5
+    assert np.array_equal(out, augment.longer_pauses(spoken.waveform, seed=3))

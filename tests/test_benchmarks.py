@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import decode, laptop, speed_records, train
+from benchmarks import decode, laptop, serve, speed_records, train
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,12 @@ def test_what_the_docs_say_of_a_laptop_is_in_its_results():
     root = laptop.ROOT
     assert laptop.table(content) in (root / "docs" / "speed.md").read_text(encoding="utf-8")
     assert laptop.readme(content) in (root / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_the_docs_say_of_a_crowd_is_in_its_results():
+    content = json.loads(serve.RESULTS.read_text(encoding="utf-8"))
+    page = (serve.ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert serve.table(content) in page and serve.table_of_steps(content) in page
 
 
 def test_a_laptop_s_worker_measures_a_quantised_model_and_its_figures_make_a_table(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,18 @@ from evoxtral import cli
 from evoxtral.errors import CheckpointError
 from evoxtral.inference.engine import Engine
 from evoxtral.inference.sampling import Decoding
-from evoxtral.model import checkpoints, lora, memory, panels, panels_code, precision, quantized, quantized_files
-from evoxtral.model.linear import Mix, MixedLinear
+from evoxtral.model import (
+    backends,
+    checkpoints,
+    llvm_code,
+    lora,
+    memory,
+    panels,
+    precision,
+    quantized,
+    quantized_files,
+)
+from evoxtral.model.linear import Beside, Mix, MixedLinear
 from evoxtral.model.quantized import Int4, Int8, StoredLinear
 
 CPU = torch.device("cpu")
@@ -74,19 +85,20 @@ def test_panels_give_back_what_is_put_in(weight):
     assert torch.equal(panels.to_groups(panels.of_groups(codes)), codes)
 
 
-def compiled(isa: panels_code.Instructions) -> panels.Functions:
+@cache
+def compiled(isa: llvm_code.Instructions) -> panels.Functions:
     """The functions of `panels` for instructions that this CPU may have beside its own."""
     level = torch.backends.cpu.get_cpu_capability()
     wanted = {"AVX512_VNNI": ("AVX512", "avx512_vnni", "+avx512vl,+avx512vnni"), "AVX2": ("", "avx2", "")}
     cpu = torch.cpu.get_capabilities()
-    name = "AVX2" if isa is panels_code.AVX2 else "AVX512_VNNI"
+    name = "AVX2" if isa is llvm_code.AVX2 else "AVX512_VNNI"
     least, flag, features = wanted[name]
     if not cpu.get(flag) or not level.startswith(least) or not panels.functions():
         pytest.skip(f"no {flag} here")
     return panels.Functions(isa, "x86-64-v4" if name == "AVX512_VNNI" else "x86-64-v3", features)
 
 
-@pytest.mark.parametrize("isa", [panels_code.AVX512_VNNI, panels_code.AVX_VNNI, panels_code.AVX2])
+@pytest.mark.parametrize("isa", [llvm_code.AVX512_VNNI, llvm_code.AVX_VNNI, llvm_code.AVX2])
 def test_compiled_products_are_those_of_float32(weight, isa):
     """Of 8 and 4 bits, for every number of rows that ends a tile, of both kinds of activations, by two threads."""
     ours, int8, int4 = compiled(isa), Int8.of(weight), Int4.of(weight)
@@ -107,6 +119,16 @@ def test_compiled_products_are_those_of_float32(weight, isa):
                     assert relative(y, inputs.float() @ read.dequantized().T).max() < most
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("isa", [llvm_code.AVX512_VNNI, llvm_code.AVX2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiled_norm_is_that_of_float32(isa, dtype):
+    generator = torch.Generator().manual_seed(5)
+    x, norm = (torch.randn(*shape, 192, generator=generator).to(dtype) for shape in ((2, 3), ()))
+    x[0, 0] = 0
+    expected = torch.nn.functional.rms_norm(x.float(), (192,), norm.float(), 1e-5)
+    torch.testing.assert_close(compiled(isa).norm(x, norm, 1e-5).float(), expected, rtol=0.004, atol=1e-6)
 
 
 def test_rows_of_zeros_stay_zeros():
@@ -178,6 +200,46 @@ def test_adapters_stay_beside_quantised_layers(weight, dtype):
     assert y.shape == (2, 5, 192)
     assert relative(y, expected).max() < 0.03
     assert (expected[0] - expected[1]).abs().max() > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("compiled_here", [True, False])
+def test_adapters_of_blocks_of_any_size_are_those_of_float32(dtype, compiled_here, monkeypatch):
+    """Few rows and many, two adapters of which one changes one layer, by two threads; other rows stay as they are."""
+    if not compiled_here:
+        monkeypatch.setattr(panels, "functions", lambda: None)
+    generator = torch.Generator().manual_seed(4)
+
+    def pair(outs: int, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple((torch.randn(shape, generator=generator) / 8).to(dtype) for shape in ((rank, 192), (outs, rank)))
+
+    layers = {"a": nn.Linear(192, 128, bias=False), "b": nn.Linear(192, 64, bias=False)}
+    adapters = lora.Adapter("sft", {"a": pair(128, 40), "b": pair(64, 40)}), lora.Adapter("rl", {"b": pair(64, 8)})
+    matrices = {adapter.name: dict(adapter.weights) for adapter in adapters}
+    beside = Beside(layers, adapters, dtype)
+    assert not any(adapter.weights for adapter in adapters)  # they are not in memory twice
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for sizes in ((1, 1, 1), (2, 3, 1), (1, 40, 2)):
+            x = torch.randn(sum(sizes) + 1, 192, generator=generator).to(backends.activations(dtype, CPU))
+            y = torch.randn(len(x), 192, generator=generator).to(x.dtype)
+            expected, first = y.float(), 0
+            for name, rows in zip(("base", "sft", "rl"), sizes, strict=True):
+                for path, (a, b) in matrices.get(name, {}).items():
+                    columns = slice(0, 128) if path == "a" else slice(128, 192)
+                    expected[first : first + rows, columns] += (
+                        x[first : first + rows].float() @ (b.float() @ a.float()).T
+                    )
+                first += rows
+            untouched = y.clone()
+            with torch.inference_mode():
+                beside.add(x, y, ("base", "sft", "rl"), sizes)
+            assert relative(y, expected).max() < (0.01 if x.dtype is torch.bfloat16 else 1e-5)
+            for rows in (slice(0, sizes[0]), slice(-1, None)):  # of the base, and of nobody
+                assert torch.equal(y[rows], untouched[rows])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_quantised_folder_is_a_model_of_its_own(checkpoint, int8_folder):

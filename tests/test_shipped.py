@@ -46,6 +46,18 @@ def test_what_is_said_after_a_long_pause_is_not_lost(engine, pause):
         assert "keys" in transcript.plain and "garden" in transcript.plain
 
 
+def test_the_last_of_four_sentences_in_one_window_is_not_lost(engine):
+    """Each behind a pause of a second, which is heard as one."""
+    sentences = ("He was jealous.", "She reads books.", "We were happy.", "The car is red.")
+    parts = [speech.speak(sentence, seed=7).waveform for sentence in sentences]
+    silence = np.zeros(round(0.8 * audio.SAMPLE_RATE), np.float32)  # beside what is silent around each
+    clip = np.concatenate([part for spoken in parts for part in (spoken, silence)])
+    assert len(engine.segments(audio.levelled(clip))) == 1
+    for transcript in engine.compare((audio.SAMPLE_RATE, clip), ("sft", "rl")).values():
+        assert "jealous" in transcript.plain and transcript.plain.rstrip(".!").lower().endswith("red")
+        assert transcript.text.count("[pause]") >= 2
+
+
 def test_the_base_scores_exactly_what_writing_no_tag_and_no_stress_scores():
     base, n = MEASURED["variants"]["base"], MEASURED["n"]
     assert base["tag_f1"] == pytest.approx(MEASURED["clips"]["untagged"] / n)

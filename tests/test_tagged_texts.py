@@ -78,6 +78,13 @@ def test_a_script_never_starts_or_ends_with_a_pause():
         assert not script.text.startswith("[pause]") and not script.text.endswith("[pause]"), script.text
 
 
+def test_pauses_are_put_between_sentences_that_follow_each_other():
+    script = tagged_texts.Script('He left. "Where?" she asked. [sighs] No... never! Go.', "light", "open")
+    paused = tagged_texts.with_pauses(script)
+    assert paused.text == 'He left. [pause] "Where?" [pause] she asked. [sighs] No... never! [pause] Go.'
+    assert tagged_texts.pauses(paused) == 3 and tagged_texts.with_pauses(paused) == paused
+
+
 def test_emphasis_is_a_choice_and_never_an_acronym():
     written = many()
     stressed = sum(bool(tags.emphasised(script.text)) for script in written)

@@ -266,6 +266,13 @@ def test_further_voices_are_for_training_only_and_never_held_out_ones(prompt):
         assert min(apart(v, held_out) for v in dataset.FURTHER) > min(apart(v, held_out) for v in known)
 
 
+def test_scripts_with_long_pauses_have_several_and_the_recipes_are_as_before(tmp_path):
+    config = DataConfig(clips=12, hop=160, keep_audio=False, window_seconds=20, long_pauses=1.0)
+    found = dataset.build(tmp_path, "some", config, workers=1)
+    assert sum(clip.text.count("[pause]") for clip in found.clips) >= 12
+    assert recipe.load("tiny").train.long_pauses == recipe.load("people").train.long_pauses == 0
+
+
 def test_stored_log_mels_are_those_the_engine_computes_from_the_audio(clips, prompt):
     collate = Collator(clips, prompt)
     waveforms = [audio.load(clips.folder / clip.audio) for clip in clips.clips]

@@ -10,8 +10,10 @@ from scipy.signal import lfilter, oaconvolve
 
 from evoxtral.audio import SAMPLE_RATE
 from evoxtral.speech.acoustics import Rng, coded, limited, mixed, narrowband_vocoder, noise, reverberant, room
-from evoxtral.speech.effects import lowpass, peak
+from evoxtral.speech.effects import lowpass, peak, silence
+from evoxtral.speech.synthesis import AUDIBLE, PAUSES
 
+LONG_PAUSE = (1.3, 3.0)  # s, of `longer_pauses`
 SPREAD = 0.06  # of `vary`
 MASK_EVERY = 60  # frames of a log-mel for one mask in time
 MASK_FRAMES, MASK_BANDS = 8, 20  # the longest mask in time, and the widest of the two in frequency
@@ -70,6 +72,20 @@ def roomy(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             hiss = lowpass(3 * hiss, 1000)
         waveform = waveform + 10 ** rng.uniform(-4.2, -2.3) * hiss
     return np.clip(waveform, -1, 1).astype(np.float32)
+
+
+def longer_pauses(waveform: np.ndarray, seed: int) -> np.ndarray:
+    """Half of the [pause]s of a waveform (T,) that nothing was added to, made as long as LONG_PAUSE says."""
+    rng = np.random.default_rng(seed)
+    edges = np.flatnonzero(np.diff(np.abs(waveform) > AUDIBLE, prepend=False, append=False))  # of what sounds
+    parts, done = [], 0
+    for end, start in zip(edges[1:-1:2].tolist(), edges[2::2].tolist(), strict=True):
+        if (start - end) / SAMPLE_RATE >= PAUSES["pause"][0] and rng.random() < 0.5:
+            more = int(rng.uniform(*LONG_PAUSE) * SAMPLE_RATE) - (start - end)
+            middle = (start + end) // 2
+            parts += waveform[done:middle], silence(max(0, more) / SAMPLE_RATE)
+            done = middle
+    return np.concatenate([*parts, waveform[done:]]).astype(np.float32)
 
 
 def vary(

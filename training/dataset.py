@@ -79,6 +79,7 @@ class DataConfig:
     microphone: float = 0.0  # share of clips that go through `augment.microphone`, whatever their voice
     varied: bool = True  # natural voices: another pitch and vocal tract with every clip
     stress: float = 1.15
+    long_pauses: float = 0.0  # share of clips with a pause between all sentences, half of them of 1.3 to 3 s
     keep_audio: bool = True
     source: str = "embedded"
     corpus: str = ""
@@ -216,8 +217,11 @@ def _from_bank(rng: random.Random, kind: str, config: DataConfig) -> tuple[tagge
         text, waveform = splice.spliced(rng, items, config.window_seconds - 1.0)
         return tagged_texts.Script(text, "plain", "spliced"), items[0].voice, rng.getrandbits(31), waveform
     script, items = voices.script(rng, kind, config.window_seconds - 2.5, config.stress)
+    paused = config.long_pauses > 0 and rng.random() < config.long_pauses
+    script = tagged_texts.with_pauses(script) if paused else script
     seed = rng.getrandbits(31)
-    return script, items[0].voice, seed, voices.perform(script, items, seed, config.varied)
+    waveform = voices.perform(script, items, seed, config.varied)
+    return script, items[0].voice, seed, augment.longer_pauses(waveform, seed) if paused else waveform
 
 
 def _embedded(
@@ -225,13 +229,17 @@ def _embedded(
 ) -> tuple[tagged_texts.Script, str, int, np.ndarray]:
     """A script in the embedded voice."""
     # Whispers and the pace of slow voices take room: about 11.5 characters fit into a second.
-    room = int(11.5 * config.window_seconds)
-    script = tagged_texts.write(rng, kind, config.split, config.sources, room, config.stress)
+    paused = config.long_pauses > 0 and rng.random() < config.long_pauses
+    room = int(11.5 * (config.window_seconds - 4 * paused))
+    drawn = (tagged_texts.write(rng, kind, config.split, config.sources, room, config.stress) for _ in range(4))
+    # Most scripts are too short to have several pauses: of four, the one with the most.
+    script = max(map(tagged_texts.with_pauses, drawn), key=tagged_texts.pauses) if paused else next(drawn)
     known = VARIANTS + FURTHER if config.further_voices else VARIANTS
     accent = rng.choices(list(ACCENTS), list(ACCENTS.values()))[0]
     voice = f"{accent}+{rng.choice([v for v in known if (v in HELD_OUT) == held_out])}"
     seed = rng.getrandbits(31)
-    return script, voice, seed, speech.speak(script.text, voice, seed).waveform
+    waveform = speech.speak(script.text, voice, seed).waveform
+    return script, voice, seed, augment.longer_pauses(waveform, seed) if paused else waveform
 
 
 def is_held_out(voice: str) -> bool:

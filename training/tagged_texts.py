@@ -10,9 +10,10 @@ import hashlib
 import itertools
 import random
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 
+from evoxtral import tags
 from training import grammar, lexicon
 from training.lexicon import words
 
@@ -190,6 +191,21 @@ def _from_grammar(rng, domain):
 
 def _from_words(rng, domain):
     return grammar.loose_words(rng), (), False
+
+
+def with_pauses(script: Script) -> Script:
+    """The script with a [pause] wherever a sentence follows another without a tag between them."""
+    tokens = script.text.split(" ")
+    text = tokens[0]
+    for before, token in itertools.pairwise(tokens):
+        bare = tags.ends_sentence(before) and not token.startswith("[")
+        text += f" [pause] {token}" if bare else f" {token}"
+    return replace(script, text=text)
+
+
+def pauses(script: Script) -> int:
+    """How many a script has."""
+    return script.text.count("[pause]")
 
 
 # --- tags -----------------------------------------------------------------------------------------------------------

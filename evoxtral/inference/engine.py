@@ -7,9 +7,10 @@ Variants whose adapters do not change the encoder also share its output.
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,9 @@ class Engine:
             model = checkpoints.load_base(folder, self.dtype, mapped=self.device.type == "cuda")
         positions = model.model.audio_tower.embed_positions
         positions.weight = torch.nn.Parameter(positions.weight[: self.prompt.positions].clone(), requires_grad=False)
-        adapters = [lora.read(folder, model, name, self.activations) for name, folder in adapter_folders.items()]
+        read = partial(lora.read, model=model, dtype=self.activations, stays=self.precision.quantized)
+        with ThreadPoolExecutor() as pool:
+            adapters = list(pool.map(lambda own: read(own[1], name=own[0]), adapter_folders.items()))
         self._mix = Mix(adapters)
         self.variants = self._mix.variants
         known = phoneme_head.read(folder)

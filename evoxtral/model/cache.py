@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from evoxtral.model import threads
-from evoxtral.model.attention import FEWEST, of_a_step
+from evoxtral.model.attention import FEWEST, fitting, of_a_step
 from evoxtral.model.memory import equal_parts, return_freed_memory
 from evoxtral.model.text import TextModel
 
@@ -144,7 +144,9 @@ class Cache:
                 last = block is self.text.blocks[-1]
                 causal = not start and not last
 
-                def attend(q, k, v, layer=layer, start=start, end=end, mask=None if last else mask, causal=causal):
+                def attend(
+                    q, k, v, layer=layer, start=start, end=end, mask=None if last else mask, causal=causal, last=last
+                ):
                     if layer in self._watches and end == prompts.shape[1]:
                         slots, heads = self._watches[layer]
                         self._queries[rows, end - 1, slots] = q[:, :, -1].index_select(1, heads)
@@ -152,6 +154,8 @@ class Cache:
                     keys[rows, :, start:end], values[rows, :, start:end] = k, v
                     if start:
                         k, v = keys[rows, :, :end], values[rows, :, :end]
+                    if not last and (ours := fitting(q)):
+                        return ours[0](q, k, v, causal=True)
                     return scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
 
                 x = block(x, rotate, attend, last)

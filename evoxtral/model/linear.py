@@ -14,8 +14,9 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from evoxtral.model import backends
+from evoxtral.model import backends, panels
 from evoxtral.model.lora import BASE, Adapter
+from evoxtral.model.panels import Jobs
 from evoxtral.model.quantized import LOADER, StoredLinear
 
 _BAGS = 1536  # up to this rows x r, a CPU in bfloat16 multiplies by B as embedding bags
@@ -80,8 +81,7 @@ class MixedLinear(nn.Module):
     lora_b (N, r, outs): the B of all adapters, the layers side by side. With embedding bags each layer has its own
     instead. r is the largest rank, rounded up to a multiple of 8. Smaller adapters are padded with zeros; an adapter
     that does not change these layers is all zeros.
-    Quantised layers (StoredLinear) are a product of their own. The A of each adapter is one, too, in `lows`, which only
-    the rows of its variant take.
+    Quantised layers (StoredLinear) are a product of their own, and their adapters are `Beside` it.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], mix: Mix, device: torch.device):
@@ -106,15 +106,13 @@ class MixedLinear(nn.Module):
         bags = dtype is torch.bfloat16 and device.type == "cpu" and backends.fbgemm_is_here()
         self._bags_up_to = _BAGS if bags else 0
         self._matrices: list[torch.Tensor] = []
-        self.lows: list[Callable[[torch.Tensor], torch.Tensor]] = []
-        if self.changed_by:
+        self.beside: Beside | None = None
+        if self.changed_by and quantized:
+            self.beside = Beside(layers, [a for a in adapters if a.name in self.changed_by], like.dtype)
+        elif self.changed_by:
             lora_a, lora_b = _stacked(layers, adapters, like, dtype)
             self.rank, self.width = lora_b.shape[1], len(lora_a) // len(adapters)
-            if quantized:
-                parts = lora_a.chunk(len(adapters))
-                self.lows = [_packed(part, None) or partial(nn.functional.linear, weight=part) for part in parts]
-            else:
-                weights.append(lora_a)
+            weights.append(lora_a)
             if self._bags_up_to:  # an embedding bag would copy a tensor that is not contiguous, at every call
                 self._matrices = [part.contiguous() for part in lora_b.split(self._sizes, dim=-1)]
             else:
@@ -135,17 +133,16 @@ class MixedLinear(nn.Module):
         """x (rows, …, in) times the weights and the A of all adapters -> (rows, …, outs + N x layers x r)."""
         return self._prepacked(x) if self._prepacked else nn.functional.linear(x, self.weight, self.bias)
 
-    def _products(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """x (rows, …, in) -> (rows, …, at least outs), x A of adapters side by side, and the first column of that: of
-        all adapters, or where they are quantised of those that are active."""
-        if not self.quantized:
-            y = self.product(x)
-            return y, y, self.outs
+    def _quantized(self, x: torch.Tensor) -> torch.Tensor:
+        """As `forward`, of quantised layers."""
         y = self.quantized.result()(x)
         if self.bias is not None:
             y += self.bias
-        lows = [self.lows[self._index_of[name]](x) for name in self.mix.active if name in self.changed_by]
-        return y, torch.cat(lows, dim=-1) if len(lows) > 1 else lows[0] if lows else y, 0
+        if self.beside:
+            active, sizes, count = self.mix.active, self.mix.sizes, y.numel() // self.outs
+            sizes = sizes or (count // len(active),) * len(active)
+            self.beside.add(x.reshape(count, -1), y.view(count, -1), active, sizes)
+        return y
 
     def adapter_indices(self, device: torch.device) -> torch.Tensor:
         """Index of the adapter of each block of the current batch, (blocks,); -1 for none."""
@@ -157,26 +154,28 @@ class MixedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, …, in), variant-major -> (rows, …, outs), a view."""
-        y, lows, column_of_lows = self._products(x)
+        if self.quantized:
+            return self._quantized(x)
+        y = self.product(x)
         if not self.changed_by:
             return y
-        active, sizes, wide, wide_lows = self.mix.active, self.mix.sizes, y.shape[-1], lows.shape[-1]
+        active, sizes, wide = self.mix.active, self.mix.sizes, y.shape[-1]
         together = sizes is None or len(set(sizes)) == 1
         if (active, together) not in self._plans:
             self._plans[active, together] = self._plan(active, together)
         rows = y.numel() // (wide * len(active))  # of each block, times positions
         # `as_strided` makes each view in one call (of the outputs, and of x A for the block's own adapter). Slicing
         # would take several, and while a short prompt is processed a GPU waits for the host.
-        for block, place, matrices in self._plans[active, together]:
+        for block, index, matrices in self._plans[active, together]:
             if sizes is not None:
                 rows = sizes[block]
             first = block * rows if together else sum(sizes[:block])
             column = first * wide
-            own = first * wide_lows + column_of_lows + place * self.width
+            own = column + self.outs + index * self.width
             for b in matrices:
                 count, rank, outs = b.shape
                 changed = y.as_strided((count, rows, outs), (rows * wide, wide, 1), column)
-                low = lows.as_strided((count, rows, rank), (rows * wide_lows + self.width, wide_lows, 1), own)
+                low = y.as_strided((count, rows, rank), (rows * wide + self.width, wide, 1), own)
                 column, own = column + outs, own + rank
                 if rows * rank <= self._bags_up_to:
                     changed.add_(_bags(low, b))
@@ -198,7 +197,7 @@ class MixedLinear(nn.Module):
 
     def _plan(self, active: tuple[str, ...], together: bool) -> list[tuple[int, int, tuple[torch.Tensor, ...]]]:
         """For each run of blocks with consecutive adapters, or for each block if not `together`: the first block, the
-        place of its adapter's A in `_products`, and for each layer the B of the whole run, (blocks, r, outs).
+        index of its adapter, and for each layer the B of the whole run, (blocks, r, outs).
         """
         matrices = self._matrices or self.lora_b.split(self._sizes, dim=-1)
         pairs = [(block, self._index_of[name]) for block, name in enumerate(active) if name in self.changed_by]
@@ -206,9 +205,65 @@ class MixedLinear(nn.Module):
         for _, run in groupby(pairs, lambda pair: pair[1] - pair[0] if together else pair):
             run = list(run)
             (block, index), (last, _) = run[0], run[-1]
-            place = sum(other < block for other, _ in pairs) if self.quantized else index
-            plan.append((block, place, tuple(b[index : index + last - block + 1] for b in matrices)))
+            plan.append((block, index, tuple(b[index : index + last - block + 1] for b in matrices)))
         return plan
+
+
+class Beside:
+    """The adapters of quantised layers with the same input, as they are saved: of each layer A (r, in), B (outs, r).
+
+    Few rows are multiplied by functions of our own, see `panels`, which read all of them once; many by PyTorch.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear], adapters: Sequence[Adapter], dtype: torch.dtype):
+        """Moves the matrices of these layers out of `adapters`, each of which changes one of them at least.
+
+        dtype: of the matrices.
+        """
+        self._outs = [linear.out_features for linear in layers.values()]
+        ranks = [a.weights[path][0].shape[0] for a in adapters for path in layers if path in a.weights]
+        self._rank = -(-max(ranks) // panels.GROUP) * panels.GROUP
+        self._pairs: dict[str, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}  # adapter -> number of a layer, A, B
+        for adapter in adapters:
+            found = [(i, *adapter.weights.pop(path)) for i, path in enumerate(layers) if path in adapter.weights]
+            self._pairs[adapter.name] = [(i, *self._padded(a.to(dtype), b.to(dtype))) for i, a, b in found]
+        fits = all(panels.fit(linear.out_features, linear.in_features) for linear in layers.values())
+        pairs = backends.activations(dtype, torch.device("cpu")), dtype
+        self._functions = panels.functions() if fits and pairs in panels.BESIDE.items() else None
+        self._jobs: dict[tuple[tuple[str, ...], tuple[int, ...]], tuple[Jobs, Jobs]] = {}
+
+    def _padded(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        missing = self._rank - len(a)
+        pad = nn.functional.pad
+        return (pad(a, (0, 0, 0, missing)), pad(b, (0, missing))) if missing else (a.contiguous(), b.contiguous())
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, active: tuple[str, ...], sizes: tuple[int, ...]) -> None:
+        """Add to y (rows, all outs) what x (rows, in) gives.  active, sizes: see `Mix`."""
+        if self._functions and max(sizes) * self._rank <= _BAGS:
+            if (active, sizes) not in self._jobs:
+                self._jobs = {(active, sizes): self._jobs_of(active, sizes, x.shape[1])}
+            lows, highs = self._jobs[active, sizes]
+            if lows.jobs:
+                self._functions.adapt(x.contiguous(), y, lows, highs, self._rank, len(self._outs) * self._rank)
+            return
+        first = 0
+        for name, rows in zip(active, sizes, strict=True):
+            for i, a, b in self._pairs.get(name, ()):
+                low = nn.functional.linear(x[first : first + rows], a.to(x.dtype))
+                changed = y[first : first + rows].split(self._outs, dim=1)[i]
+                changed[None].baddbmm_(low[None], b.to(x.dtype).T.contiguous()[None])
+            first += rows
+
+    def _jobs_of(self, active: tuple[str, ...], sizes: tuple[int, ...], ins: int) -> tuple[Jobs, Jobs]:
+        """The products by A and those by B, of the blocks of a batch."""
+        lows, highs, first, wide = [], [], 0, len(self._outs) * self._rank
+        for name, rows in zip(active, sizes, strict=True):
+            for i, a, b in self._pairs.get(name, ()):
+                own = first * wide + i * self._rank
+                lows.append((first * ins, rows, a, own))
+                highs.append((own, rows, b, first * sum(self._outs) + sum(self._outs[:i])))
+            first += rows
+        return Jobs(lows), Jobs(highs)
 
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor] | None:

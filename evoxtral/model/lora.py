@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from evoxtral.errors import CheckpointError, reading
+from evoxtral.model.memory import blank
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -131,14 +132,18 @@ def transformers_5_path(path: str) -> str:
     return path
 
 
-def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> Adapter:
+def read(
+    folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype = torch.float32, stays: bool = False
+) -> Adapter:
     """Read an adapter that PEFT saved, and check that all of it fits `model`.
 
     folder: holds adapter_config.json and adapter_model.safetensors. Names of transformers 4 and 5 are both
-    understood.  dtype: of the matrices; the scale is applied in float32 before.  Weights of the base beside them,
-    which PEFT saves where lm_head is adapted, must be those of `model`; on the meta device only their shapes are
-    compared.  Raises CheckpointError, and the first names, when a file is missing or damaged, a setting is not
-    supported, a tensor has no place, a slot stays empty, a rank or a shape is wrong, or a number is not finite.
+    understood.  dtype: of the matrices; the scale is applied in float32 before.  stays: they will be used as they are,
+    and lie in one block of huge pages; else each has memory of its own, which is freed when it is moved.  Weights of
+    the base beside them, which PEFT saves where lm_head is adapted, must be those of `model`; on the meta device only
+    their shapes are compared.  Raises CheckpointError, and the first names, when a file is missing or damaged, a
+    setting is not supported, a tensor has no place, a slot stays empty, a rank or a shape is wrong, or a number is not
+    finite.
     """
     config = _read_config(Path(folder), name)
     sides, others = _sides(_read_tensors(Path(folder), name), name)
@@ -163,22 +168,30 @@ def read(folder: str | Path, model: nn.Module, name: str, dtype: torch.dtype = t
             "download or save it again, or use it with its own base."
         )
     weights = {}
+    block = blank(dtype.itemsize * sum(m.numel() for pair in sides.values() for m in pair.values())) if stays else None
     for path, rank in ranks.items():
         scale = alphas[path] / (math.sqrt(rank) if config.get("use_rslora") else rank)
-        pair = sides.pop(path)  # copied: as long as one view of a file's memory is held, all of it is
-        weights[path] = pair["A"].to(dtype, copy=True), _times(pair["B"], scale, dtype)
-        for side, matrix in zip("AB", weights[path], strict=True):
-            if not matrix.sum(dtype=torch.float32).isfinite():  # six times as fast as to ask each number
+        pair = sides.pop(path)
+        matrices = []
+        for side, matrix in (("A", pair["A"]), ("B", _times(pair["B"], scale, dtype))):
+            # A copy: as long as one view of a file's memory is held, all of it is.
+            size = dtype.itemsize * matrix.numel()
+            own = torch.empty(size, dtype=torch.uint8) if block is None else block[:size]
+            block = block if block is None else block[size:]
+            matrices.append(own.view(dtype).view(matrix.shape).copy_(matrix))
+            total = matrices[-1].sum(dtype=torch.float32 if dtype is torch.float16 else None)
+            if not total.isfinite():  # many times as fast as to ask each number
                 raise CheckpointError(
                     f"Adapter {name!r} holds numbers that are not finite ({path}.lora_{side}): its training went "
                     "wrong; use an earlier state of it."
                 )
+        weights[path] = tuple(matrices)
     return Adapter(name, weights)
 
 
 def _times(matrix: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:
-    """A matrix times a number, rounded once: PyTorch multiplies 16 bits by a number in float32."""
-    return matrix * scale if matrix.dtype is dtype else (matrix.float() * scale).to(dtype)
+    """A matrix times a number, to be rounded once to `dtype`: PyTorch multiplies 16 bits by a number in float32."""
+    return matrix * scale if matrix.dtype is dtype else matrix.float() * scale
 
 
 def read_json(file: Path) -> dict:

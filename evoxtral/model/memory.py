@@ -1,12 +1,13 @@
-"""Memory on a CPU: when glibc returns freed memory to the system (with another C library nothing is done), how much is
-free, and parts of equal size."""
+"""Memory on a CPU: weights in huge pages, when glibc returns freed memory to the system (with another C library nothing
+is done), how much is free, and parts of equal size."""
 
 import ctypes
 import math
+import mmap
 import platform
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +22,24 @@ _CONTROL_GROUPS = tuple(  # version 2, and 1: the limit, and what is used of it
     )
 )
 _libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+
+
+def blank(count: int) -> torch.Tensor:
+    """Bytes (count,) uint8 for weights that stay, on Linux in huge pages: of pages of 4 KB a CPU remembers too
+    few, and looks up each anew while weights are read."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(count, dtype=torch.uint8)
+    area = mmap.mmap(-1, max(count, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without huge pages
+        area.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(area, dtype=torch.uint8)[:count]
+
+
+def together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Copies of tensors of one dtype, one behind the other along the first dimension, in `blank` memory."""
+    shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+    out = blank(math.prod(shape) * parts[0].itemsize).view(parts[0].dtype).view(shape)
+    return torch.cat(list(parts), out=out)
 
 
 @contextmanager

@@ -17,15 +17,17 @@ Shapes: M rows, N outputs, K inputs.
 
 import ctypes
 import logging
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from evoxtral.model import panels_code
-from evoxtral.model.panels_code import ARGUMENTS, FEW, GROUP, PANEL, Instructions
+from evoxtral.model import llvm_code, panels_code
+from evoxtral.model.llvm_code import PANEL, Instructions
+from evoxtral.model.panels_code import ADAPTER_ARGUMENTS, ARGUMENTS, FEW, GROUP, JOB, NORM_ARGUMENTS
 
 if TYPE_CHECKING:
     from llvmlite.binding import ExecutionEngine
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 _PAD = 64  # bytes between rows of activations: with a power of two between them they would share sets of the cache
 _ALONE = 1 << 16  # numbers up to which one thread quantises activations
 _KINDS = dict(zip((torch.float32, torch.bfloat16), panels_code.KINDS, strict=True))
-_FUNCTIONS = ("quantize", "product_8", "product_4")
+BESIDE = {torch.float32: torch.float16, torch.bfloat16: torch.bfloat16}  # activations -> adapters' weights
+_FUNCTIONS = ("quantize", "product_8", "product_4", "low", "high", "norm")
 _COUNTERS = 2  # behind the arguments: the next panel, and the next thread's scratch
 
 
@@ -101,6 +104,21 @@ def openmp() -> Callable[[int, ctypes.Array, int, int], None]:
     return parallel
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Products of some rows of x, each by a weight (outs, ins) of its own in 16 bits: the first number of x, how many
+    rows, the weight, and the number of the output where they go. Keeps the weights."""
+
+    jobs: Sequence[tuple[int, int, torch.Tensor, int]]
+
+    @cached_property
+    def table(self) -> ctypes.Array:
+        table = (ctypes.c_int64 * (len(JOB) * len(self.jobs)))()
+        for n, (first, rows, weight, into) in enumerate(self.jobs):
+            table[n * len(JOB) : (n + 1) * len(JOB)] = first, rows, weight.data_ptr(), len(weight), into
+        return table
+
+
 class Functions:
     """The compiled functions, and the threads of PyTorch that run them."""
 
@@ -156,6 +174,30 @@ class Functions:
         self.run(f"product_{bits}", x.dtype, arguments, threads)
         return out
 
+    def norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """Root mean square norm of x (…, K) float32 or bfloat16 by a weight (K,) of the same dtype."""
+        x, number = x.contiguous(), ctypes.c_float(eps)
+        out, ins = torch.empty_like(x), x.shape[-1]
+        arguments = (ctypes.c_int64 * (len(NORM_ARGUMENTS) + 1))()
+        arguments[: len(NORM_ARGUMENTS)] = (
+            x.data_ptr(), x.numel() // ins, ins, ctypes.addressof(number), weight.data_ptr(), out.data_ptr(),
+            ctypes.addressof(arguments) + 8 * len(NORM_ARGUMENTS),
+        )  # fmt: skip
+        self.run("norm", x.dtype, arguments, 1 if x.numel() <= _ALONE else torch.get_num_threads())
+        return out
+
+    def adapt(self, x: torch.Tensor, y: torch.Tensor, lows: Jobs, highs: Jobs, rank: int, wide: int) -> None:
+        """Add what adapters make of x (rows, K) to y (rows, N), both contiguous, float32 or bfloat16: x by the A of
+        `lows`, to rows of `wide` numbers in float32, and these by the B of `highs`, of `rank` inputs."""
+        low = torch.empty(len(x), wide)
+        for what, inputs, ins, out, jobs in (("low", x, x.shape[-1], low, lows), ("high", low, rank, y, highs)):
+            arguments = (ctypes.c_int64 * (len(ADAPTER_ARGUMENTS) + 1))()
+            arguments[: len(ADAPTER_ARGUMENTS)] = (
+                inputs.data_ptr(), inputs.shape[-1], ins, out.data_ptr(), out.shape[-1],
+                ctypes.addressof(jobs.table), len(jobs.jobs), ctypes.addressof(arguments) + 8 * len(ADAPTER_ARGUMENTS),
+            )  # fmt: skip
+            self.run(what, x.dtype, arguments, torch.get_num_threads())
+
 
 @cache
 def functions() -> Functions | None:
@@ -168,10 +210,10 @@ def functions() -> Functions | None:
 
         found = llvm.get_host_cpu_features()
         if level == "AVX512" and found.get("avx512vnni"):
-            return Functions(panels_code.AVX512_VNNI, llvm.get_host_cpu_name(), found.flatten())
+            return Functions(llvm_code.AVX512_VNNI, llvm.get_host_cpu_name(), found.flatten())
         if found.get("avxvnni"):
-            return Functions(panels_code.AVX_VNNI, "x86-64-v3", "+avxvnni")
-        return Functions(panels_code.AVX2, "x86-64-v3", "")
+            return Functions(llvm_code.AVX_VNNI, "x86-64-v3", "+avxvnni")
+        return Functions(llvm_code.AVX2, "x86-64-v3", "")
     except (ImportError, OSError, RuntimeError, StopIteration) as error:
         log.info("no compiled products: %s", error)
         return None

@@ -4,144 +4,30 @@ One dot of four unsigned bytes with four signed ones, added to 32 bits, is vpdpb
 it is vpmaddubsw and vpmaddwd, whose sums of two products have 16 bits: with weights of 8 bits, activations have 7.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-PANEL = 64  # outputs side by side
+from evoxtral.model.llvm_code import PANEL, Code, Instructions, shared_out, taken
+
 GROUP = 32  # inputs that share a and b in 4 bits
 FEW = 12  # rows up to which 4 bits are not expanded
 KINDS = ("float", "i16")  # of activations and results, i16 for bfloat16
+WEIGHT_BESIDE = {"float": "half", "i16": "i16"}  # of adapters beside such activations
 # What every thread gets of a call: 64 bits each, in this order.
 ARGUMENTS = (
     "x", "rows", "ins", "most", "q", "stride", "sizes", "sums", "groups",
     "weight", "a", "b", "scale", "out", "outs", "next", "scratch", "slot",
 )  # fmt: skip
-_NUMBERS = ("rows", "ins", "stride", "outs")
+# The same of the products by an adapter, and the fields of one job of them: an adapter's layer and its rows.
+ADAPTER_ARGUMENTS = ("x", "stride", "ins", "out", "outs", "jobs", "count", "next")
+JOB = ("first", "rows", "weight", "wide", "into")
+NORM_ARGUMENTS = ("x", "rows", "ins", "eps", "weight", "out", "next")
+_PARTS = 16  # of a job, which threads share
+_NUMBERS = ("rows", "ins", "stride", "outs", "count", "first", "wide", "into")
 _TILE = (
     "ptr %q, i64 %stride, ptr %sizes, ptr %sums, ptr %groups, ptr %w, ptr %a, ptr %b, i64 %ins, ptr %scale, ptr %out, "
     "i64 %outs"
 )
-_AHEAD = 2048  # bytes
 _TINY = "0x3D71979980000000"  # 1e-12, in place of the size of a row of zeros
-
-
-@dataclass(frozen=True)
-class Instructions:
-    """What a CPU has.  lanes: 32-bit numbers in a register.  dot: the intrinsic of VNNI, None without.  rows, vectors:
-    of a tile, whose sums stay in registers; rows_4: the same in 4 bits, which need a second sum."""
-
-    lanes: int
-    dot: str | None
-    rows: int
-    rows_4: int
-    vectors: int
-
-    @property
-    def most(self) -> int:
-        """The largest activation beside weights of 8 bits."""
-        return 127 if self.dot else 64
-
-    @property
-    def passes(self) -> int:
-        """Tiles in a panel."""
-        return PANEL // (self.lanes * self.vectors)
-
-
-AVX512_VNNI = Instructions(16, "llvm.x86.avx512.vpdpbusd.512", rows=6, rows_4=3, vectors=4)
-AVX_VNNI = Instructions(8, "llvm.x86.avx512.vpdpbusd.256", rows=4, rows_4=3, vectors=2)
-AVX2 = Instructions(8, None, rows=4, rows_4=3, vectors=2)
-
-
-class _Code:
-    """Lines of LLVM's language, one function."""
-
-    def __init__(self, isa: Instructions, head: str):
-        self.isa, self.lanes = isa, isa.lanes
-        self.floats, self.ints = f"<{isa.lanes} x float>", f"<{isa.lanes} x i32>"
-        self.shorts = f"<{2 * isa.lanes} x i16>"
-        self.lines = [f"define {head} #0 {{", "entry:"]
-
-    def __call__(self, expression: str, name: str = "") -> str:
-        """A value that this expression computes."""
-        name = name or f"%v{len(self.lines)}"
-        self.lines.append(f"  {name} = {expression}")
-        return name
-
-    def do(self, line: str) -> None:
-        self.lines.append(f"  {line}")
-
-    def label(self, name: str) -> None:
-        self.lines.append(f"{name}:")
-
-    def at(self, kind: str, pointer: str, index: object) -> str:
-        return self(f"getelementptr {kind}, ptr {pointer}, i64 {index}")
-
-    def load(self, kind: str, pointer: str, index: object = 0) -> str:
-        return self(f"load {kind}, ptr {self.at(kind, pointer, index)}, align 1")
-
-    def store(self, kind: str, value: str, pointer: str, index: object = 0) -> None:
-        self.do(f"store {kind} {value}, ptr {self.at(kind, pointer, index)}, align 1")
-
-    def splat(self, kind: str, value: str) -> str:
-        vector = f"<{self.lanes} x {kind}>"
-        one = self(f"insertelement {vector} poison, {kind} {value}, i64 0")
-        return self(f"shufflevector {vector} {one}, {vector} poison, {self.ints} zeroinitializer")
-
-    def prefetched(self, pointer: str, index: str) -> None:
-        """All of a panel that comes some steps later: a pass reads a part of each of its lines, which the CPU's own
-        prefetching does not follow."""
-        for line in range(PANEL // 16):
-            ahead = self(f"add i64 {index}, {(_AHEAD + 64 * line) // (4 * self.lanes)}")
-            self.do(f"call void @llvm.prefetch.p0(ptr {self.at(self.ints, pointer, ahead)}, i32 0, i32 3, i32 1)")
-
-    def widened(self, pointer: str, index: object) -> str:
-        """Bytes as 32-bit numbers."""
-        return self(f"zext <{self.lanes} x i8> {self.load(f'<{self.lanes} x i8>', pointer, index)} to {self.ints}")
-
-    def all(self, value: object, kind: str = "i32") -> str:
-        """A vector of one number."""
-        lanes = 2 * self.lanes if kind == "i16" else self.lanes
-        return f"<{', '.join([f'{kind} {value}'] * lanes)}>"
-
-    def halved(self, x: str) -> str:
-        """float32 as bfloat16, rounded to the nearest even: LLVM's own conversion may call a library's."""
-        bits = self(f"bitcast {self.floats} {x} to {self.ints}")
-        last = self(f"and {self.ints} {self(f'lshr {self.ints} {bits}, {self.all(16)}')}, {self.all(1)}")
-        bits = self(f"add {self.ints} {self(f'add {self.ints} {bits}, {last}')}, {self.all(0x7FFF)}")
-        return self(f"trunc {self.ints} {self(f'lshr {self.ints} {bits}, {self.all(16)}')} to <{self.lanes} x i16>")
-
-    def doubled(self, x: str) -> str:
-        """bfloat16 as float32."""
-        bits = self(f"shl {self.ints} {self(f'zext <{self.lanes} x i16> {x} to {self.ints}')}, {self.all(16)}")
-        return self(f"bitcast {self.ints} {bits} to {self.floats}")
-
-    def dot(self, total: str, unsigned: str, signed: str, name: str = "") -> str:
-        return self(f"call {self.ints} @dot({self.ints} {total}, {self.ints} {unsigned}, {self.ints} {signed})", name)
-
-    def fma(self, x: str, y: str, z: str, name: str = "") -> str:
-        kind = self.floats
-        return self(f"call {kind} @llvm.fma.v{self.lanes}f32({kind} {x}, {kind} {y}, {kind} {z})", name)
-
-    def loop(self, name: str, count: str, totals: dict[str, tuple[str, str]]) -> None:
-        """Begin a loop over %NAME from 0 to `count`, at least once. totals: value -> its kind and its first value; the
-        loop computes VALUE.next."""
-        before = next(line[:-1] for line in reversed(self.lines) if line.endswith(":"))
-        self.do(f"br label %{name}.loop")
-        self.label(f"{name}.loop")
-        self.do(f"%{name} = phi i64 [0, %{before}], [%{name}.next, %{name}.loop]")
-        for value, (kind, first) in totals.items():
-            self.do(f"{value} = phi {kind} [{first}, %{before}], [{value}.next, %{name}.loop]")
-        self._innermost = name, count
-
-    def end(self) -> None:
-        """End the innermost loop, which holds no other."""
-        name, count = self._innermost
-        self.do(f"%{name}.next = add i64 %{name}, 1")
-        self.do(f"%{name}.more = icmp ult i64 %{name}.next, {count}")
-        self.do(f"br i1 %{name}.more, label %{name}.loop, label %{name}.end")
-        self.label(f"{name}.end")
-
-    def text(self) -> str:
-        return "\n".join([*self.lines, "  ret void", "}", ""])
 
 
 def module(isa: Instructions, operand: str) -> str:
@@ -153,6 +39,8 @@ def module(isa: Instructions, operand: str) -> str:
         parts += [_tile_4(isa, rows, kind) for rows in range(1, isa.rows_4 + 1)]
         parts += [_over_rows(isa, 8, isa.rows, kind), _over_rows(isa, 4, isa.rows_4, kind)]
         parts += [_product(isa, 8, kind), _product(isa, 4, kind), _quantize(isa, kind)]
+        parts += [_dots(isa, "low", kind), _adapted(isa, "low", kind), _dots(isa, "high", kind)]
+        parts += [_adapted(isa, "high", kind), _norm(isa, kind)]
     width = 32 * lanes
     parts.append(
         f"declare {floats} @llvm.rint.v{lanes}f32({floats})\n"
@@ -161,7 +49,9 @@ def module(isa: Instructions, operand: str) -> str:
         f"declare {floats} @llvm.fma.v{lanes}f32({floats}, {floats}, {floats})\n"
         f"declare float @llvm.vector.reduce.fmax.v{lanes}f32({floats})\n"
         f"declare i32 @llvm.vector.reduce.add.v{lanes}i32({ints})\n"
+        f"declare float @llvm.vector.reduce.fadd.v{lanes}f32(float, {floats})\n"
         "declare float @llvm.maxnum.f32(float, float)\n"
+        "declare float @llvm.sqrt.f32(float)\n"
         "declare i64 @llvm.umin.i64(i64, i64)\n"
         "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)\n"
         f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" }}'
@@ -191,7 +81,7 @@ def _dot(isa: Instructions, operand: str) -> str:
     return "\n".join([declared, head, casts, product, f"  ret {ints} %y", "}", ""])
 
 
-def _scaled(c: _Code, totals: list[list[str]], kind: str) -> None:
+def _scaled(c: Code, totals: list[list[str]], kind: str) -> None:
     """Write sums, without the offset of unsigned weights, times the scales of rows and outputs."""
     scales = [c.load(c.floats, "%scale", v) for v in range(len(totals[0]))]
     for r, row in enumerate(totals):
@@ -207,7 +97,7 @@ def _scaled(c: _Code, totals: list[list[str]], kind: str) -> None:
             c.store(f"<{c.lanes} x {kind}>", y, out, v)
 
 
-def _rows_of(c: _Code, rows: int, kind: str, first: str, stride: str) -> list[str]:
+def _rows_of(c: Code, rows: int, kind: str, first: str, stride: str) -> list[str]:
     """Where each row begins."""
     found = [first]
     for _ in range(rows - 1):
@@ -217,7 +107,7 @@ def _rows_of(c: _Code, rows: int, kind: str, first: str, stride: str) -> list[st
 
 def _tile_8(isa: Instructions, rows: int, kind: str) -> str:
     """Some rows times some outputs of 8 bits."""
-    c = _Code(isa, f"internal void @tile_8_{kind}_{rows}({_TILE})")
+    c = Code(isa, f"internal void @tile_8_{kind}_{rows}({_TILE})")
     inputs, count = _rows_of(c, rows, "i8", "%q", "%stride"), c("lshr i64 %ins, 2")
     names = [[f"%t{r}.{v}" for v in range(isa.vectors)] for r in range(rows)]
     c.loop("k", count, {name: (c.ints, "zeroinitializer") for row in names for name in row})
@@ -236,7 +126,7 @@ def _tile_8(isa: Instructions, rows: int, kind: str) -> str:
 
 def _tile_4(isa: Instructions, rows: int, kind: str) -> str:
     """Some rows times some outputs of 4 bits: for each group a sum of codes, times a / 16; and b times the sum of x."""
-    c = _Code(isa, f"internal void @tile_4_{kind}_{rows}({_TILE})")
+    c = Code(isa, f"internal void @tile_4_{kind}_{rows}({_TILE})")
     inputs, count = _rows_of(c, rows, "i8", "%q", "%stride"), c(f"udiv i64 %ins, {GROUP}")
     of_groups = _rows_of(c, rows, "float", "%groups", count)
     names = [[f"%t{r}.{v}" for v in range(isa.vectors)] for r in range(rows)]
@@ -268,7 +158,7 @@ def _tile_4(isa: Instructions, rows: int, kind: str) -> str:
 
 def _expand(isa: Instructions) -> str:
     """A panel of 4 bits in 8: (q a 16 + b 256 + 128) / 256."""
-    c = _Code(isa, "internal void @expand(ptr %w, ptr %a, ptr %b, i64 %ins, ptr %out)")
+    c = Code(isa, "internal void @expand(ptr %w, ptr %a, ptr %b, i64 %ins, ptr %out)")
     c.loop("g", c(f"udiv i64 %ins, {GROUP}"), {})
     steps, side = GROUP // 8, PANEL // isa.lanes
     first, place = c(f"mul i64 %g, {steps * side}"), c(f"mul i64 %g, {side}")
@@ -299,7 +189,7 @@ def _expand(isa: Instructions) -> str:
 
 def _over_rows(isa: Instructions, bits: int, most: int, kind: str) -> str:
     """All rows times some outputs: `most` rows at a time, then the rest."""
-    c = _Code(isa, f"internal void @rows_{bits}_{kind}({_TILE}, i64 %rows)")
+    c = Code(isa, f"internal void @rows_{bits}_{kind}({_TILE}, i64 %rows)")
     groups = c(f"udiv i64 %ins, {GROUP}")
     c.do("br label %next")
     c.label("next")
@@ -323,27 +213,16 @@ def _over_rows(isa: Instructions, bits: int, most: int, kind: str) -> str:
     return c.text()
 
 
-def _entered(isa: Instructions, name: str) -> _Code:
+def _entered(isa: Instructions, name: str, arguments: Sequence[str] = ARGUMENTS) -> Code:
     """A function that a thread runs, its arguments read."""
-    c = _Code(isa, f"void @{name}(ptr %arguments)")
-    for n, argument in enumerate(ARGUMENTS):
-        c(f"load {'i64' if argument in _NUMBERS else 'ptr'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
+    c = Code(isa, f"void @{name}(ptr %arguments)")
+    _fields(c, "%arguments", arguments)
     return c
 
 
-def _shared_out(c: _Code, count: str) -> None:
-    """Begin what is done for each %i below `count` by the thread that comes first; ends with `_taken`."""
-    c.do("br label %take")
-    c.label("take")
-    c("atomicrmw add ptr %next, i64 1 monotonic", "%i")
-    c.do(f"br i1 {c(f'icmp ult i64 %i, {count}')}, label %work, label %leave")
-    c.label("work")
-
-
-def _taken(c: _Code) -> str:
-    c.do("br label %take")
-    c.label("leave")
-    return c.text()
+def _fields(c: Code, pointer: str, names: Sequence[str]) -> None:
+    for n, name in enumerate(names):
+        c(f"load {'i64' if name in _NUMBERS else 'ptr'}, ptr {c.at('i64', pointer, n)}", f"%{name}")
 
 
 def _product(isa: Instructions, bits: int, kind: str) -> str:
@@ -352,7 +231,7 @@ def _product(isa: Instructions, bits: int, kind: str) -> str:
     if bits == 4:
         slot = c("atomicrmw add ptr %slot, i64 1 monotonic")
         own = c.at("i8", "%scratch", c(f"mul i64 {slot}, {c(f'mul i64 %ins, {PANEL}')}"))
-    _shared_out(c, c(f"udiv i64 %outs, {PANEL}"))
+    shared_out(c, c(f"udiv i64 %outs, {PANEL}"))
     first, groups = c(f"mul i64 %i, {PANEL}"), c(f"udiv i64 %ins, {GROUP}")
     weights = c(f"mul i64 {first}, %ins")
     w = c.at("i8", "%weight", weights if bits == 8 else c(f"lshr i64 {weights}, 1"))
@@ -378,26 +257,21 @@ def _product(isa: Instructions, bits: int, kind: str) -> str:
         c.do("br label %take")
         c.label("few")
     rows(bits, w)
-    return _taken(c)
+    return taken(c)
 
 
 def _quantize(isa: Instructions, kind: str) -> str:
     """Activations in signed bytes: for each row its size / most and its sum, and 16 times the sum of each group."""
     c = _entered(isa, f"quantize_{kind}")
-    vector, parts = f"<{c.lanes} x {kind}>", GROUP // c.lanes
-
-    def values(pointer: str, index: str) -> str:
-        x = c.load(vector, pointer, index)
-        return x if kind == "float" else c.doubled(x)
-
+    parts = GROUP // c.lanes
     limit = c.load("float", "%most")
-    _shared_out(c, "%rows")
+    shared_out(c, "%rows")
     row = c.at(kind, "%x", c("mul i64 %i, %ins"))
     q = c.at("i8", "%q", c("mul i64 %i, %stride"))
     groups = c(f"udiv i64 %ins, {GROUP}")
     into = c.at("float", "%groups", c(f"mul i64 %i, {groups}"))
     c.loop("m", c(f"udiv i64 %ins, {c.lanes}"), {"%size": (c.floats, "zeroinitializer")})
-    size = c(f"call {c.floats} @llvm.fabs.v{c.lanes}f32({c.floats} {values(row, '%m')})")
+    size = c(f"call {c.floats} @llvm.fabs.v{c.lanes}f32({c.floats} {c.values(kind, row, '%m')})")
     c(f"call {c.floats} @llvm.maxnum.v{c.lanes}f32({c.floats} %size, {c.floats} {size})", "%size.next")
     c.end()
     size = c(f"call float @llvm.vector.reduce.fmax.v{c.lanes}f32({c.floats} %size.next)")
@@ -408,7 +282,7 @@ def _quantize(isa: Instructions, kind: str) -> str:
     total = "0"
     for part in range(parts):
         place = c(f"add i64 {c(f'mul i64 %g, {parts}')}, {part}")
-        x = c(f"fmul {c.floats} {values(row, place)}, {factor}")
+        x = c(f"fmul {c.floats} {c.values(kind, row, place)}, {factor}")
         x = c(f"call {c.floats} @llvm.rint.v{c.lanes}f32({c.floats} {x})")
         x = c(f"fptosi {c.floats} {x} to {c.ints}")
         c.store(f"<{c.lanes} x i8>", c(f"trunc {c.ints} {x} to <{c.lanes} x i8>"), q, place)
@@ -417,4 +291,76 @@ def _quantize(isa: Instructions, kind: str) -> str:
     c(f"add i32 %sum, {total}", "%sum.next")
     c.end()
     c.store("i32", "%sum.next", "%sums", "%i")
-    return _taken(c)
+    return taken(c)
+
+
+def _dots(isa: Instructions, what: str, kind: str) -> str:
+    """One row by as many rows of a 16-bit weight as a vector has lanes: x A, in float32 ("low"), or that by B, which is
+    added to the output ("high")."""
+    x_kind, out_kind = (kind, "float") if what == "low" else ("float", kind)
+    c = Code(isa, f"internal void @dots_{what}_{kind}(ptr %x, ptr %w, i64 %ins, ptr %out)")
+    rows, count = _rows_of(c, isa.lanes, "i16", "%w", "%ins"), c(f"udiv i64 %ins, {GROUP}")
+    names = [f"%t{r}" for r in range(isa.lanes)]
+    c.loop("k", count, {name: (c.floats, "zeroinitializer") for name in names})
+    totals, parts = names, GROUP // isa.lanes
+    for part in range(parts):
+        place = c(f"add i64 {c(f'mul i64 %k, {parts}')}, {part}")
+        x, last = c.values(x_kind, "%x", place), part == parts - 1
+        weights = [c.values(WEIGHT_BESIDE[kind], row, place) for row in rows]
+        pairs = zip(weights, totals, names, strict=True)
+        totals = [c.fma(x, w, total, f"{name}.next" if last else "") for w, total, name in pairs]
+    c.end()
+    y = c.sums([f"{name}.next" for name in names])
+    if what == "high":
+        y = c(f"fadd {c.floats} {y}, {c.values(kind, '%out', 0)}")
+    if out_kind == "i16":
+        y = c.halved(y)
+    c.store(f"<{c.lanes} x {out_kind}>", y, "%out")
+    return c.text()
+
+
+def _adapted(isa: Instructions, what: str, kind: str) -> str:
+    """All jobs: `rows` of x, from number `first` on, by `weight` of `wide` outputs, from number `into` of out on."""
+    x_kind, out_kind = (kind, "float") if what == "low" else ("float", kind)
+    c = _entered(isa, f"{what}_{kind}", ADAPTER_ARGUMENTS)
+    shared_out(c, c(f"mul i64 %count, {_PARTS}"))
+    _fields(c, c.at("i64", "%jobs", c(f"mul i64 {c(f'udiv i64 %i, {_PARTS}')}, {len(JOB)}")), JOB)
+    groups = c(f"udiv i64 %wide, {isa.lanes}")
+    each = c(f"udiv i64 {c(f'add i64 {groups}, {_PARTS - 1}')}, {_PARTS}")
+    begin = c(f"mul i64 {c(f'urem i64 %i, {_PARTS}')}, {each}")
+    end = c(f"call i64 @llvm.umin.i64(i64 {groups}, i64 {c(f'add i64 {begin}, {each}')})")
+    c.do(f"br i1 {c(f'icmp ult i64 {begin}, {end}')}, label %some, label %take")
+    c.label("some")
+    c.loop("t", c(f"mul i64 {c(f'sub i64 {end}, {begin}')}, %rows"), {})
+    row, group = c("urem i64 %t, %rows"), c("udiv i64 %t, %rows")
+    column = c(f"mul i64 {c(f'add i64 {begin}, {group}')}, {isa.lanes}")
+    x = c.at(x_kind, "%x", c(f"add i64 %first, {c(f'mul i64 {row}, %stride')}"))
+    w = c.at("i16", "%weight", c(f"mul i64 {column}, %ins"))
+    out = c.at(out_kind, "%out", c(f"add i64 {c(f'add i64 %into, {column}')}, {c(f'mul i64 {row}, %outs')}"))
+    c.do(f"call void @dots_{what}_{kind}(ptr {x}, ptr {w}, i64 %ins, ptr {out})")
+    c.end()
+    return taken(c)
+
+
+def _norm(isa: Instructions, kind: str) -> str:
+    """Each row divided by the root of its mean square, times a weight: PyTorch's own is eight operators in bfloat16."""
+    c = _entered(isa, f"norm_{kind}", NORM_ARGUMENTS)
+    shared_out(c, "%rows")
+    place = c("mul i64 %i, %ins")
+    row, out = c.at(kind, "%x", place), c.at(kind, "%out", place)
+    vectors = c(f"udiv i64 %ins, {c.lanes}")
+    c.loop("m", vectors, {"%total": (c.floats, "zeroinitializer")})
+    x = c.values(kind, row, "%m")
+    c.fma(x, x, "%total", "%total.next")
+    c.end()
+    total = c(f"call reassoc float @llvm.vector.reduce.fadd.v{c.lanes}f32(float 0.0, {c.floats} %total.next)")
+    mean = c(f"fdiv float {total}, {c('uitofp i64 %ins to float')}")
+    mean = c(f"fadd float {mean}, {c.load('float', '%eps')}")
+    size = c(f"call float @llvm.sqrt.f32(float {mean})")
+    share = c.splat("float", c(f"fdiv float 1.0, {size}"))
+    c.loop("n", vectors, {})
+    y = c(f"fmul {c.floats} {c.values(kind, row, '%n')}, {share}")
+    y = c(f"fmul {c.floats} {y}, {c.values(kind, '%weight', '%n')}")
+    c.store(f"<{c.lanes} x {kind}>", c.halved(y) if kind == "i16" else y, out, "%n")
+    c.end()
+    return taken(c)

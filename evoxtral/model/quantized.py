@@ -19,11 +19,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from threading import BoundedSemaphore
+from time import process_time
 
 import torch
 from torch import nn
 
 from evoxtral.model import backends, panels
+from evoxtral.model.memory import together
 
 GROUP = panels.GROUP
 _SHARES = (1.0, 0.92, 0.84)  # of a group's range that its 16 steps may span: what lies beyond is cut
@@ -49,11 +51,10 @@ class Int8:
 
     @classmethod
     def joined(cls, parts: Sequence["Int8"]) -> "Int8":
-        if len(parts) == 1:
-            return parts[0]
+        """Copies, one below the other."""
         if not all(panels.fit(len(part.scale), part.ins) for part in parts):
             parts = [part.plain() for part in parts]
-        return cls(torch.cat([part.q for part in parts]), torch.cat([part.scale for part in parts]))
+        return cls(together([part.q for part in parts]), torch.cat([part.scale for part in parts]))
 
     @property
     def ins(self) -> int:
@@ -98,9 +99,8 @@ class Int4:
 
     @classmethod
     def joined(cls, parts: Sequence["Int4"]) -> "Int4":
-        if len(parts) == 1:
-            return parts[0]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("q", "a", "b", "scale")))
+        """Copies, one below the other."""
+        return cls(*(together([getattr(part, name) for part in parts]) for name in ("q", "a", "b", "scale")))
 
     def steps(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The size of a step, and what the code 0 is, of each group (N, G) float32."""
@@ -293,7 +293,9 @@ def fastest(few: bool, fits_panels: bool = True) -> str:
     def duration(name: str) -> float:
         product = _PRODUCTS[name](weight)
         rows = {count: torch.randn(count, ins, generator=generator) for count in mixture}
-        return sum(n * backends.shortest_duration(partial(product, rows[count])) for count, n in mixture.items())
+        return sum(
+            n * backends.shortest_duration(partial(product, rows[count]), process_time) for count, n in mixture.items()
+        )
 
     durations = {name: duration(name) for name in _candidates(fits_panels)}
     best = min(durations, key=durations.__getitem__)

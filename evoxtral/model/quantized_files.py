@@ -15,6 +15,7 @@ have many rows, for which 4 bits gain nothing but memory.
 import hashlib
 import json
 import logging
+import mmap
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -52,6 +53,7 @@ _PARTS = {  # their fields
     "weight_scale": "scale",
 }
 _NAMES = {torch.int8: "I8", torch.uint8: "U8", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 _ROOM = 1000  # bytes in the header for each parameter, which may become four tensors
 
 
@@ -125,7 +127,7 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
         parent, _, name = path.rpartition(".")
         read = partial(tensors.quantized, path, kind)
         if path == EMBEDDINGS:
-            new = QuantizedEmbedding(tensors.mapped(path), dtype)
+            new = QuantizedEmbedding(tensors.mapped(path, Int8), dtype)
         else:
             new = StoredLinear(paths[path], read, dtype, few=path == "lm_head" or path.startswith(TEXT))
         setattr(model.get_submodule(parent), name, new)
@@ -174,10 +176,14 @@ class _Tensors:
     def __init__(self, folder: Path):
         file = file_of(folder)
         self.header = Header.read(file) if file else None
-        self.folder = folder
+        self.folder, self.file = folder, file
         files = [
             checkpoints.open_weights(file, False) for file in ([file] if file else checkpoints.weight_files(folder))
         ]
+        if file:
+            with reading(file), file.open("rb") as content:
+                self._begin = 8 + int.from_bytes(content.read(8), "little")
+                self._index = json.loads(content.read(self._begin - 8))
         self._slices = {lora.transformers_5_path(name): (file, name) for file in files for name in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -194,14 +200,22 @@ class _Tensors:
     def quantized(self, path: str, kind: type[Quantized]) -> Quantized:
         if not self.header:
             return laid_out(path, kind.of(self[f"{path}.weight"]))
-        return kind(**{_PARTS[name]: self[f"{path}.{name}"] for name in _names(kind)})
+        return self.mapped(path, kind)
 
-    def mapped(self, path: str) -> Quantized:
-        """As `quantized`, in 8 bits; of a quantised file, only what is looked up comes into memory."""
+    def mapped(self, path: str, kind: type[Quantized]) -> Quantized:
+        """As `quantized`; of a quantised file, only what is looked up, or copied, comes into memory."""
         if not self.header:
-            return self.quantized(path, Int8)
-        file = checkpoints.open_weights(file_of(self.folder), mapped=True)
-        return Int8(*(file.get_tensor(self._slices[f"{path}.{name}"][1]) for name in _names(Int8)))
+            return self.quantized(path, kind)
+        return kind(**{_PARTS[name]: self._mapped(f"{path}.{name}") for name in _names(kind)})
+
+    def _mapped(self, name: str) -> torch.Tensor:
+        """A mapping of its own, which goes with the tensor: of `safe_open` all pages stay until the file is closed."""
+        own = self._index[name]
+        begin, end = (self._begin + offset for offset in own["data_offsets"])
+        start = begin - begin % mmap.ALLOCATIONGRANULARITY
+        with reading(self.file), self.file.open("rb") as file:
+            area = mmap.mmap(file.fileno(), end - start, access=mmap.ACCESS_COPY, offset=start)
+        return torch.frombuffer(area, dtype=_DTYPES[own["dtype"]], offset=begin - start).view(own["shape"])
 
     def check(self, model: nn.Module, kinds: Mapping[str, type[Quantized]]) -> None:
         """Whether exactly the tensors that the model needs are there, in the right shapes."""

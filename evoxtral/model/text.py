@@ -20,6 +20,7 @@ from torch.nn.functional import rms_norm, silu
 from transformers import LlamaConfig, VoxtralForConditionalGeneration
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from evoxtral.model import panels
 from evoxtral.model.backends import activations
 from evoxtral.model.linear import Mix, joined
 from evoxtral.model.lora import Adapter
@@ -53,6 +54,13 @@ class Block(nn.Module):
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
+        fits = self.qkv.quantized and panels.fit(config.hidden_size, config.hidden_size)
+        self._functions = panels.functions() if fits else None
+
+    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if self._functions:
+            return self._functions.norm(x, weight, self.eps)
+        return rms_norm(x, x.shape[-1:], weight, self.eps)
 
     def forward(self, x: torch.Tensor, rotate: Rotate, attend: Attend, last: bool = False) -> torch.Tensor:
         """x (B, T, D) -> (B, T, D), or (B, 1, D) if `last`: of the last position alone.
@@ -61,14 +69,14 @@ class Block(nn.Module):
         attend: (q (B, H, T or 1, d), k (B, K, T, d), v (B, K, T, d)) -> as q; it also fills the cache.
         """
         b, t, _ = x.shape
-        heads = self.qkv(rms_norm(x, x.shape[-1:], self.attention_norm, self.eps))
+        heads = self.qkv(self._normed(x, self.attention_norm))
         heads = heads.view(b, t, -1, self.head_dim).transpose(1, 2)
         q, k = rotate(heads[:, : self.heads + self.kv_heads]).split([self.heads, self.kv_heads], dim=1)
         if last:
             x, q = x[:, -1:], q[:, :, -1:]
         y = attend(q, k, heads[:, self.heads + self.kv_heads :])
         x = x + self.out(y.transpose(1, 2).flatten(2))
-        gate, up = self.gate_up(rms_norm(x, x.shape[-1:], self.mlp_norm, self.eps)).chunk(2, dim=-1)
+        gate, up = self.gate_up(self._normed(x, self.mlp_norm)).chunk(2, dim=-1)
         return x + self.down(silu(gate).mul_(up))
 
     def step(
