@@ -37,15 +37,14 @@ def onednn_supports(x: torch.Tensor) -> bool:
 
 
 @torch.inference_mode()
-def shortest_duration(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+def shortest_duration(call: Callable[[], object]) -> float:
     """The shortest of five runs, in seconds: other load on the machine can only make a run longer.
 
-    clock: `time.process_time` where this process does nothing else and what is compared is divided among threads
-    alike: on a machine so busy that no run is undisturbed, it still tells which is faster.
+    By the clock: in processor time, products that are not divided among threads would look faster than they are.
     """
     times = []
     for _ in range(5):
-        started = clock()
+        started = time.perf_counter()
         call()
-        times.append(clock() - started)
+        times.append(time.perf_counter() - started)
     return min(times)

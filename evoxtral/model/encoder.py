@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from time import process_time
 
 import torch
 from torch import nn
@@ -212,6 +211,6 @@ def _faster_attention(encoder: Encoder) -> Attend:
     chunked = partial(_chunked_attention, scores_in=qkv.dtype if quantized else torch.float32)
 
     def duration(attend: Attend) -> float:
-        return backends.shortest_duration(lambda: attend(*qkv), process_time)
+        return backends.shortest_duration(lambda: attend(*qkv))
 
     return min((*attention.fitting(qkv[0]), chunked, scaled_dot_product_attention), key=duration)

@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from threading import BoundedSemaphore
-from time import process_time
 
 import torch
 from torch import nn
@@ -293,9 +292,7 @@ def fastest(few: bool, fits_panels: bool = True) -> str:
     def duration(name: str) -> float:
         product = _PRODUCTS[name](weight)
         rows = {count: torch.randn(count, ins, generator=generator) for count in mixture}
-        return sum(
-            n * backends.shortest_duration(partial(product, rows[count]), process_time) for count, n in mixture.items()
-        )
+        return sum(n * backends.shortest_duration(partial(product, rows[count])) for count, n in mixture.items())
 
     durations = {name: duration(name) for name in _candidates(fits_panels)}
     best = min(durations, key=durations.__getitem__)
