@@ -8,7 +8,7 @@ Each service is a process of its own, on loopback. `crowd` serves a model of ran
 as a clip's length allows, so both services do the same work; clips last 3 to 30 s. Each chooses the precision of its
 weights, unless --weights says which ours has. A service without a stream gives its first text with the answer. `load`
 serves the scale model: every clip has one text, which is known from asking alone.
-Results go to benchmarks/serve.json, and the crowds' to docs/speed.md.
+Results go to benchmarks/serve.json, those of `crowd` and `steps` to docs/speed.md, too.
 """
 
 import argparse

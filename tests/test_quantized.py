@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import time
 from functools import cache
 from pathlib import Path
 
@@ -409,3 +410,8 @@ def test_what_is_asked_for_is_taken(checkpoint, monkeypatch):
 
 def test_free_memory_is_known_or_endless():
     assert memory.free_bytes() > 0
+
+
+def test_what_a_call_takes_is_seconds_by_the_clock():
+    """In processor time, what one thread computes while another waits would look faster than what two share."""
+    assert backends.shortest_duration(lambda: time.sleep(0.01)) >= 0.01

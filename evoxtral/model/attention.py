@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import pad
 
 from evoxtral.model import panels
-from evoxtral.model.llvm_code import AVX512_VNNI, PANEL, Code, shared_out, taken
+from evoxtral.model.llvm_code import AVX512_VNNI, PANEL, Code, entered, shared_out, taken
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ ARGUMENTS = (
     "q", "k", "v", "out", "heads", "group", "blocks", "queries", "seen", "keys", "causal", "q_head", "q_row",
     "out_head", "out_row", "scale", "scratch", "each", "next", "slot",
 )  # fmt: skip
-_POINTERS = {"q", "k", "v", "out", "lengths", "scale", "scratch", "next", "slot"}
 STEP_ARGUMENTS = (
     "q", "k", "v", "out", "lengths", "units", "heads", "group", "row", "head", "scale", "scratch", "each", "next",
     "slot",
 )  # fmt: skip
+_NUMBERS = {*ARGUMENTS, *STEP_ARGUMENTS} - {"q", "k", "v", "out", "lengths", "scale", "scratch", "next", "slot"}
 # 2^x for -0.5 … 0.5, by its Taylor series; off by 2e-6 of it.
 _POWERS = tuple(math.log(2) ** n / math.factorial(n) for n in range(5, -1, -1))
 
@@ -73,9 +73,7 @@ def _tile(name: str) -> str:
     c = Code(
         AVX512_VNNI, f"internal void @{name}(ptr %x, i64 %stride, ptr %w, i64 %pairs, ptr %sums, ptr %out, i64 %far)"
     )
-    rows = ["%x"]
-    for _ in range(ROWS - 1):
-        rows.append(c.at("i8", rows[-1], "%stride"))
+    rows = c.rows(ROWS, "i8", "%x", "%stride")
     sides = PANEL // c.lanes
     names = [[f"%t{r}.{v}" for v in range(sides)] for r in range(ROWS)]
     c.loop("k", "%pairs", {name: (c.floats, "zeroinitializer") for row in names for name in row})
@@ -131,17 +129,9 @@ def _shares(kind: str) -> str:
 
 
 def _halved(c: Code, x: str) -> str:
-    """float32 as bfloat16, rounded to the nearest even."""
+    """As `Code.halved`, by the instruction of AVX512-BF16."""
     half = c(f"call <16 x bfloat> @llvm.x86.avx512bf16.cvtneps2bf16.512({c.floats} {x})")
     return c(f"bitcast <16 x bfloat> {half} to <16 x i16>")
-
-
-def _entered(name: str, arguments: Sequence[str]) -> Code:
-    """A function that a thread runs, its arguments read."""
-    c = Code(AVX512_VNNI, f"void @{name}(ptr %arguments)")
-    for n, argument in enumerate(arguments):
-        c(f"load {'ptr' if argument in _POINTERS else 'i64'}, ptr {c.at('i64', '%arguments', n)}", f"%{argument}")
-    return c
 
 
 def _attend() -> str:
@@ -150,7 +140,7 @@ def _attend() -> str:
     What lies behind the keys of a row gets the least score, up to 80 numbers. That may reach into the row below, and of
     the last row into shares: so the last row is done first.
     """
-    c = _entered("attend", ARGUMENTS)
+    c = entered(AVX512_VNNI, "attend", ARGUMENTS, _NUMBERS)
     far = c("mul i64 %keys, 2")  # bytes from a row of shares to the next
     slot = c("atomicrmw add ptr %slot, i64 1 monotonic")
     own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # sums, scores, shares
@@ -223,7 +213,7 @@ def _sum_of_values(width: int) -> str:
 
 def _step(width: int) -> str:
     """One query for each head of each row, over as many keys as the row has."""
-    c = _entered(f"step_{width}", STEP_ARGUMENTS)
+    c = entered(AVX512_VNNI, f"step_{width}", STEP_ARGUMENTS, _NUMBERS)
     slot, scale = c("atomicrmw add ptr %slot, i64 1 monotonic"), c.load("float", "%scale")
     own = c.at("i8", "%scratch", c(f"mul i64 {slot}, %each"))  # the sum, and scores
     scores = c.at("i8", own, 64)

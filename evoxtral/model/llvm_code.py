@@ -1,5 +1,7 @@
-"""What `panels_code` writes functions of LLVM's language with: a CPU's instructions, and lines of one function."""
+"""What `panels_code` and `attention` write functions of LLVM's language with: a CPU's instructions, and lines of one
+function."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 PANEL = 64  # outputs side by side
@@ -56,6 +58,18 @@ class Code:
 
     def at(self, kind: str, pointer: str, index: object) -> str:
         return self(f"getelementptr {kind}, ptr {pointer}, i64 {index}")
+
+    def rows(self, count: int, kind: str, first: str, stride: str) -> list[str]:
+        """Where each of some rows begins."""
+        found = [first]
+        for _ in range(count - 1):
+            found.append(self.at(kind, found[-1], stride))
+        return found
+
+    def fields(self, pointer: str, names: Sequence[str], numbers: Collection[str]) -> None:
+        """Read values of 64 bits, one behind the other: those in `numbers`, and pointers."""
+        for n, name in enumerate(names):
+            self(f"load {'i64' if name in numbers else 'ptr'}, ptr {self.at('i64', pointer, n)}", f"%{name}")
 
     def load(self, kind: str, pointer: str, index: object = 0) -> str:
         return self(f"load {kind}, ptr {self.at(kind, pointer, index)}, align 1")
@@ -144,6 +158,13 @@ class Code:
 
     def text(self) -> str:
         return "\n".join([*self.lines, "  ret void", "}", ""])
+
+
+def entered(isa: Instructions, name: str, arguments: Sequence[str], numbers: Collection[str]) -> Code:
+    """A function that a thread runs, its arguments read."""
+    c = Code(isa, f"void @{name}(ptr %arguments)")
+    c.fields("%arguments", arguments, numbers)
+    return c
 
 
 def shared_out(c: Code, count: str) -> None:

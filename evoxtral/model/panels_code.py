@@ -4,9 +4,7 @@ One dot of four unsigned bytes with four signed ones, added to 32 bits, is vpdpb
 it is vpmaddubsw and vpmaddwd, whose sums of two products have 16 bits: with weights of 8 bits, activations have 7.
 """
 
-from collections.abc import Sequence
-
-from evoxtral.model.llvm_code import PANEL, Code, Instructions, shared_out, taken
+from evoxtral.model.llvm_code import PANEL, Code, Instructions, entered, shared_out, taken
 
 GROUP = 32  # inputs that share a and b in 4 bits
 FEW = 12  # rows up to which 4 bits are not expanded
@@ -97,18 +95,10 @@ def _scaled(c: Code, totals: list[list[str]], kind: str) -> None:
             c.store(f"<{c.lanes} x {kind}>", y, out, v)
 
 
-def _rows_of(c: Code, rows: int, kind: str, first: str, stride: str) -> list[str]:
-    """Where each row begins."""
-    found = [first]
-    for _ in range(rows - 1):
-        found.append(c.at(kind, found[-1], stride))
-    return found
-
-
 def _tile_8(isa: Instructions, rows: int, kind: str) -> str:
     """Some rows times some outputs of 8 bits."""
     c = Code(isa, f"internal void @tile_8_{kind}_{rows}({_TILE})")
-    inputs, count = _rows_of(c, rows, "i8", "%q", "%stride"), c("lshr i64 %ins, 2")
+    inputs, count = c.rows(rows, "i8", "%q", "%stride"), c("lshr i64 %ins, 2")
     names = [[f"%t{r}.{v}" for v in range(isa.vectors)] for r in range(rows)]
     c.loop("k", count, {name: (c.ints, "zeroinitializer") for row in names for name in row})
     first = c(f"mul i64 %k, {PANEL // isa.lanes}")
@@ -127,8 +117,8 @@ def _tile_8(isa: Instructions, rows: int, kind: str) -> str:
 def _tile_4(isa: Instructions, rows: int, kind: str) -> str:
     """Some rows times some outputs of 4 bits: for each group a sum of codes, times a / 16; and b times the sum of x."""
     c = Code(isa, f"internal void @tile_4_{kind}_{rows}({_TILE})")
-    inputs, count = _rows_of(c, rows, "i8", "%q", "%stride"), c(f"udiv i64 %ins, {GROUP}")
-    of_groups = _rows_of(c, rows, "float", "%groups", count)
+    inputs, count = c.rows(rows, "i8", "%q", "%stride"), c(f"udiv i64 %ins, {GROUP}")
+    of_groups = c.rows(rows, "float", "%groups", count)
     names = [[f"%t{r}.{v}" for v in range(isa.vectors)] for r in range(rows)]
     c.loop("g", count, {name: (c.floats, "zeroinitializer") for row in names for name in row})
     steps, side = GROUP // 8, PANEL // isa.lanes
@@ -213,21 +203,9 @@ def _over_rows(isa: Instructions, bits: int, most: int, kind: str) -> str:
     return c.text()
 
 
-def _entered(isa: Instructions, name: str, arguments: Sequence[str] = ARGUMENTS) -> Code:
-    """A function that a thread runs, its arguments read."""
-    c = Code(isa, f"void @{name}(ptr %arguments)")
-    _fields(c, "%arguments", arguments)
-    return c
-
-
-def _fields(c: Code, pointer: str, names: Sequence[str]) -> None:
-    for n, name in enumerate(names):
-        c(f"load {'i64' if name in _NUMBERS else 'ptr'}, ptr {c.at('i64', pointer, n)}", f"%{name}")
-
-
 def _product(isa: Instructions, bits: int, kind: str) -> str:
     """All rows times all panels."""
-    c = _entered(isa, f"product_{bits}_{kind}")
+    c = entered(isa, f"product_{bits}_{kind}", ARGUMENTS, _NUMBERS)
     if bits == 4:
         slot = c("atomicrmw add ptr %slot, i64 1 monotonic")
         own = c.at("i8", "%scratch", c(f"mul i64 {slot}, {c(f'mul i64 %ins, {PANEL}')}"))
@@ -262,7 +240,7 @@ def _product(isa: Instructions, bits: int, kind: str) -> str:
 
 def _quantize(isa: Instructions, kind: str) -> str:
     """Activations in signed bytes: for each row its size / most and its sum, and 16 times the sum of each group."""
-    c = _entered(isa, f"quantize_{kind}")
+    c = entered(isa, f"quantize_{kind}", ARGUMENTS, _NUMBERS)
     parts = GROUP // c.lanes
     limit = c.load("float", "%most")
     shared_out(c, "%rows")
@@ -299,7 +277,7 @@ def _dots(isa: Instructions, what: str, kind: str) -> str:
     added to the output ("high")."""
     x_kind, out_kind = (kind, "float") if what == "low" else ("float", kind)
     c = Code(isa, f"internal void @dots_{what}_{kind}(ptr %x, ptr %w, i64 %ins, ptr %out)")
-    rows, count = _rows_of(c, isa.lanes, "i16", "%w", "%ins"), c(f"udiv i64 %ins, {GROUP}")
+    rows, count = c.rows(isa.lanes, "i16", "%w", "%ins"), c(f"udiv i64 %ins, {GROUP}")
     names = [f"%t{r}" for r in range(isa.lanes)]
     c.loop("k", count, {name: (c.floats, "zeroinitializer") for name in names})
     totals, parts = names, GROUP // isa.lanes
@@ -322,9 +300,9 @@ def _dots(isa: Instructions, what: str, kind: str) -> str:
 def _adapted(isa: Instructions, what: str, kind: str) -> str:
     """All jobs: `rows` of x, from number `first` on, by `weight` of `wide` outputs, from number `into` of out on."""
     x_kind, out_kind = (kind, "float") if what == "low" else ("float", kind)
-    c = _entered(isa, f"{what}_{kind}", ADAPTER_ARGUMENTS)
+    c = entered(isa, f"{what}_{kind}", ADAPTER_ARGUMENTS, _NUMBERS)
     shared_out(c, c(f"mul i64 %count, {_PARTS}"))
-    _fields(c, c.at("i64", "%jobs", c(f"mul i64 {c(f'udiv i64 %i, {_PARTS}')}, {len(JOB)}")), JOB)
+    c.fields(c.at("i64", "%jobs", c(f"mul i64 {c(f'udiv i64 %i, {_PARTS}')}, {len(JOB)}")), JOB, _NUMBERS)
     groups = c(f"udiv i64 %wide, {isa.lanes}")
     each = c(f"udiv i64 {c(f'add i64 {groups}, {_PARTS - 1}')}, {_PARTS}")
     begin = c(f"mul i64 {c(f'urem i64 %i, {_PARTS}')}, {each}")
@@ -344,7 +322,7 @@ def _adapted(isa: Instructions, what: str, kind: str) -> str:
 
 def _norm(isa: Instructions, kind: str) -> str:
     """Each row divided by the root of its mean square, times a weight: PyTorch's own is eight operators in bfloat16."""
-    c = _entered(isa, f"norm_{kind}", NORM_ARGUMENTS)
+    c = entered(isa, f"norm_{kind}", NORM_ARGUMENTS, _NUMBERS)
     shared_out(c, "%rows")
     place = c("mul i64 %i, %ins")
     row, out = c.at(kind, "%x", place), c.at(kind, "%out", place)

@@ -127,7 +127,7 @@ def load(folder: Path, weights: str, dtype: torch.dtype, kept: Sequence[str] | N
         parent, _, name = path.rpartition(".")
         read = partial(tensors.quantized, path, kind)
         if path == EMBEDDINGS:
-            new = QuantizedEmbedding(tensors.mapped(path, Int8), dtype)
+            new = QuantizedEmbedding(tensors.quantized(path, Int8), dtype)
         else:
             new = StoredLinear(paths[path], read, dtype, few=path == "lm_head" or path.startswith(TEXT))
         setattr(model.get_submodule(parent), name, new)
@@ -198,14 +198,9 @@ class _Tensors:
         return Int8 if f"{path}.weight_scale" in self._slices else None
 
     def quantized(self, path: str, kind: type[Quantized]) -> Quantized:
+        """Of a quantised file, only what is looked up, or copied, comes into memory; of another, it is made here."""
         if not self.header:
             return laid_out(path, kind.of(self[f"{path}.weight"]))
-        return self.mapped(path, kind)
-
-    def mapped(self, path: str, kind: type[Quantized]) -> Quantized:
-        """As `quantized`; of a quantised file, only what is looked up, or copied, comes into memory."""
-        if not self.header:
-            return self.quantized(path, kind)
         return kind(**{_PARTS[name]: self._mapped(f"{path}.{name}") for name in _names(kind)})
 
     def _mapped(self, name: str) -> torch.Tensor:
